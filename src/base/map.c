@@ -1,0 +1,91 @@
+#include "base/map.h"
+#include "base/memory.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+kava_status kava_map_open(const char *path, kava_map **out) {
+  kava_status st = KAVA_OK;
+  kava_map *map = NULL;
+  struct stat info;
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
+  if (fstat(file, &info) != 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
+  if (!S_ISREG(info.st_mode)) KAVA_FAIL(KAVA_IO, "%s: not a regular file", path);
+  map = kava_calloc(1, sizeof *map);
+  if (!map || !(map->path = kava_strdup(path))) {
+    st = KAVA_MEMORY;
+    goto out;
+  }
+  map->refs = 1;
+  map->size = (size_t)info.st_size;
+  if (map->size) {
+    void *data = mmap(NULL, map->size, PROT_READ, MAP_PRIVATE, file, 0);
+    if (data == MAP_FAILED) KAVA_FAIL(KAVA_IO, "%s: cannot map %zu bytes: %s", path, map->size, strerror(errno));
+    map->data = data;
+  }
+  *out = map;
+  map = NULL;
+out:
+  if (file >= 0) close(file);
+  if (map) {
+    kava_free(map->path);
+    kava_free(map);
+  }
+  return st;
+}
+
+void kava_map_retain(kava_map *map) { __atomic_fetch_add(&map->refs, 1, __ATOMIC_RELAXED); }
+
+void kava_map_release(kava_map **at) {
+  kava_map *map = *at;
+  *at = NULL;
+  if (!map || __atomic_sub_fetch(&map->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  if (map->size) munmap((void *)(uintptr_t)map->data, map->size);
+  kava_free(map->path);
+  kava_free(map);
+}
+
+static kava_status sync_directory_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  char *directory = slash ? kava_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : kava_strdup(".");
+  if (!directory) return KAVA_MEMORY;
+  int file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  kava_free(directory);
+  if (file < 0) return kava_fail(KAVA_IO, "%s: its directory: %s", path, strerror(errno));
+  fsync(file); /* some file systems refuse it on directories; the rename itself has succeeded */
+  close(file);
+  return KAVA_OK;
+}
+
+kava_status kava_file_write(const char *path, const void *data, size_t size) {
+  kava_status st = KAVA_OK;
+  int file = -1;
+  char *temporary = kava_format("%s.tmp%ld", path, (long)getpid());
+  if (!temporary) return KAVA_MEMORY;
+  file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (file < 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
+  for (size_t done = 0; done < size;) {
+    ssize_t n = write(file, (const char *)data + done, size - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
+    done += (size_t)n;
+  }
+  if (fsync(file) != 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
+  if (close(file) != 0) {
+    file = -1;
+    KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
+  }
+  file = -1;
+  if (rename(temporary, path) != 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
+  st = sync_directory_of(path);
+out:
+  if (file >= 0) close(file);
+  if (st != KAVA_OK) unlink(temporary);
+  kava_free(temporary);
+  return st;
+}

@@ -1,0 +1,19 @@
+/* base/map: a file mapped for reading, shared by reference count. */
+#ifndef KAVA_BASE_MAP_H
+#define KAVA_BASE_MAP_H
+#include "base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct kava_map {
+  const uint8_t *data;
+  size_t size;
+  char *path;
+  int refs; /* atomic */
+} kava_map;
+kava_status kava_map_open(const char *path, kava_map **out); /* KAVA_IO with the path and the reason; a directory is an error */
+void kava_map_retain(kava_map *map);
+void kava_map_release(kava_map **map); /* accepts NULL, nulls the pointer */
+/* Writes `size` bytes of `data` to `path` by way of a temporary file, fsync, rename and fsync of the directory. */
+kava_status kava_file_write(const char *path, const void *data, size_t size);
+#endif

@@ -1,0 +1,236 @@
+#include "base/memory.h"
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A 64-byte header keeps the payload aligned and carries the size for the counters. */
+typedef struct block_header {
+  size_t bytes; /* asked for */
+  size_t room;  /* really there (payload) */
+  struct block_header *next;
+} block_header;
+#define HEADER 64
+#define CACHED_FROM ((size_t)64 << 10)
+#define BINS 256
+
+static atomic_size_t current_bytes, peak_bytes;
+static atomic_llong live_blocks, live_objects, fail_in = -1;
+static pthread_mutex_t cache_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+  size_t room;
+  block_header *free;
+} bins[BINS]; /* one per distinct size: a step uses a few dozen */
+static int bin_count;
+static size_t cached_bytes;
+
+static void count_in(size_t bytes) {
+  size_t now = atomic_fetch_add(&current_bytes, bytes) + bytes;
+  size_t peak = atomic_load(&peak_bytes);
+  while (now > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, now)) {}
+  atomic_fetch_add(&live_blocks, 1);
+}
+
+/* Large sizes are rounded so that a slightly shorter batch finds the blocks of a longer one. */
+static size_t round_room(size_t bytes) {
+  size_t step = bytes < CACHED_FROM ? 64 : bytes < ((size_t)1 << 20) ? 4096 : (size_t)1 << 18;
+  return (bytes + step - 1) / step * step;
+}
+
+static block_header *cache_take(size_t room) {
+  block_header *found = NULL;
+  pthread_mutex_lock(&cache_lock);
+  for (int i = 0; i < bin_count; i++) {
+    if (bins[i].room == room && bins[i].free) {
+      found = bins[i].free;
+      bins[i].free = found->next;
+      cached_bytes -= room;
+      break;
+    }
+  }
+  pthread_mutex_unlock(&cache_lock);
+  return found;
+}
+
+static int cache_give(block_header *block) {
+  int kept = 0, at = -1;
+  pthread_mutex_lock(&cache_lock);
+  for (int i = 0; i < bin_count && at < 0; i++)
+    if (bins[i].room == block->room) at = i;
+  if (at < 0 && bin_count < BINS) {
+    at = bin_count++;
+    bins[at].room = block->room;
+    bins[at].free = NULL;
+  }
+  /* Cached blocks never exceed what is in use plus a little: memory that a phase needed once is given back. */
+  if (at >= 0 && cached_bytes + block->room <= atomic_load(&current_bytes) / 2 + ((size_t)64 << 20)) {
+    block->next = bins[at].free;
+    bins[at].free = block;
+    cached_bytes += block->room;
+    kept = 1;
+  }
+  pthread_mutex_unlock(&cache_lock);
+  return kept;
+}
+
+void *kava_alloc(size_t bytes) {
+  if (atomic_load(&fail_in) >= 0 && atomic_fetch_sub(&fail_in, 1) == 0) {
+    kava_fail(KAVA_MEMORY, "out of memory (provoked by a test): %zu bytes asked for", bytes);
+    return NULL;
+  }
+  if (bytes > SIZE_MAX - ((size_t)1 << 20)) {
+    kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for", bytes);
+    return NULL;
+  }
+  size_t room = round_room(bytes ? bytes : 1);
+  block_header *block = room >= CACHED_FROM ? cache_take(room) : NULL;
+  if (!block) {
+    block = aligned_alloc(HEADER, HEADER + room);
+    if (!block) {
+      kava_memory_trim();
+      block = aligned_alloc(HEADER, HEADER + room);
+    }
+    if (!block) {
+      kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for, %zu in use", bytes, atomic_load(&current_bytes));
+      return NULL;
+    }
+    block->room = room;
+  }
+  block->bytes = bytes;
+  count_in(bytes);
+  return (char *)block + HEADER;
+}
+
+void *kava_calloc(size_t count, size_t size) {
+  size_t bytes;
+  if (__builtin_mul_overflow(count, size, &bytes)) {
+    kava_fail(KAVA_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
+    return NULL;
+  }
+  void *block = kava_alloc(bytes);
+  if (block) memset(block, 0, bytes);
+  return block;
+}
+
+void *kava_realloc(void *old, size_t bytes) {
+  if (!old) return kava_alloc(bytes);
+  block_header *header = (block_header *)((char *)old - HEADER);
+  if (bytes <= header->room && bytes >= header->room / 2) {
+    atomic_fetch_sub(&current_bytes, header->bytes);
+    atomic_fetch_sub(&live_blocks, 1);
+    header->bytes = bytes;
+    count_in(bytes);
+    return old;
+  }
+  void *fresh = kava_alloc(bytes);
+  if (!fresh) return NULL;
+  memcpy(fresh, old, header->bytes < bytes ? header->bytes : bytes);
+  kava_free(old);
+  return fresh;
+}
+
+void kava_free(void *payload) {
+  if (!payload) return;
+  block_header *block = (block_header *)((char *)payload - HEADER);
+  atomic_fetch_sub(&current_bytes, block->bytes);
+  atomic_fetch_sub(&live_blocks, 1);
+#ifndef KAVA_SANITIZED /* the sanitizer must see every free */
+  if (block->room >= CACHED_FROM && cache_give(block)) return;
+#else
+  (void)cache_give;
+#endif
+  free(block);
+}
+
+char *kava_strdup(const char *text) {
+  size_t bytes = strlen(text) + 1;
+  char *copy = kava_alloc(bytes);
+  if (copy) memcpy(copy, text, bytes);
+  return copy;
+}
+
+char *kava_format(const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  int length = vsnprintf(NULL, 0, format, args);
+  va_end(args);
+  char *text = length < 0 ? NULL : kava_alloc((size_t)length + 1);
+  if (!text) return NULL;
+  va_start(args, format);
+  vsnprintf(text, (size_t)length + 1, format, args);
+  va_end(args);
+  return text;
+}
+
+void kava_memory_get(kava_memory_stats *stats) {
+  stats->current = atomic_load(&current_bytes);
+  stats->peak = atomic_load(&peak_bytes);
+  stats->blocks = atomic_load(&live_blocks);
+  pthread_mutex_lock(&cache_lock);
+  stats->cached = cached_bytes;
+  pthread_mutex_unlock(&cache_lock);
+}
+void kava_memory_reset_peak(void) { atomic_store(&peak_bytes, atomic_load(&current_bytes)); }
+void kava_memory_fail_after(int64_t count) { atomic_store(&fail_in, count); }
+
+void kava_memory_trim(void) {
+  pthread_mutex_lock(&cache_lock);
+  for (int i = 0; i < bin_count; i++) {
+    while (bins[i].free) {
+      block_header *block = bins[i].free;
+      bins[i].free = block->next;
+      free(block);
+    }
+  }
+  bin_count = 0;
+  cached_bytes = 0;
+  pthread_mutex_unlock(&cache_lock);
+}
+
+void kava_live_add(int delta) { atomic_fetch_add(&live_objects, delta); }
+int64_t kava_live(void) { return atomic_load(&live_objects); }
+
+struct kava_arena_block {
+  struct kava_arena_block *next;
+  size_t used, room;
+  _Alignas(16) char data[];
+};
+
+void *kava_arena_alloc(kava_arena *arena, size_t bytes) {
+  if (bytes > SIZE_MAX - 64) {
+    kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for", bytes);
+    return NULL;
+  }
+  bytes = (bytes + 15) & ~(size_t)15;
+  struct kava_arena_block *head = arena->head;
+  if (!head || head->room - head->used < bytes) {
+    size_t room = head ? head->room * 2 : 4096;
+    if (room > ((size_t)1 << 20)) room = (size_t)1 << 20;
+    if (room < bytes) room = bytes;
+    head = kava_alloc(sizeof *head + room);
+    if (!head) return NULL;
+    head->next = arena->head;
+    head->used = 0;
+    head->room = room;
+    arena->head = head;
+  }
+  void *block = head->data + head->used;
+  head->used += bytes;
+  return memset(block, 0, bytes);
+}
+
+char *kava_arena_strndup(kava_arena *arena, const char *text, size_t length) {
+  char *copy = kava_arena_alloc(arena, length + 1);
+  if (copy) memcpy(copy, text, length);
+  return copy;
+}
+
+void kava_arena_free(kava_arena *arena) {
+  while (arena->head) {
+    struct kava_arena_block *next = arena->head->next;
+    kava_free(arena->head);
+    arena->head = next;
+  }
+}

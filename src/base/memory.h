@@ -1,0 +1,40 @@
+/* base/memory: every byte KAVA allocates passes here: counted, peak kept, the Nth failure provoked by tests.
+ * Blocks of 64 KiB and more are kept in a small cache of free blocks (activations of a step have the same sizes as those
+ * of the step before), so that a training step neither maps nor faults fresh pages. All functions are thread-safe. */
+#ifndef KAVA_BASE_MEMORY_H
+#define KAVA_BASE_MEMORY_H
+#include "base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#define KAVA_ALIGN 64
+
+void *kava_alloc(size_t bytes);                                      /* 64-byte aligned, uninitialised; NULL with the message set */
+void *kava_calloc(size_t count, size_t size);                        /* zeroed, overflow-checked; NULL with the message set */
+void *kava_realloc(void *block, size_t bytes);                       /* keeps the contents; NULL leaves the old block alive */
+void kava_free(void *block);                                         /* accepts NULL */
+char *kava_strdup(const char *text);
+char *kava_format(const char *format, ...) __attribute__((format(printf, 1, 2))); /* a fresh string, kava_free it */
+
+typedef struct kava_memory_stats {
+  size_t current, peak; /* bytes handed out, now and at most since the last reset */
+  size_t cached;        /* bytes kept in the cache of free blocks */
+  int64_t blocks;       /* live blocks: what leak checks look at */
+} kava_memory_stats;
+void kava_memory_get(kava_memory_stats *stats);
+void kava_memory_reset_peak(void);
+void kava_memory_trim(void);                  /* gives the cached free blocks back to the system */
+void kava_memory_fail_after(int64_t count);   /* tests: the count-th allocation from now on fails once; negative: off */
+
+/* Live objects (tensors, models, tokenizers, …) of the whole program; a spec expects 0 growth. */
+void kava_live_add(int delta);
+int64_t kava_live(void);
+
+/* A bump allocator: many small blocks with one lifetime. Not thread-safe. */
+typedef struct kava_arena {
+  struct kava_arena_block *head;
+} kava_arena;
+void *kava_arena_alloc(kava_arena *arena, size_t bytes); /* 16-byte aligned, zeroed; NULL with the message set */
+char *kava_arena_strndup(kava_arena *arena, const char *text, size_t length);
+void kava_arena_free(kava_arena *arena);
+#endif

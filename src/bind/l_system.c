@@ -1,0 +1,132 @@
+/* bind/l_system.c: the runtime's own switches: seed, threads, memory, gradients, scopes. */
+#include "bind/bind.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "tape/tape.h"
+
+#define SCOPE_TYPE "kava.Scope"
+
+static int l_seed(lua_State *L) { /* [-0, +0, e] seed(n): every random number from here on is a function of n */
+  kava_rng_seed((uint64_t)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int l_rng_state(lua_State *L) { /* [-0, +2, e] rng_state() -> seed, position;  rng_state(seed, position) sets them */
+  if (!lua_isnoneornil(L, 1)) kava_rng_set((uint64_t)luaL_checkinteger(L, 1), (uint64_t)luaL_checkinteger(L, 2));
+  uint64_t seed, position;
+  kava_rng_get(&seed, &position);
+  lua_pushinteger(L, (lua_Integer)seed);
+  lua_pushinteger(L, (lua_Integer)position);
+  return 2;
+}
+
+static int l_permute(lua_State *L) { /* [-0, +1, e] permute(seed, count, index): element `index` (1-based) of a shuffle of 1..count */
+  lua_Integer count = luaL_checkinteger(L, 2), index = luaL_checkinteger(L, 3);
+  luaL_argcheck(L, count >= 1, 2, "at least 1 expected");
+  luaL_argcheck(L, index >= 1 && index <= count, 3, "an index from 1 to count expected");
+  lua_pushinteger(L, (lua_Integer)kava_permute_index((uint64_t)luaL_checkinteger(L, 1), (uint64_t)count, (uint64_t)index - 1) + 1);
+  return 1;
+}
+
+static int l_threads(lua_State *L) { /* [-0, +1, e] threads() -> n;  threads(n) sets it, 0: the CPUs this process may use */
+  if (!lua_isnoneornil(L, 1)) kava_set_threads((int)luaL_checkinteger(L, 1));
+  lua_pushinteger(L, kava_threads());
+  return 1;
+}
+
+static int l_memory(lua_State *L) { /* [-0, +1, m] memory() -> {cpu = {current, peak, cached, blocks}} in bytes */
+  kava_memory_stats stats;
+  kava_memory_get(&stats);
+  lua_createtable(L, 0, 1);
+  lua_createtable(L, 0, 4);
+  lua_pushinteger(L, (lua_Integer)stats.current);
+  lua_setfield(L, -2, "current");
+  lua_pushinteger(L, (lua_Integer)stats.peak);
+  lua_setfield(L, -2, "peak");
+  lua_pushinteger(L, (lua_Integer)stats.cached);
+  lua_setfield(L, -2, "cached");
+  lua_pushinteger(L, (lua_Integer)stats.blocks);
+  lua_setfield(L, -2, "blocks");
+  lua_setfield(L, -2, "cpu");
+  return 1;
+}
+
+static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
+  (void)L;
+  kava_memory_reset_peak();
+  return 0;
+}
+
+static int l_memory_fail_after(lua_State *L) { /* [-0, +0, e] tests: the n-th allocation from now on fails once */
+  kava_memory_fail_after((int64_t)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+static int l_live(lua_State *L) { /* [-0, +1, -] live() -> number of live native objects */
+  lua_pushinteger(L, (lua_Integer)kava_live());
+  return 1;
+}
+
+static int l_isa(lua_State *L) { /* [-0, +1, -] isa() -> the instruction set the CPU kernels use */
+  lua_pushstring(L, kava_kernels_isa());
+  return 1;
+}
+
+static int finish_no_grad(lua_State *L, int status, lua_KContext context) {
+  (void)context;
+  kava_no_grad(-1);
+  if (status != LUA_OK && status != LUA_YIELD) return lua_error(L);
+  return lua_gettop(L);
+}
+
+static int l_no_grad(lua_State *L) { /* [-1, +n, e] no_grad(f, …) -> f's results, nothing recorded meanwhile */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  kava_no_grad(+1);
+  return finish_no_grad(L, lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0), 0);
+}
+
+static int l_train(lua_State *L) { /* [-0, +1, e] train() -> mode;  train(mode) sets it: dropout is active only in training mode */
+  if (!lua_isnoneornil(L, 1)) {
+    luaL_checktype(L, 1, LUA_TBOOLEAN);
+    kava_set_training(lua_toboolean(L, 1));
+  }
+  lua_pushboolean(L, kava_training());
+  return 1;
+}
+
+static int scope_close(lua_State *L) { /* [-0, +0, e] idempotent */
+  uint64_t *scope = luaL_checkudata(L, 1, SCOPE_TYPE);
+  if (*scope) kava_scope_close(*scope - 1);
+  *scope = 0;
+  return 0;
+}
+
+static int l_scope(lua_State *L) { /* [-0, +1, m] scope() -> to be held in a <close> variable: its end frees the step's records */
+  uint64_t *scope = lua_newuserdatauv(L, sizeof *scope, 0);
+  *scope = kava_scope_open() + 1;
+  luaL_setmetatable(L, SCOPE_TYPE);
+  return 1;
+}
+
+void kava_l_open_system(lua_State *L) {
+  static const luaL_Reg functions[] = {{"seed", l_seed},
+                                       {"rng_state", l_rng_state},
+                                       {"permute", l_permute},
+                                       {"threads", l_threads},
+                                       {"memory", l_memory},
+                                       {"memory_reset_peak", l_memory_reset_peak},
+                                       {"memory_fail_after", l_memory_fail_after},
+                                       {"live", l_live},
+                                       {"isa", l_isa},
+                                       {"no_grad", l_no_grad},
+                                       {"train", l_train},
+                                       {"scope", l_scope},
+                                       {NULL, NULL}};
+  static const luaL_Reg none[] = {{NULL, NULL}};
+  kava_l_class(L, SCOPE_TYPE, none, scope_close);
+  luaL_setfuncs(L, functions, 0);
+  lua_pushstring(L, KAVA_VERSION);
+  lua_setfield(L, -2, "version");
+}

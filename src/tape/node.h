@@ -1,0 +1,34 @@
+/* tape/node: one fixed-size record of the tape: an op that ran, what it read, and what its backward pass needs.
+ * Ownership: a tensor owns the node that produced it; a node owns its inputs and what it saved. A graph nobody holds
+ * frees itself. Every op has one output; extra results (metrics) are not differentiated. */
+#ifndef KAVA_TAPE_NODE_H
+#define KAVA_TAPE_NODE_H
+#include "base/status.h"
+
+#define KAVA_NODE_INPUTS 6
+#define KAVA_NODE_SAVED 6
+
+typedef struct kava_node kava_node;
+/* Adds this op's contribution to the gradients of node->inputs, given the gradient of its output (contiguous; f64 for
+ * f64 outputs, else f32). Uses kava_grad_into / kava_grad_add (tape/tape.h), which skip inputs that need none. */
+typedef kava_status (*kava_backward_fn)(kava_node *node, const kava_tensor *grad);
+
+struct kava_node {
+  int refs;
+  int mark;    /* used by the walk */
+  bool listed; /* in the list of live records */
+  const char *op;
+  kava_backward_fn backward; /* NULL once consumed */
+  uint64_t seq;
+  int input_count;
+  kava_tensor **inputs; /* inline_inputs, or allocated when an op (cat) has more */
+  kava_tensor *inline_inputs[KAVA_NODE_INPUTS];
+  kava_tensor *saved[KAVA_NODE_SAVED]; /* detached tensors (kava_tape_save) */
+  int64_t integers[8];
+  double numbers[4];
+  kava_tensor *grad; /* of the output, during a backward walk */
+  kava_node *older, *newer; /* all live nodes, by seq: what a scope closes */
+};
+
+void kava_node_release(kava_node **node); /* accepts NULL, nulls the pointer */
+#endif

@@ -1,0 +1,245 @@
+#include "tape/tape.h"
+#include "base/memory.h"
+#include "kernels/kernels.h"
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+  uint64_t seq;
+  kava_node *newest;
+  int quiet;
+  bool not_training;
+} tape;
+
+static void drop_contents(kava_node *n) {
+  /* Iterative releases: a chain of thousands of records must not recurse as deep as it is long. */
+  static kava_tensor **pending;
+  static int count, room;
+  static bool draining;
+  kava_tensor **inputs = n->inputs;
+  for (int i = 0; i < n->input_count; i++) {
+    if (!inputs[i]) continue;
+    if (inputs[i]->node && count == room) {
+      int more = room ? room * 2 : 256;
+      kava_tensor **grown = realloc(pending, (size_t)more * sizeof *grown);
+      if (grown) {
+        pending = grown;
+        room = more;
+      }
+    }
+    if (inputs[i]->node && count < room) {
+      pending[count++] = inputs[i];
+      inputs[i] = NULL;
+    } else kava_tensor_release(&inputs[i]);
+  }
+  if (inputs != n->inline_inputs) kava_free(inputs);
+  n->inputs = n->inline_inputs;
+  n->input_count = 0;
+  for (int i = 0; i < KAVA_NODE_SAVED; i++) kava_tensor_release(&n->saved[i]);
+  kava_tensor_release(&n->grad);
+  n->backward = NULL;
+  if (draining) return;
+  draining = true;
+  while (count > 0) {
+    kava_tensor *t = pending[--count];
+    kava_tensor_release(&t);
+  }
+  free(pending);
+  pending = NULL;
+  room = 0;
+  draining = false;
+}
+
+static void unlink_node(kava_node *n) {
+  if (!n->listed) return;
+  n->listed = false;
+  if (n->newer) n->newer->older = n->older;
+  else tape.newest = n->older;
+  if (n->older) n->older->newer = n->newer;
+}
+
+void kava_node_release(kava_node **at) {
+  kava_node *n = *at;
+  *at = NULL;
+  if (!n || --n->refs > 0) return;
+  unlink_node(n);
+  drop_contents(n);
+  kava_free(n);
+}
+
+bool kava_needs_grad(const kava_tensor *t) { return t && (t->requires_grad || t->node); }
+
+bool kava_recording(void) { return tape.quiet == 0; }
+
+bool kava_tape_wanted(kava_tensor *const *inputs, int count) {
+  if (tape.quiet > 0) return false;
+  for (int i = 0; i < count; i++)
+    if (kava_needs_grad(inputs[i])) return true;
+  return false;
+}
+
+kava_status kava_tape_record(const char *op, kava_backward_fn backward, int count, kava_tensor *const *inputs,
+                             kava_tensor *y, kava_node **out) {
+  kava_node *n = kava_calloc(1, sizeof *n);
+  if (!n) return KAVA_MEMORY;
+  n->refs = 1;
+  n->op = op;
+  n->backward = backward;
+  n->inputs = n->inline_inputs;
+  if (count > KAVA_NODE_INPUTS) {
+    n->inputs = kava_calloc((size_t)count, sizeof *n->inputs);
+    if (!n->inputs) {
+      kava_free(n);
+      return KAVA_MEMORY;
+    }
+  }
+  for (int i = 0; i < count; i++) n->inputs[i] = kava_tensor_retain(inputs[i]);
+  n->input_count = count;
+  n->seq = ++tape.seq;
+  n->listed = true;
+  n->older = tape.newest;
+  if (tape.newest) tape.newest->newer = n;
+  tape.newest = n;
+  kava_node_release(&y->node);
+  y->node = n;
+  *out = n;
+  return KAVA_OK;
+}
+
+kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t) {
+  if (!t) return KAVA_OK;
+  return kava_tensor_detach(t, &node->saved[slot]);
+}
+
+static kava_dtype grad_dtype(const kava_tensor *t) { return t->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32; }
+
+kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+  *out = NULL;
+  if (!kava_needs_grad(input)) return KAVA_OK;
+  kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
+  *accumulate = *slot != NULL;
+  if (!*slot) {
+    kava_status st = kava_tensor_empty_like(input, grad_dtype(input), slot);
+    if (st != KAVA_OK) return st;
+  } else if (__atomic_load_n(&(*slot)->refs, __ATOMIC_RELAXED) > 1 ||
+             __atomic_load_n(&(*slot)->storage->refs, __ATOMIC_RELAXED) > 1) {
+    /* kava_grad_add kept somebody's tensor without a copy: it must not be written through */
+    kava_tensor *own = NULL;
+    kava_status st = kava_tensor_empty_like(input, grad_dtype(input), &own);
+    if (st != KAVA_OK) return st;
+    memcpy(own->storage->data, kava_tensor_data(*slot), own->storage->bytes);
+    kava_tensor_release(slot);
+    *slot = own;
+  }
+  *out = *slot;
+  return KAVA_OK;
+}
+
+kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out) {
+  bool accumulate;
+  kava_status st = kava_grad_into(input, out, &accumulate);
+  if (st == KAVA_OK && *out && !accumulate) memset((*out)->storage->data, 0, (*out)->storage->bytes);
+  return st;
+}
+
+kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
+  if (!kava_needs_grad(input)) return KAVA_OK;
+  if (!kava_same_shape(input, grad) || grad->dtype != grad_dtype(input))
+    return kava_fail(KAVA_MISUSE, "internal: a gradient's shape or dtype differs from its tensor's");
+  kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
+  if (!*slot && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
+  kava_tensor *into;
+  bool accumulate;
+  kava_status st = kava_grad_into(input, &into, &accumulate);
+  if (st != KAVA_OK) return st;
+  int64_t count = kava_tensor_numel(into);
+  if (into->dtype == KAVA_F64) {
+    double *a = kava_f64(into), *b = kava_f64(grad);
+    for (int64_t i = 0; i < count; i++) a[i] = accumulate ? a[i] + b[i] : b[i];
+  } else kava_kernels_cpu()->axpy(1.0f, kava_f32(grad), kava_f32(into), count, accumulate);
+  return KAVA_OK;
+}
+
+static int newest_first(const void *a, const void *b) {
+  const kava_node *x = *(kava_node *const *)a, *y = *(kava_node *const *)b;
+  return x->seq < y->seq ? 1 : x->seq > y->seq ? -1 : 0;
+}
+
+typedef struct node_list {
+  kava_node **at;
+  size_t count, room;
+} node_list;
+
+static kava_status push(node_list *list, kava_node *n) {
+  if (list->count == list->room) {
+    size_t room = list->room ? list->room * 2 : 512;
+    kava_node **grown = kava_realloc(list->at, room * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    list->at = grown;
+    list->room = room;
+  }
+  list->at[list->count++] = n;
+  return KAVA_OK;
+}
+
+kava_status kava_backward(kava_tensor *loss, double seed) {
+  kava_status st = KAVA_OK;
+  node_list list = {0};
+  bool held = false;
+  if (kava_tensor_numel(loss) != 1) {
+    char shape[96];
+    kava_shape_format(loss->dims, loss->shape, shape, sizeof shape);
+    return kava_fail(KAVA_MISUSE, "backward() needs a tensor of one element, not %s", shape);
+  }
+  if (!loss->node)
+    return kava_fail(KAVA_MISUSE, "backward(): nothing was recorded for this tensor (no input requires a gradient, it was "
+                                  "made under no_grad, or its scope is closed)");
+  if (!loss->node->backward) return kava_fail(KAVA_MISUSE, "backward(): its records were already consumed by an earlier backward()");
+  loss->node->mark = 1;
+  KAVA_TRY(push(&list, loss->node));
+  for (size_t i = 0; i < list.count; i++) {
+    kava_node *n = list.at[i];
+    if (!n->backward) KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()", n->op);
+    for (int j = 0; j < n->input_count; j++) {
+      kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
+      if (!from || from->mark) continue;
+      from->mark = 1;
+      KAVA_TRY(push(&list, from));
+    }
+  }
+  qsort(list.at, list.count, sizeof *list.at, newest_first);
+  for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
+  held = true;
+  KAVA_TRY(kava_tensor_new(grad_dtype(loss), loss->dims, loss->shape, &loss->node->grad));
+  if (loss->dtype == KAVA_F64) *kava_f64(loss->node->grad) = seed;
+  else *kava_f32(loss->node->grad) = (float)seed;
+  for (size_t i = 0; i < list.count; i++) {
+    kava_node *n = list.at[i];
+    if (n->grad && st == KAVA_OK) st = n->backward(n, n->grad);
+    drop_contents(n); /* what the backward pass of this op needed is free for the next one */
+  }
+out:
+  for (size_t i = 0; i < list.count; i++) {
+    list.at[i]->mark = 0;
+    if (held) kava_node_release(&list.at[i]);
+  }
+  kava_free(list.at);
+  return st;
+}
+
+void kava_no_grad(int delta) { tape.quiet += delta; }
+
+uint64_t kava_scope_open(void) { return tape.seq; }
+
+void kava_scope_close(uint64_t scope) {
+  while (tape.newest && tape.newest->seq > scope) {
+    kava_node *n = tape.newest;
+    n->refs++; /* its output may still be held, and then lets go of the emptied record later */
+    unlink_node(n);
+    drop_contents(n);
+    kava_node_release(&n);
+  }
+}
+
+void kava_set_training(bool training) { tape.not_training = !training; }
+bool kava_training(void) { return !tape.not_training; }

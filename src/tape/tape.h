@@ -1,0 +1,40 @@
+/* tape/tape: records ops while gradients are wanted, and walks them backwards. Knows no op.
+ *
+ * An op's forward ends with:
+ *     if (kava_tape_wanted(inputs, n)) { KAVA_TRY(kava_tape_record("name", backward, n, inputs, y, &node)); node->... = ...; }
+ * One thread records and walks at a time. */
+#ifndef KAVA_TAPE_TAPE_H
+#define KAVA_TAPE_TAPE_H
+#include "tape/node.h"
+#include "tensor/tensor.h"
+
+bool kava_needs_grad(const kava_tensor *t);                  /* a leaf that requires it, or the result of a recorded op */
+bool kava_tape_wanted(kava_tensor *const *inputs, int count); /* recording is on and an input needs a gradient; NULLs allowed */
+/* Makes y's record; `inputs` are retained (NULLs allowed). *node is borrowed: fill integers, numbers and saved. */
+kava_status kava_tape_record(const char *op, kava_backward_fn backward, int count, kava_tensor *const *inputs,
+                             kava_tensor *y, kava_node **node);
+/* Keeps a detached handle of t (also of the op's own output: no cycle arises) in node->saved[slot]. */
+kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t);
+
+/* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
+ * f64 for f64 inputs and f32 for all else; NULL when input (or NULL input) needs none. *accumulate says whether to add
+ * (true) or to overwrite (false: the contents are undefined). */
+kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
+kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* as above, zeroed when fresh: always add */
+/* Adds `grad` (shaped like input, contiguous) to input's gradient; when it is the first it is kept without a copy. */
+kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad);
+
+/* d(loss)/d(leaf) is added to every leaf's grad. loss has one element. The records are consumed. seed: gradient of the
+ * loss itself (1 usually; the loss scale with fp16). KAVA_MISUSE: no record, more than one element, consumed before. */
+kava_status kava_backward(kava_tensor *loss, double seed);
+
+/* While `depth` > 0 nothing is recorded: kava_no_grad(+1) … kava_no_grad(-1). */
+void kava_no_grad(int delta);
+bool kava_recording(void);
+/* A scope frees every record made since it was opened, also those whose results are still held. */
+uint64_t kava_scope_open(void);
+void kava_scope_close(uint64_t scope);
+/* Whether dropout is on (kava.train). Default: on. */
+void kava_set_training(bool training);
+bool kava_training(void);
+#endif

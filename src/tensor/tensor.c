@@ -1,0 +1,211 @@
+#include "tensor/tensor.h"
+#include "tape/node.h"
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+  const char *name;
+  int block, bytes;
+} types[KAVA_DTYPES] = {
+    [KAVA_F64] = {"f64", 1, 8},       [KAVA_F32] = {"f32", 1, 4},       [KAVA_F16] = {"f16", 1, 2},
+    [KAVA_BF16] = {"bf16", 1, 2},     [KAVA_I64] = {"i64", 1, 8},       [KAVA_I32] = {"i32", 1, 4},
+    [KAVA_I16] = {"i16", 1, 2},       [KAVA_I8] = {"i8", 1, 1},         [KAVA_U8] = {"u8", 1, 1},
+    [KAVA_BOOL] = {"bool", 1, 1},     [KAVA_Q4_0] = {"q4_0", 32, 18},   [KAVA_Q4_1] = {"q4_1", 32, 20},
+    [KAVA_Q5_0] = {"q5_0", 32, 22},   [KAVA_Q5_1] = {"q5_1", 32, 24},   [KAVA_Q8_0] = {"q8_0", 32, 34},
+    [KAVA_Q2_K] = {"q2_k", 256, 84},  [KAVA_Q3_K] = {"q3_k", 256, 110}, [KAVA_Q4_K] = {"q4_k", 256, 144},
+    [KAVA_Q5_K] = {"q5_k", 256, 176}, [KAVA_Q6_K] = {"q6_k", 256, 210}, [KAVA_IQ4_NL] = {"iq4_nl", 32, 18},
+    [KAVA_IQ4_XS] = {"iq4_xs", 256, 136},
+};
+
+const char *kava_dtype_name(kava_dtype dtype) { return (unsigned)dtype < KAVA_DTYPES ? types[dtype].name : "?"; }
+bool kava_dtype_parse(const char *name, kava_dtype *out) {
+  for (int i = 0; i < KAVA_DTYPES; i++) {
+    if (strcmp(types[i].name, name) == 0) {
+      *out = (kava_dtype)i;
+      return true;
+    }
+  }
+  return false;
+}
+bool kava_dtype_is_float(kava_dtype dtype) { return dtype <= KAVA_BF16; }
+bool kava_dtype_is_quantised(kava_dtype dtype) { return dtype >= KAVA_Q4_0; }
+int kava_dtype_block(kava_dtype dtype) { return types[dtype].block; }
+int kava_dtype_block_bytes(kava_dtype dtype) { return types[dtype].bytes; }
+
+kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes) {
+  int64_t count = 1;
+  if (dims < 0 || dims > KAVA_MAX_DIMS)
+    return kava_fail(KAVA_MISUSE, "a tensor has 0 to %d dimensions, not %d", KAVA_MAX_DIMS, dims);
+  bool empty = false;
+  for (int i = 0; i < dims; i++) {
+    if (shape[i] < 0) return kava_fail(KAVA_MISUSE, "dimension %d is %lld", i + 1, (long long)shape[i]);
+    if (shape[i] == 0) empty = true;
+  }
+  for (int i = 0; i < dims && !empty; i++)
+    if (__builtin_mul_overflow(count, shape[i], &count)) return kava_fail(KAVA_MISUSE, "the shape's size overflows");
+  if (empty) count = 0;
+  int block = types[dtype].block;
+  if (block > 1 && (dims == 0 || shape[dims - 1] % block != 0))
+    return kava_fail(KAVA_MISUSE, "%s needs an innermost dimension divisible by %d, not %lld", types[dtype].name, block,
+                     dims ? (long long)shape[dims - 1] : 0LL);
+  int64_t size;
+  if (__builtin_mul_overflow(count / block, (int64_t)types[dtype].bytes, &size))
+    return kava_fail(KAVA_MISUSE, "the shape's size overflows");
+  if (numel) *numel = count;
+  if (bytes) *bytes = (size_t)size;
+  return KAVA_OK;
+}
+
+void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size) {
+  size_t used = (size_t)snprintf(buffer, size, "[");
+  for (int i = 0; i < dims && used < size; i++)
+    used += (size_t)snprintf(buffer + used, size - used, i ? ", %lld" : "%lld", (long long)shape[i]);
+  if (used < size) snprintf(buffer + used, size - used, "]");
+}
+
+static void storage_release(kava_storage *s) {
+  if (__atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  if (s->map) kava_map_release(&s->map);
+  else kava_free(s->data);
+  kava_free(s);
+}
+
+static void row_major(int dims, const int64_t *shape, int64_t *stride) {
+  int64_t step = 1;
+  for (int i = dims - 1; i >= 0; i--) {
+    stride[i] = step;
+    step *= shape[i] > 0 ? shape[i] : 1;
+  }
+}
+
+/* Takes over the caller's reference to `storage`, also when it fails. */
+static kava_status wrap(kava_storage *storage, kava_dtype dtype, int dims, const int64_t *shape, const int64_t *stride,
+                        int64_t offset, kava_tensor **out) {
+  kava_tensor *t = kava_calloc(1, sizeof *t);
+  if (!t) {
+    storage_release(storage);
+    return KAVA_MEMORY;
+  }
+  t->refs = 1;
+  t->dtype = dtype;
+  t->dims = dims;
+  t->storage = storage;
+  t->offset = offset;
+  if (dims) memcpy(t->shape, shape, (size_t)dims * sizeof *shape);
+  if (stride && dims) memcpy(t->stride, stride, (size_t)dims * sizeof *stride);
+  else row_major(dims, t->shape, t->stride);
+  kava_live_add(1);
+  *out = t;
+  return KAVA_OK;
+}
+
+kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
+  size_t bytes;
+  kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
+  if (st != KAVA_OK) return st;
+  kava_storage *s = kava_calloc(1, sizeof *s);
+  if (!s) return KAVA_MEMORY;
+  s->refs = 1;
+  s->bytes = bytes;
+  s->data = kava_alloc(bytes);
+  if (!s->data) {
+    kava_free(s);
+    return KAVA_MEMORY;
+  }
+  return wrap(s, dtype, dims, shape, NULL, 0, out);
+}
+
+kava_status kava_tensor_zeros(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
+  kava_status st = kava_tensor_new(dtype, dims, shape, out);
+  if (st == KAVA_OK) memset((*out)->storage->data, 0, (*out)->storage->bytes);
+  return st;
+}
+
+kava_status kava_tensor_from(kava_dtype dtype, int dims, const int64_t *shape, const void *data, kava_tensor **out) {
+  kava_status st = kava_tensor_new(dtype, dims, shape, out);
+  if (st == KAVA_OK && (*out)->storage->bytes) memcpy((*out)->storage->data, data, (*out)->storage->bytes);
+  return st;
+}
+
+kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape, kava_map *map, const void *data,
+                               kava_tensor **out) {
+  size_t bytes;
+  kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
+  if (st != KAVA_OK) return st;
+  if (types[dtype].block == 1 && (uintptr_t)data % (uintptr_t)types[dtype].bytes != 0)
+    return kava_tensor_from(dtype, dims, shape, data, out);
+  kava_storage *s = kava_calloc(1, sizeof *s);
+  if (!s) return KAVA_MEMORY;
+  s->refs = 1;
+  s->bytes = bytes;
+  s->data = (void *)(uintptr_t)data;
+  s->map = map;
+  kava_map_retain(map);
+  return wrap(s, dtype, dims, shape, NULL, 0, out);
+}
+
+kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride, int64_t offset,
+                             kava_tensor **out) {
+  __atomic_fetch_add(&t->storage->refs, 1, __ATOMIC_RELAXED);
+  return wrap(t->storage, t->dtype, dims, shape, stride, offset, out);
+}
+
+kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {
+  return kava_tensor_view(t, t->dims, t->shape, t->stride, t->offset, out);
+}
+
+kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_tensor **out) {
+  return kava_tensor_new(dtype, t->dims, t->shape, out);
+}
+
+kava_tensor *kava_tensor_retain(kava_tensor *t) {
+  if (t) __atomic_fetch_add(&t->refs, 1, __ATOMIC_RELAXED);
+  return t;
+}
+
+void kava_tensor_release(kava_tensor **at) {
+  kava_tensor *t = *at;
+  *at = NULL;
+  if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  for (int i = 0; i < 2; i++) kava_free(t->derived[i].data);
+  kava_tensor_release(&t->grad);
+  kava_node_release(&t->node);
+  storage_release(t->storage);
+  kava_free(t);
+  kava_live_add(-1);
+}
+
+kava_dtype kava_tensor_dtype(const kava_tensor *t) { return t->dtype; }
+int kava_tensor_dims(const kava_tensor *t) { return t->dims; }
+int64_t kava_tensor_size(const kava_tensor *t, int dim) { return dim >= 0 && dim < t->dims ? t->shape[dim] : 0; }
+int64_t kava_tensor_numel(const kava_tensor *t) {
+  int64_t count = 1;
+  for (int i = 0; i < t->dims; i++) count *= t->shape[i];
+  return count;
+}
+void *kava_tensor_data(const kava_tensor *t) { return (char *)t->storage->data + t->offset / types[t->dtype].block * types[t->dtype].bytes; }
+
+bool kava_tensor_is_contiguous(const kava_tensor *t) {
+  if (kava_dtype_is_quantised(t->dtype)) return true;
+  int64_t step = 1;
+  for (int i = t->dims - 1; i >= 0; i--) {
+    if (t->shape[i] == 0) return true;
+    if (t->shape[i] != 1 && t->stride[i] != step) return false;
+    step *= t->shape[i];
+  }
+  return true;
+}
+
+bool kava_same_shape(const kava_tensor *a, const kava_tensor *b) {
+  return a->dims == b->dims && memcmp(a->shape, b->shape, (size_t)a->dims * sizeof a->shape[0]) == 0;
+}
+
+kava_status kava_tensor_touch(kava_tensor *t) {
+  if (t->storage->map) return kava_fail(KAVA_MISUSE, "this tensor lies in the mapped file %s and cannot be written; clone it first", t->storage->map->path);
+  t->storage->version++;
+  return KAVA_OK;
+}
+
+kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes) {
+  return kava_shape_bytes(t->dtype, t->dims, t->shape, NULL, bytes);
+}

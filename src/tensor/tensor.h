@@ -1,0 +1,60 @@
+/* tensor/tensor: a tensor is a view (shape, strides, offset) on a reference-counted storage.
+ * Quantised tensors are always contiguous and never views of part of a block row. */
+#ifndef KAVA_TENSOR_TENSOR_H
+#define KAVA_TENSOR_TENSOR_H
+#include "base/map.h"
+#include "base/memory.h"
+#include "base/status.h"
+
+typedef struct kava_storage {
+  int refs; /* atomic */
+  void *data;
+  size_t bytes;
+  kava_map *map;    /* owner when the bytes lie in a mapped file (then they are read-only); else kava_free(data) */
+  uint64_t version; /* raised by every in-place write: what was derived from the contents is stale then */
+} kava_storage;
+
+/* Something derived from a weight's contents and kept with it (a packed copy for a matrix kernel). */
+typedef struct kava_derived {
+  uint64_t version; /* of the storage it was made from */
+  int kind;         /* the maker's own mark */
+  size_t bytes;
+  void *data; /* kava_alloc'ed */
+} kava_derived;
+
+struct kava_tensor {
+  int refs; /* atomic */
+  kava_dtype dtype;
+  int dims;
+  bool requires_grad;
+  int64_t shape[KAVA_MAX_DIMS];
+  int64_t stride[KAVA_MAX_DIMS]; /* elements; unused for quantised types */
+  int64_t offset;                /* elements */
+  kava_storage *storage;
+  kava_tensor *grad;       /* leaves only: gradient summed so far, contiguous, f64 for f64 and f32 for all else; NULL: none */
+  struct kava_node *node;  /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
+  kava_derived derived[2]; /* [0] for products with W^T, [1] for products with W (ops/linear.c) */
+};
+
+/* A view of `map`ped bytes: retains the map. `data` must lie inside it; alignment is not required to be natural:
+ * a plain dtype whose data is misaligned for its element is copied instead. */
+kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape, kava_map *map, const void *data,
+                               kava_tensor **out);
+/* A new view on the same storage (no gradient record: ops/shape.c makes the recorded ones). */
+kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride, int64_t offset,
+                             kava_tensor **out);
+kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same view, no record, requires_grad false */
+kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_tensor **out); /* contiguous, same shape */
+/* Overflow-checked element count and byte size of a shape; KAVA_MISUSE when negative, overflowing or not whole blocks. */
+kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes);
+void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size); /* "[2, 3]" */
+bool kava_same_shape(const kava_tensor *a, const kava_tensor *b);
+/* In-place writers call this: KAVA_MISUSE when the storage is a read-only mapping; raises the version. */
+kava_status kava_tensor_touch(kava_tensor *t);
+kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
+
+static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }
+static inline double *kava_f64(const kava_tensor *t) { return (double *)t->storage->data + t->offset; }
+static inline int64_t *kava_i64(const kava_tensor *t) { return (int64_t *)t->storage->data + t->offset; }
+static inline int32_t *kava_i32(const kava_tensor *t) { return (int32_t *)t->storage->data + t->offset; }
+#endif
