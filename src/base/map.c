@@ -24,7 +24,7 @@ kava_status kava_map_open(const char *path, kava_map **out) {
   map->refs = 1;
   map->size = (size_t)info.st_size;
   if (map->size) {
-    void *data = mmap(NULL, map->size, PROT_READ, MAP_PRIVATE, file, 0);
+    void *data = mmap(NULL, map->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, 0);
     if (data == MAP_FAILED) KAVA_FAIL(KAVA_IO, "%s: cannot map %zu bytes: %s", path, map->size, strerror(errno));
     map->data = data;
   }
@@ -45,7 +45,7 @@ void kava_map_release(kava_map **at) {
   kava_map *map = *at;
   *at = NULL;
   if (!map || __atomic_sub_fetch(&map->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  if (map->size) munmap((void *)(uintptr_t)map->data, map->size);
+  if (map->size) munmap(map->data, map->size);
   kava_free(map->path);
   kava_free(map);
 }

@@ -1,4 +1,5 @@
-/* base/map: a file mapped for reading, shared by reference count. */
+/* base/map: a file mapped copy-on-write, shared by reference count: nothing is read before it is touched, and a student's
+ * weights may be trained in place: pages that are written become private memory, the file never changes. */
 #ifndef KAVA_BASE_MAP_H
 #define KAVA_BASE_MAP_H
 #include "base/status.h"
@@ -6,7 +7,7 @@
 #include <stdint.h>
 
 typedef struct kava_map {
-  const uint8_t *data;
+  uint8_t *data;
   size_t size;
   char *path;
   int refs; /* atomic */

@@ -10,7 +10,7 @@ typedef struct kava_storage {
   int refs; /* atomic */
   void *data;
   size_t bytes;
-  kava_map *map;    /* owner when the bytes lie in a mapped file (then they are read-only); else kava_free(data) */
+  kava_map *map;    /* owner when the bytes lie in a mapped file (copy-on-write); else kava_free(data) */
   uint64_t version; /* raised by every in-place write: what was derived from the contents is stale then */
 } kava_storage;
 
@@ -49,8 +49,7 @@ kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_
 kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes);
 void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size); /* "[2, 3]" */
 bool kava_same_shape(const kava_tensor *a, const kava_tensor *b);
-/* In-place writers call this: KAVA_MISUSE when the storage is a read-only mapping; raises the version. */
-kava_status kava_tensor_touch(kava_tensor *t);
+void kava_tensor_touch(kava_tensor *t); /* every in-place writer calls this: what was derived from the contents is stale */
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
 
 static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }
