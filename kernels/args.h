@@ -3,9 +3,77 @@
 #define KAVA_KERNELS_ARGS_H
 #include "kava.h"
 
-/* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype` (any float dtype but f64,
- * or a quantised one); x, y and gradients are f32, contiguous.
- * precision: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
+/* Rows of `width` elements, normalised: y = (x - mean) / sqrt(var + eps) * w + b, or with `centre` false
+ * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype`, f32 or f64; w and b are [width] or NULL.
+ * norm_grad recomputes the statistics from x. It sums the parameters' gradients over fixed blocks of rows, block by
+ * block into `partial`, and adds the blocks in order: the result does not depend on the number of threads. */
+typedef struct kava_norm_args {
+  kava_dtype dtype;
+  bool centre;
+  int64_t rows, width;
+  double eps;
+  const void *x, *w, *b;
+  void *y;
+  /* norm_grad only; dx, dw, db may be NULL */
+  const void *grad;
+  void *dx, *dw, *db;
+  bool add_x;    /* dw and db are always added to */
+  void *partial; /* kava_norm_blocks(rows) * 2 * width elements; may be NULL when dw and db are */
+} kava_norm_args;
+static inline int64_t kava_norm_block_rows(int64_t rows) { return rows <= 1024 ? 16 : (rows + 63) / 64; }
+static inline int64_t kava_norm_blocks(int64_t rows) {
+  int64_t block = kava_norm_block_rows(rows);
+  return (rows + block - 1) / block;
+}
+
+/* x, y: [tokens, heads, dim] of `dtype` (f32 or f64); cosine, sine: [period, rotated/2] of `dtype`, token i uses row
+ * i % period. With j < rotated/2 and k = j + rotated/2: y[j] = x[j] cos - x[k] sin, y[k] = x[k] cos + x[j] sin;
+ * elements from `rotated` on are copied. `inverse` negates the sine. x may be y. */
+typedef struct kava_rope_args {
+  kava_dtype dtype;
+  int64_t tokens, period, heads, dim, rotated;
+  const void *x, *cosine, *sine;
+  void *y;
+  bool inverse, add;
+} kava_rope_args;
+
+/* silu: x*sigmoid(x). gelu: x*Phi(x), exact. gelu_tanh: 0.5x(1+tanh(sqrt(2/pi)(x+0.044715x^3))). relu: max(x,0) */
+typedef enum kava_activation { KAVA_SILU, KAVA_GELU, KAVA_GELU_TANH, KAVA_RELU, KAVA_ACTIVATIONS } kava_activation;
+
+/* y = f(gate) * up: dgate = grad * up * f'(gate), dup = grad * f(gate); either may be NULL. */
+typedef struct kava_gated_args {
+  kava_activation kind;
+  kava_dtype dtype;
+  int64_t count;
+  const void *gate, *up, *grad;
+  void *dgate, *dup;
+  bool add_gate, add_up;
+} kava_gated_args;
+
+/* y[i] = u[i] < p ? 0 : x[i] / (1-p), u[i] = kava_unit_float of word i % 4 of Philox block i / 4 of (seed, stream). */
+typedef struct kava_dropout_args {
+  kava_dtype dtype;
+  int64_t count;
+  uint64_t seed, stream;
+  double p;
+  const void *x;
+  void *y;
+  bool add;
+} kava_dropout_args;
+
+/* dw[id[order[j]]] += grad[order[j]] for j from first[u] to first[u+1]-1, in that order, for every u < unique: `order`
+ * lists the positions grouped by id, so that each row of dw is written by one thread in a fixed order. */
+typedef struct kava_embedding_args {
+  kava_dtype dtype; /* f32 or f64, of grad and dw */
+  int64_t unique, width;
+  const int64_t *ids, *order, *first;
+  const void *grad;
+  void *dw;
+} kava_embedding_args;
+
+/* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype` (any float dtype but
+ * f64, or a quantised one); x, y and gradients are f32, contiguous. precision: KAVA_F32, or KAVA_BF16 = both operands
+ * rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
   int64_t rows, in, out;
   const void *w;

@@ -1,0 +1,72 @@
+/* kernels/cpu/activation.c: the plain reference of elementwise nonlinearities, of gated pairs and of dropout.
+ * f and f' of each kind stand in value_of and slope_of. */
+#include "base/rng.h"
+#include "kernels/cpu/element.h"
+#include "kernels/cpu/reference.h"
+#include <math.h>
+
+#define SQRT_HALF 0.70710678118654752440
+#define SQRT_2_OVER_PI 0.79788456080286535588
+#define INV_SQRT_2PI 0.39894228040143267794
+
+static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+static double value_of(kava_activation kind, double x) {
+  switch (kind) {
+  case KAVA_SILU: return x * sigmoid(x);
+  case KAVA_GELU: return 0.5 * x * erfc(-x * SQRT_HALF);
+  case KAVA_GELU_TANH: return 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)));
+  default: return x > 0 ? x : x <= 0 ? 0 : x; /* a NaN stays one */
+  }
+}
+
+static double slope_of(kava_activation kind, double x) {
+  switch (kind) {
+  case KAVA_SILU: {
+    double s = sigmoid(x);
+    return s * (1.0 + x * (1.0 - s));
+  }
+  case KAVA_GELU: return 0.5 * erfc(-x * SQRT_HALF) + x * INV_SQRT_2PI * exp(-0.5 * x * x);
+  case KAVA_GELU_TANH: {
+    double t = tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x));
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
+  }
+  default: return x > 0 ? 1 : 0;
+  }
+}
+
+void kava_ref_activation(kava_activation kind, kava_dtype dtype, const void *x, void *y, int64_t count) {
+  for (int64_t i = 0; i < count; i++) element_put(dtype, y, i, value_of(kind, element_get(dtype, x, i)), false);
+}
+
+void kava_ref_activation_grad(kava_activation kind, kava_dtype dtype, const void *x, const void *grad, void *dx,
+                              int64_t count, bool add) {
+  for (int64_t i = 0; i < count; i++)
+    element_put(dtype, dx, i, element_get(dtype, grad, i) * slope_of(kind, element_get(dtype, x, i)), add);
+}
+
+void kava_ref_gated(kava_activation kind, kava_dtype dtype, const void *gate, const void *up, void *y, int64_t count) {
+  for (int64_t i = 0; i < count; i++)
+    element_put(dtype, y, i, value_of(kind, element_get(dtype, gate, i)) * element_get(dtype, up, i), false);
+}
+
+void kava_ref_gated_grad(const kava_gated_args *a) {
+  for (int64_t i = 0; i < a->count; i++) {
+    double gate = element_get(a->dtype, a->gate, i), up = element_get(a->dtype, a->up, i),
+           grad = element_get(a->dtype, a->grad, i);
+    if (a->dgate) element_put(a->dtype, a->dgate, i, grad * up * slope_of(a->kind, gate), a->add_gate);
+    if (a->dup) element_put(a->dtype, a->dup, i, grad * value_of(a->kind, gate), a->add_up);
+  }
+}
+
+void kava_ref_dropout(const kava_dropout_args *a) {
+  double scale = 1.0 / (1.0 - a->p);
+  for (int64_t i = 0; i < a->count; i += 4) {
+    uint32_t bits[4];
+    kava_philox(a->seed, a->stream, (uint64_t)i / 4, bits);
+    for (int64_t j = i; j < i + 4 && j < a->count; j++) {
+      bool drop = kava_unit_float(bits[j - i]) < (float)a->p;
+      element_put(a->dtype, a->y, j, drop ? 0 : element_get(a->dtype, a->x, j) * scale, a->add);
+    }
+  }
+}

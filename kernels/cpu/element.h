@@ -1,0 +1,19 @@
+/* kernels/cpu/element.h: how the plain references read and write buffers that may be f32 or f64: in double, one at a
+ * time. */
+#ifndef KAVA_CPU_ELEMENT_H
+#define KAVA_CPU_ELEMENT_H
+#include "kava.h"
+
+static inline double element_get(kava_dtype dtype, const void *data, int64_t i) {
+  return dtype == KAVA_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
+}
+static inline void element_put(kava_dtype dtype, void *data, int64_t i, double value, bool add) {
+  if (dtype == KAVA_F64) {
+    double *at = (double *)data + i;
+    *at = add ? *at + value : value;
+  } else {
+    float *at = (float *)data + i;
+    *at = add ? *at + (float)value : (float)value;
+  }
+}
+#endif

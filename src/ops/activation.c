@@ -1,0 +1,105 @@
+#include "ops/activation.h"
+#include "kernels/kernels.h"
+#include "ops/operand.h"
+#include "tape/tape.h"
+
+/* node: input x; saved[0] x, contiguous; integers[0] kind */
+static kava_status activation_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *dx;
+  bool add;
+  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  if (st != KAVA_OK || !dx) return st;
+  kava_kernels_cpu()->activation_grad((kava_activation)node->integers[0], grad->dtype, kava_tensor_data(node->saved[0]),
+                                      kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);
+  return KAVA_OK;
+}
+
+static kava_status activation(const char *op, kava_activation kind, kava_tensor *x, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *cx = NULL, *y = NULL;
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
+  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  kava_kernels_cpu()->activation(kind, dtype, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
+  if (kava_tape_wanted(&x, 1)) {
+    KAVA_TRY(kava_tape_record(op, activation_backward, 1, &x, y, &node));
+    node->integers[0] = kind;
+    KAVA_TRY(kava_tape_save(node, 0, cx));
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cx);
+  kava_tensor_release(&y);
+  return st;
+}
+
+/* node: inputs gate, up; saved[0], saved[1] the same, contiguous; integers[0] kind */
+static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *dgate, *dup;
+  kava_gated_args a = {.kind = (kava_activation)node->integers[0],
+                       .dtype = grad->dtype,
+                       .count = kava_tensor_numel(grad),
+                       .gate = kava_tensor_data(node->saved[0]),
+                       .up = kava_tensor_data(node->saved[1]),
+                       .grad = kava_tensor_data(grad)};
+  KAVA_TRY(kava_grad_into(node->inputs[0], &dgate, &a.add_gate));
+  if (node->inputs[0] == node->inputs[1] && dgate) {
+    /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
+    a.dgate = kava_tensor_data(dgate);
+    kava_kernels_cpu()->gated_grad(&a);
+    a.dgate = NULL;
+  }
+  KAVA_TRY(kava_grad_into(node->inputs[1], &dup, &a.add_up));
+  if (dgate && node->inputs[0] != node->inputs[1]) a.dgate = kava_tensor_data(dgate);
+  if (dup) a.dup = kava_tensor_data(dup);
+  kava_kernels_cpu()->gated_grad(&a);
+out:
+  return st;
+}
+
+static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[2] = {gate, up}, *cg = NULL, *cu = NULL, *y = NULL;
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 2, inputs, (const char *const[]){"gate", "up"}, &dtype));
+  KAVA_TRY(kava_operand_shape(op, "up", up, gate->dims, gate->shape));
+  KAVA_TRY(kava_operand(op, "gate", gate, dtype, &cg));
+  KAVA_TRY(kava_operand(op, "up", up, dtype, &cu));
+  KAVA_TRY(kava_tensor_empty_like(gate, dtype, &y));
+  kava_kernels_cpu()->gated(kind, dtype, kava_tensor_data(cg), kava_tensor_data(cu), kava_tensor_data(y),
+                            kava_tensor_numel(y));
+  if (kava_tape_wanted(inputs, 2)) {
+    KAVA_TRY(kava_tape_record(op, gated_backward, 2, inputs, y, &node));
+    node->integers[0] = kind;
+    KAVA_TRY(kava_tape_save(node, 0, cg));
+    KAVA_TRY(kava_tape_save(node, 1, cu));
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cg);
+  kava_tensor_release(&cu);
+  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_silu(kava_tensor *x, kava_tensor **out) { return activation("silu", KAVA_SILU, x, out); }
+kava_status kava_op_gelu(kava_tensor *x, kava_tensor **out) { return activation("gelu", KAVA_GELU, x, out); }
+kava_status kava_op_gelu_tanh(kava_tensor *x, kava_tensor **out) {
+  return activation("gelu_tanh", KAVA_GELU_TANH, x, out);
+}
+kava_status kava_op_relu(kava_tensor *x, kava_tensor **out) { return activation("relu", KAVA_RELU, x, out); }
+kava_status kava_op_swiglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
+  return gated("swiglu", KAVA_SILU, gate, up, out);
+}
+kava_status kava_op_geglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
+  return gated("geglu", KAVA_GELU, gate, up, out);
+}
+kava_status kava_op_geglu_tanh(kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
+  return gated("geglu_tanh", KAVA_GELU_TANH, gate, up, out);
+}

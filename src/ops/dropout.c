@@ -1,0 +1,55 @@
+#include "ops/dropout.h"
+#include "base/rng.h"
+#include "kernels/kernels.h"
+#include "ops/operand.h"
+#include "tape/tape.h"
+
+/* node: input x; integers[0] seed, integers[1] stream; numbers[0] p */
+static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *dx;
+  bool add;
+  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  if (st != KAVA_OK || !dx) return st;
+  kava_dropout_args a = {.dtype = grad->dtype,
+                         .count = kava_tensor_numel(grad),
+                         .seed = (uint64_t)node->integers[0],
+                         .stream = (uint64_t)node->integers[1],
+                         .p = node->numbers[0],
+                         .x = kava_tensor_data(grad),
+                         .y = kava_tensor_data(dx),
+                         .add = add};
+  kava_kernels_cpu()->dropout(&a);
+  return KAVA_OK;
+}
+
+kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
+  static const char op[] = "dropout";
+  kava_status st = KAVA_OK;
+  kava_tensor *cx = NULL, *y = NULL;
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
+  if (!(p >= 0 && p < 1)) KAVA_FAIL(KAVA_MISUSE, "dropout: p is %g; 0 <= p < 1 expected", p);
+  if (p == 0 || !kava_training()) {
+    *out = kava_tensor_retain(x);
+    return KAVA_OK;
+  }
+  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  kava_dropout_args a = {
+      .dtype = dtype, .count = kava_tensor_numel(y), .p = p, .x = kava_tensor_data(cx), .y = kava_tensor_data(y)};
+  a.stream = kava_rng_take(&a.seed);
+  kava_kernels_cpu()->dropout(&a);
+  if (kava_tape_wanted(&x, 1)) {
+    KAVA_TRY(kava_tape_record(op, dropout_backward, 1, &x, y, &node));
+    node->integers[0] = (int64_t)a.seed;
+    node->integers[1] = (int64_t)a.stream;
+    node->numbers[0] = p;
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cx);
+  kava_tensor_release(&y);
+  return st;
+}

@@ -1,0 +1,8 @@
+/* ops/embedding: rows of a table by id. ids [..] of any integer type; w [V, D] of any float or quantised type;
+ * y [.., D] in f32 (f64 for an f64 table). An id outside 0 .. V-1 is KAVA_MISUSE naming it, its position and V. */
+#ifndef KAVA_OPS_EMBEDDING_H
+#define KAVA_OPS_EMBEDDING_H
+#include "tensor/tensor.h"
+
+kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **out);
+#endif

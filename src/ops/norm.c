@@ -1,0 +1,92 @@
+#include "ops/norm.h"
+#include "kernels/kernels.h"
+#include "ops/operand.h"
+#include "tape/tape.h"
+
+/* node: inputs x, weight, bias; saved[0] x, saved[1] weight (contiguous, in y's dtype); integers[0] centre; numbers[0]
+ * eps */
+static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db;
+  bool add;
+  void *partial = NULL;
+  kava_norm_args a = {.dtype = grad->dtype,
+                      .centre = node->integers[0],
+                      .width = x->shape[x->dims - 1],
+                      .eps = node->numbers[0],
+                      .x = kava_tensor_data(x),
+                      .w = w ? kava_tensor_data(w) : NULL,
+                      .grad = kava_tensor_data(grad)};
+  int64_t count = kava_tensor_numel(x);
+  a.rows = a.width ? count / a.width : 0;
+  KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add));
+  KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dw));
+  KAVA_TRY(kava_grad_into_zeroed(node->inputs[2], &db));
+  if (dx) {
+    a.dx = kava_tensor_data(dx);
+    a.add_x = add;
+  }
+  if (dw) a.dw = kava_tensor_data(dw);
+  if (db) a.db = kava_tensor_data(db);
+  if (dw || db) {
+    partial = kava_alloc((size_t)(kava_norm_blocks(a.rows) * 2 * a.width) * (grad->dtype == KAVA_F64 ? 8 : 4));
+    if (!partial) return KAVA_MEMORY;
+    a.partial = partial;
+  }
+  if (count) kava_kernels_cpu()->norm_grad(&a);
+out:
+  kava_free(partial);
+  return st;
+}
+
+static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor *w, kava_tensor *b, double eps,
+                        kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[3] = {x, w, b}, *cx = NULL, *cw = NULL, *cb = NULL, *y = NULL;
+  static const char *const names[3] = {"x", "weight", "bias"};
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 3, inputs, names, &dtype));
+  if (x->dims < 1) KAVA_FAIL(KAVA_MISUSE, "%s: x has no dimensions; at least 1 expected", op);
+  if (!(eps >= 0)) KAVA_FAIL(KAVA_MISUSE, "%s: eps is %g; 0 or more expected", op, eps);
+  int64_t width = x->shape[x->dims - 1];
+  if (w) KAVA_TRY(kava_operand_shape(op, "weight", w, 1, &width));
+  if (b) KAVA_TRY(kava_operand_shape(op, "bias", b, 1, &width));
+  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
+  KAVA_TRY(kava_operand(op, "weight", w, dtype, &cw));
+  KAVA_TRY(kava_operand(op, "bias", b, dtype, &cb));
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  kava_norm_args a = {.dtype = dtype,
+                      .centre = centre,
+                      .rows = width ? kava_tensor_numel(x) / width : 0,
+                      .width = width,
+                      .eps = eps,
+                      .x = kava_tensor_data(cx),
+                      .w = cw ? kava_tensor_data(cw) : NULL,
+                      .b = cb ? kava_tensor_data(cb) : NULL,
+                      .y = kava_tensor_data(y)};
+  if (kava_tensor_numel(x)) kava_kernels_cpu()->norm(&a);
+  if (kava_tape_wanted(inputs, 3)) {
+    KAVA_TRY(kava_tape_record(op, norm_backward, 3, inputs, y, &node));
+    node->integers[0] = centre;
+    node->numbers[0] = eps;
+    KAVA_TRY(kava_tape_save(node, 0, cx));
+    KAVA_TRY(kava_tape_save(node, 1, cw));
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cx);
+  kava_tensor_release(&cw);
+  kava_tensor_release(&cb);
+  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_rms_norm(kava_tensor *x, kava_tensor *weight, double eps, kava_tensor **out) {
+  return norm("rms_norm", false, x, weight, NULL, eps, out);
+}
+
+kava_status kava_op_layer_norm(kava_tensor *x, kava_tensor *weight, kava_tensor *bias, double eps, kava_tensor **out) {
+  return norm("layer_norm", true, x, weight, bias, eps, out);
+}

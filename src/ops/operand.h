@@ -1,0 +1,22 @@
+/* ops/operand: what an op does to its arguments before it calls a kernel: checks the type, and makes a contiguous copy
+ * in the dtype it computes in where the tensor is not that already. Such copies carry no record: an op records the
+ * tensors it was given, and gradients are contiguous whatever the strides of their tensor. */
+#ifndef KAVA_OPS_OPERAND_H
+#define KAVA_OPS_OPERAND_H
+#include "tensor/tensor.h"
+
+/* The dtype an op computes in: f64 when every given tensor is f64, f32 when all are f32, f16 or bf16. NULLs are passed
+ * over. KAVA_MISUSE names op and argument when one is no plain float, or when f64 meets another type. */
+kava_status kava_operand_dtype(const char *op, int count, kava_tensor *const *tensors, const char *const *names,
+                               kava_dtype *out);
+/* One reference to t's values as a contiguous tensor of `dtype`: t itself where it is that. NULL gives NULL.
+ * t may be of any plain dtype, any strides. */
+kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_dtype dtype, kava_tensor **out);
+/* The same for ids and positions: i64 from any integer dtype; KAVA_MISUSE for anything else. */
+kava_status kava_operand_ids(const char *op, const char *name, kava_tensor *t, kava_tensor **out);
+/* KAVA_MISUSE saying what came and what was expected unless t has exactly this shape. */
+kava_status kava_operand_shape(const char *op, const char *name, const kava_tensor *t, int dims, const int64_t *shape);
+/* keep[i] = mask's i-th element != 0 (NaN counts as 0), for `rows` elements; NULL mask: all 1. *count: how many.
+ * *keep is kava_alloc'ed. KAVA_MISUSE when the mask has another number of elements or a quantised dtype. */
+kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, uint8_t **keep, int64_t *count);
+#endif

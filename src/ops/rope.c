@@ -1,0 +1,109 @@
+#include "ops/rope.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "ops/operand.h"
+#include "tape/tape.h"
+#include <math.h>
+
+typedef struct table_job {
+  kava_dtype dtype;
+  int64_t half;
+  const int64_t *positions; /* NULL: the row's own index */
+  const double *inv_freq;
+  double scale;
+  void *cosine, *sine;
+} table_job;
+
+static void fill_rows(void *ctx, int64_t begin, int64_t end) {
+  const table_job *job = ctx;
+  for (int64_t row = begin; row < end; row++) {
+    double position = (double)(job->positions ? job->positions[row] : row);
+    for (int64_t j = 0; j < job->half; j++) {
+      double angle = position * job->inv_freq[j], c = cos(angle) * job->scale, s = sin(angle) * job->scale;
+      int64_t at = row * job->half + j;
+      if (job->dtype == KAVA_F64)
+        ((double *)job->cosine)[at] = c, ((double *)job->sine)[at] = s;
+      else
+        ((float *)job->cosine)[at] = (float)c, ((float *)job->sine)[at] = (float)s;
+    }
+  }
+}
+
+static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine, const kava_tensor *sine,
+                                const kava_tensor *y) {
+  return (kava_rope_args){.dtype = y->dtype,
+                          .tokens = y->shape[0] * y->shape[1],
+                          .period = cosine->shape[0],
+                          .heads = y->shape[2],
+                          .dim = y->shape[3],
+                          .rotated = cosine->shape[1] * 2,
+                          .x = kava_tensor_data(x),
+                          .cosine = kava_tensor_data(cosine),
+                          .sine = kava_tensor_data(sine),
+                          .y = kava_tensor_data(y)};
+}
+
+/* node: input x; saved[0] cosine, saved[1] sine. The gradient is rotated back: the rotation is orthogonal up to scale,
+ * which the tables hold. */
+static kava_status rope_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *dx;
+  bool add;
+  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  if (st != KAVA_OK || !dx || kava_tensor_numel(dx) == 0) return st;
+  kava_rope_args a = arguments(grad, node->saved[0], node->saved[1], dx);
+  a.inverse = true;
+  a.add = add;
+  kava_kernels_cpu()->rope(&a);
+  return KAVA_OK;
+}
+
+kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,
+                         kava_tensor **out) {
+  static const char op[] = "rope";
+  kava_status st = KAVA_OK;
+  kava_tensor *cx = NULL, *where = NULL, *frequencies = NULL, *cosine = NULL, *sine = NULL, *y = NULL;
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
+  if (x->dims != 4) {
+    char came[96];
+    kava_shape_format(x->dims, x->shape, came, sizeof came);
+    KAVA_FAIL(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
+  }
+  if (!kava_dtype_is_float(inv_freq->dtype) || inv_freq->dims != 1 || inv_freq->shape[0] * 2 > x->shape[3])
+    KAVA_FAIL(KAVA_MISUSE, "rope: inv_freq is %s with %lld elements; a float vector of at most D/2 = %lld expected",
+              kava_dtype_name(inv_freq->dtype), (long long)kava_tensor_numel(inv_freq), (long long)(x->shape[3] / 2));
+  if (positions) KAVA_TRY(kava_operand_shape(op, "positions", positions, 2, x->shape));
+  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
+  KAVA_TRY(kava_operand_ids(op, "positions", positions, &where));
+  KAVA_TRY(kava_operand(op, "inv_freq", inv_freq, KAVA_F64, &frequencies));
+  int64_t rows = positions ? x->shape[0] * x->shape[1] : x->shape[1], half = inv_freq->shape[0];
+  KAVA_TRY(kava_tensor_new(dtype, 2, (int64_t[]){rows, half}, &cosine));
+  KAVA_TRY(kava_tensor_new(dtype, 2, (int64_t[]){rows, half}, &sine));
+  table_job job = {dtype,
+                   half,
+                   where ? kava_i64(where) : NULL,
+                   kava_f64(frequencies),
+                   scale,
+                   kava_tensor_data(cosine),
+                   kava_tensor_data(sine)};
+  kava_parallel(rows, 64, fill_rows, &job);
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  kava_rope_args a = arguments(cx, cosine, sine, y);
+  if (kava_tensor_numel(y)) kava_kernels_cpu()->rope(&a);
+  if (kava_tape_wanted(&x, 1)) {
+    KAVA_TRY(kava_tape_record(op, rope_backward, 1, &x, y, &node));
+    KAVA_TRY(kava_tape_save(node, 0, cosine));
+    KAVA_TRY(kava_tape_save(node, 1, sine));
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cx);
+  kava_tensor_release(&where);
+  kava_tensor_release(&frequencies);
+  kava_tensor_release(&cosine);
+  kava_tensor_release(&sine);
+  kava_tensor_release(&y);
+  return st;
+}

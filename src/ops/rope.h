@@ -1,0 +1,13 @@
+/* ops/rope: rotary position embedding in the half-split layout (Su et al. 2021; as GPT-NeoX and LLaMA in HF lay it
+ * out). */
+#ifndef KAVA_OPS_ROPE_H
+#define KAVA_OPS_ROPE_H
+#include "tensor/tensor.h"
+
+/* x [B,T,H,D]; positions i32 or i64 [B,T], NULL: 0 .. T-1 in each row; inv_freq f32 or f64 [R/2], R <= D: with
+ * angle = position * inv_freq[j], element j of the first half of R and element j of its second half are rotated by
+ * angle; cosine and sine, computed in double, are multiplied by `scale` first (YaRN's attention factor; 1 otherwise).
+ * Elements from R on are kept. y has x's shape, f32 (f64 for f64). */
+kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,
+                         kava_tensor **out);
+#endif
