@@ -97,4 +97,66 @@ typedef struct kava_attention_args {
   float *dq, *dk, *dv;
   bool add_q, add_k, add_v;
 } kava_attention_args;
+
+/* Pairs of rows s[r], t[r] of `width` elements of `dtype` (f32 or f64). Rows with keep[r] == 0 are not read: their sums
+ * are 0 and their gradient rows are 0. Sums are double, and the same for any number of threads. row_dots sums[3r..] =
+ * s.s, t.t, s.t row_combine         out[r] (+)= a[r] s[r] + b[r] t[r] row_distance        sums[r] = sum of h(s - t)
+ *   row_distance_grad   out[r] (+)= a[r] h'(s - t)
+ * h(d) = d^2 (KAVA_SQUARE), or d^2/(2 beta) where |d| < beta, else |d| - beta/2 (KAVA_HUBER; beta 0: |d|). */
+typedef enum kava_distance { KAVA_SQUARE, KAVA_HUBER } kava_distance;
+typedef struct kava_rows_args {
+  kava_dtype dtype;
+  kava_distance distance;
+  double beta;
+  int64_t rows, width;
+  const void *s, *t;
+  const uint8_t *keep; /* NULL: every row */
+  double *sums;
+  const double *a, *b;
+  void *out;
+  bool add;
+} kava_rows_args;
+
+/* Rows of logits. With p = softmax(s), p' = softmax(s/T), q' = softmax(t/T), per row:
+ *   ce = -log p[target]   (0 without targets or where the target is < 0)
+ *   kl = T^2 sum q' (log q' - log p')   (0 without t)
+ *   agree = 1 when s and t have the same first maximum, else 0
+ * stats[3r..] = ce, kl, agree. Gradients where ds, dt are given:
+ *   ds (+)= ce_scale (p - onehot(target)) + kl_scale T (p' - q')
+ *   dt (+)= kl_scale T q' (log q' - log p' - kl/T^2)
+ * ds may be s and dt may be t (not added then). Rows with keep[r] == 0: stats 0, gradients 0. */
+typedef struct kava_logits_args {
+  kava_dtype dtype;
+  int64_t rows, width;
+  const void *s, *t;      /* t may be NULL */
+  const int64_t *targets; /* may be NULL */
+  const uint8_t *keep;    /* NULL: every row */
+  double temperature, ce_scale, kl_scale;
+  double *stats;
+  void *ds, *dt;
+  bool add_s, add_t;
+} kava_logits_args;
+
+/* One parameter's step of AdamW (Loshchilov & Hutter 2019, in the order of torch.optim.AdamW):
+ *   p -= lr decay p;  m += (1-beta1)(g-m);  v = beta2 v + (1-beta2) g^2;  p -= lr correction1 m / (sqrt(v) correction2
+ * + eps) with correction1 = 1/(1-beta1^t), correction2 = 1/sqrt(1-beta2^t). p is f32, f64, f16 or bf16; g, m, v are f64
+ * for f64, else f32. f16 and bf16 parameters are updated in `master`, f32, and rounded from it. With state_dtype bf16 m
+ * is rounded to nearest; v is rounded stochastically, by a hash of (noise, index): to nearest, 0.999 v would round back
+ * to v and v could never fall. */
+typedef struct kava_adamw_span {
+  int64_t count;
+  kava_dtype dtype, state_dtype;
+  void *p, *m, *v;
+  const void *g;
+  float *master;
+  uint32_t noise;
+  double lr, decay, beta1, beta2, eps, correction1, correction2;
+} kava_adamw_span;
+/* 16 random bits for element i: a finaliser of MurmurHash3 over a Weyl sequence. */
+static inline uint32_t kava_adamw_noise(uint32_t noise, uint32_t i) {
+  uint32_t h = noise ^ (i * 0x9E3779B9u);
+  h = (h ^ h >> 16) * 0x85EBCA6Bu;
+  h = (h ^ h >> 13) * 0xC2B2AE35u;
+  return (h ^ h >> 16) & 0xffff;
+}
 #endif

@@ -1,0 +1,227 @@
+#include "optim/adamw.h"
+#include "kernels/kernels.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PART_M, PART_V, PART_STEP, PART_MASTER, PARTS };
+static const char *const part_names[PARTS] = {"m", "v", "step", "master"};
+
+typedef struct slot {
+  int group;
+  char *name;
+  kava_tensor *param;
+  kava_tensor *parts[PARTS]; /* all NULL before the first step; master only for f16 and bf16 */
+} slot;
+
+typedef struct group {
+  double lr, decay;
+} group;
+
+struct kava_adamw {
+  kava_adamw_options options;
+  group *groups;
+  slot *slots;
+  int group_count;
+  int64_t count, room;
+};
+
+kava_status kava_adamw_new(const kava_adamw_options *options, kava_adamw **out) {
+  const struct {
+    const char *name;
+    double value;
+  } betas[2] = {{"beta1", options->beta1}, {"beta2", options->beta2}};
+  for (int i = 0; i < 2; i++)
+    if (!(betas[i].value >= 0 && betas[i].value < 1))
+      return kava_fail(KAVA_MISUSE, "adamw: %s is %g; 0 <= %s < 1 expected", betas[i].name, betas[i].value,
+                       betas[i].name);
+  if (!(options->eps >= 0)) return kava_fail(KAVA_MISUSE, "adamw: eps is %g; 0 or more expected", options->eps);
+  if (options->state_dtype != KAVA_F32 && options->state_dtype != KAVA_BF16)
+    return kava_fail(KAVA_MISUSE, "adamw: state_dtype is %s; f32 or bf16 expected",
+                     kava_dtype_name(options->state_dtype));
+  kava_adamw *opt = kava_calloc(1, sizeof *opt);
+  if (!opt) return KAVA_MEMORY;
+  opt->options = *options;
+  kava_live_add(1);
+  *out = opt;
+  return KAVA_OK;
+}
+
+static void forget(slot *s) {
+  for (int i = 0; i < PARTS; i++) kava_tensor_release(&s->parts[i]);
+}
+
+void kava_adamw_reset(kava_adamw *opt) {
+  for (int64_t i = 0; i < opt->count; i++) forget(&opt->slots[i]);
+}
+
+void kava_adamw_release(kava_adamw **at) {
+  kava_adamw *opt = *at;
+  *at = NULL;
+  if (!opt) return;
+  for (int64_t i = 0; i < opt->count; i++) {
+    forget(&opt->slots[i]);
+    kava_free(opt->slots[i].name);
+    kava_tensor_release(&opt->slots[i].param);
+  }
+  kava_free(opt->slots);
+  kava_free(opt->groups);
+  kava_free(opt);
+  kava_live_add(-1);
+}
+
+kava_status kava_adamw_add_group(kava_adamw *opt, double lr, double decay, int *index) {
+  if (!(lr >= 0)) return kava_fail(KAVA_MISUSE, "adamw: lr is %g; 0 or more expected", lr);
+  if (!(decay >= 0)) return kava_fail(KAVA_MISUSE, "adamw: weight_decay is %g; 0 or more expected", decay);
+  group *grown = kava_realloc(opt->groups, (size_t)(opt->group_count + 1) * sizeof *grown);
+  if (!grown) return KAVA_MEMORY;
+  opt->groups = grown;
+  opt->groups[opt->group_count] = (group){lr, decay};
+  *index = opt->group_count++;
+  return KAVA_OK;
+}
+
+kava_status kava_adamw_add(kava_adamw *opt, int at, const char *name, kava_tensor *param) {
+  if (!kava_dtype_is_float(param->dtype))
+    return kava_fail(KAVA_MISUSE, "adamw: parameter '%s' is %s; f32, f16, bf16 or f64 expected", name,
+                     kava_dtype_name(param->dtype));
+  if (!kava_tensor_is_contiguous(param)) return kava_fail(KAVA_MISUSE, "adamw: parameter '%s' is not contiguous", name);
+  if (param->node) return kava_fail(KAVA_MISUSE, "adamw: parameter '%s' is the result of an op; a leaf expected", name);
+  for (int64_t i = 0; i < opt->count; i++) {
+    const slot *other = &opt->slots[i];
+    if (other->param == param)
+      return kava_fail(KAVA_MISUSE, "adamw: '%s' of group %d and '%s' of group %d are the same tensor", other->name,
+                       other->group + 1, name, at + 1);
+    if (other->group == at && strcmp(other->name, name) == 0)
+      return kava_fail(KAVA_MISUSE, "adamw: group %d has two parameters named '%s'", at + 1, name);
+  }
+  if (opt->count == opt->room) {
+    int64_t room = opt->room ? opt->room * 2 : 64;
+    slot *grown = kava_realloc(opt->slots, (size_t)room * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    opt->slots = grown;
+    opt->room = room;
+  }
+  char *copy = kava_strdup(name);
+  if (!copy) return KAVA_MEMORY;
+  opt->slots[opt->count++] = (slot){.group = at, .name = copy, .param = kava_tensor_retain(param)};
+  return KAVA_OK;
+}
+
+int kava_adamw_groups(const kava_adamw *opt) { return opt->group_count; }
+int64_t kava_adamw_params(const kava_adamw *opt) { return opt->count; }
+kava_tensor *kava_adamw_param(const kava_adamw *opt, int64_t index) { return opt->slots[index].param; }
+double kava_adamw_lr(const kava_adamw *opt, int at) { return opt->groups[at].lr; }
+void kava_adamw_set_lr(kava_adamw *opt, int at, double lr) { opt->groups[at].lr = lr; }
+
+static bool part_expected(const kava_adamw *opt, const slot *s, int part, kava_dtype *dtype) {
+  *dtype = part == PART_STEP             ? KAVA_I64
+           : s->param->dtype == KAVA_F64 ? KAVA_F64
+           : part == PART_MASTER         ? KAVA_F32
+                                         : opt->options.state_dtype;
+  return part != PART_MASTER || s->param->dtype == KAVA_F16 || s->param->dtype == KAVA_BF16;
+}
+
+static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
+  kava_dtype dtype;
+  if (s->parts[part] || !part_expected(opt, s, part, &dtype)) return KAVA_OK;
+  if (part == PART_STEP) return kava_tensor_zeros(dtype, 1, (int64_t[]){1}, &s->parts[part]);
+  kava_status st = kava_tensor_zeros(dtype, s->param->dims, s->param->shape, &s->parts[part]);
+  if (st == KAVA_OK && part == PART_MASTER)
+    st = kava_fail(KAVA_UNSUPPORTED, "adamw: %s parameters", kava_dtype_name(s->param->dtype));
+  return st;
+}
+
+kava_status kava_adamw_step(kava_adamw *opt) {
+  kava_status st = KAVA_OK;
+  const kava_adamw_options *o = &opt->options;
+  int64_t next = 0;
+  kava_adamw_span *spans = kava_alloc((size_t)opt->count * sizeof *spans);
+  if (!spans) return KAVA_MEMORY;
+  for (int64_t i = 0; i < opt->count; i++) { /* everything that can fail comes before anything is changed */
+    slot *s = &opt->slots[i];
+    for (int part = 0; part < PARTS && s->param->grad; part++) KAVA_TRY(part_new(opt, s, part));
+  }
+  for (int64_t i = 0; i < opt->count; i++) {
+    slot *s = &opt->slots[i];
+    if (!s->param->grad) continue;
+    kava_tensor_touch(s->param);
+    double t = (double)++*kava_i64(s->parts[PART_STEP]);
+    spans[next++] = (kava_adamw_span){.count = kava_tensor_numel(s->param),
+                                      .dtype = s->param->dtype,
+                                      .state_dtype = s->parts[PART_M]->dtype,
+                                      .p = kava_tensor_data(s->param),
+                                      .m = kava_tensor_data(s->parts[PART_M]),
+                                      .v = kava_tensor_data(s->parts[PART_V]),
+                                      .g = kava_tensor_data(s->param->grad),
+                                      .master = s->parts[PART_MASTER] ? kava_f32(s->parts[PART_MASTER]) : NULL,
+                                      .noise = (uint32_t)i * 0x27d4eb2fu + (uint32_t)(int64_t)t,
+                                      .lr = opt->groups[s->group].lr,
+                                      .decay = opt->groups[s->group].decay,
+                                      .beta1 = o->beta1,
+                                      .beta2 = o->beta2,
+                                      .eps = o->eps,
+                                      .correction1 = 1 / (1 - pow(o->beta1, t)),
+                                      .correction2 = 1 / sqrt(1 - pow(o->beta2, t))};
+  }
+  kava_kernels_cpu()->adamw(spans, next);
+out:
+  kava_free(spans);
+  return st;
+}
+
+void kava_adamw_zero_grad(kava_adamw *opt) {
+  for (int64_t i = 0; i < opt->count; i++) kava_tensor_release(&opt->slots[i].param->grad);
+}
+
+int64_t kava_adamw_entries(const kava_adamw *opt) { return opt->count * PARTS; }
+
+kava_adamw_entry kava_adamw_entry_at(const kava_adamw *opt, int64_t index) {
+  const slot *s = &opt->slots[index / PARTS];
+  return (kava_adamw_entry){s->name, part_names[index % PARTS], s->group, s->parts[index % PARTS]};
+}
+
+/* The slot and part that "<group>.<name>.<part>" names; false when there is none. */
+static bool find(const kava_adamw *opt, const char *name, slot **at, int *part) {
+  char *rest;
+  long in_group = strtol(name, &rest, 10);
+  const char *last = strrchr(name, '.');
+  if (rest == name || *rest != '.' || last <= rest) return false;
+  rest++;
+  for (*part = 0; *part < PARTS && strcmp(last + 1, part_names[*part]) != 0;) ++*part;
+  if (*part == PARTS) return false;
+  for (int64_t i = 0; i < opt->count; i++) {
+    *at = &opt->slots[i];
+    if ((*at)->group + 1 == in_group && strlen((*at)->name) == (size_t)(last - rest) &&
+        memcmp((*at)->name, rest, (size_t)(last - rest)) == 0)
+      return true;
+  }
+  return false;
+}
+
+kava_status kava_adamw_load(kava_adamw *opt, const char *name, const kava_tensor *value, bool check_only) {
+  slot *s;
+  int part;
+  kava_dtype dtype;
+  if (!find(opt, name, &s, &part) || !part_expected(opt, s, part, &dtype))
+    return kava_fail(KAVA_MISUSE, "adamw: the state has '%s', which belongs to no parameter of this optimizer", name);
+  int64_t one = 1;
+  int dims = part == PART_STEP ? 1 : s->param->dims;
+  const int64_t *shape = part == PART_STEP ? &one : s->param->shape;
+  if (value->dtype != dtype || value->dims != dims || memcmp(value->shape, shape, (size_t)dims * sizeof *shape) != 0) {
+    char came[96], expected[96];
+    kava_shape_format(value->dims, value->shape, came, sizeof came);
+    kava_shape_format(dims, shape, expected, sizeof expected);
+    return kava_fail(KAVA_MISUSE, "adamw: state '%s' is %s %s; %s %s expected", name, kava_dtype_name(value->dtype),
+                     came, kava_dtype_name(dtype), expected);
+  }
+  if (!kava_tensor_is_contiguous(value)) return kava_fail(KAVA_MISUSE, "adamw: state '%s' is not contiguous", name);
+  if (check_only) return KAVA_OK;
+  kava_tensor *copy = NULL;
+  kava_status st = kava_tensor_from(dtype, dims, shape, kava_tensor_data(value), &copy);
+  if (st != KAVA_OK) return st;
+  kava_tensor_release(&s->parts[part]);
+  s->parts[part] = copy;
+  return KAVA_OK;
+}

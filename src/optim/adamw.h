@@ -1,0 +1,46 @@
+/* optim/adamw: AdamW with decoupled decay (Loshchilov & Hutter 2019), in the order of torch.optim.AdamW; formulas at
+ * kava_adamw_span (kernels/args.h). Parameters stand in groups with their own learning rate and decay. A parameter
+ * without a gradient is left alone: no decay, no moment, no step counted for it. State per parameter, made at its first
+ * step: m and v (f64 for f64 parameters, else f32 or bf16), the number of steps, and for f16 and bf16 parameters a
+ * master copy in f32. */
+#ifndef KAVA_OPTIM_ADAMW_H
+#define KAVA_OPTIM_ADAMW_H
+#include "tensor/tensor.h"
+
+typedef struct kava_adamw kava_adamw;
+typedef struct kava_adamw_options {
+  double beta1, beta2, eps;
+  kava_dtype state_dtype; /* KAVA_F32, or KAVA_BF16: 4 bytes a parameter instead of 8, v rounded stochastically */
+} kava_adamw_options;
+
+/* One piece of a parameter's state, as checkpoints name it: "<group>.<name>.m", ".v", ".master", ".step" (i64, 1
+ * element). */
+typedef struct kava_adamw_entry {
+  const char *name;    /* the parameter's, as given to kava_adamw_add */
+  const char *part;    /* "m", "v", "master", "step" */
+  int group;           /* from 0 */
+  kava_tensor *tensor; /* borrowed; the live state, not a copy; NULL: none yet (or ever) */
+} kava_adamw_entry;
+
+kava_status kava_adamw_new(const kava_adamw_options *options, kava_adamw **out);
+void kava_adamw_release(kava_adamw **at); /* accepts NULL, nulls the pointer */
+kava_status kava_adamw_add_group(kava_adamw *opt, double lr, double decay, int *index);
+/* Retains param: contiguous, a plain float type. The name is copied; unique in its group. */
+kava_status kava_adamw_add(kava_adamw *opt, int group, const char *name, kava_tensor *param);
+int kava_adamw_groups(const kava_adamw *opt);
+int64_t kava_adamw_params(const kava_adamw *opt);
+kava_tensor *kava_adamw_param(const kava_adamw *opt, int64_t index); /* borrowed */
+double kava_adamw_lr(const kava_adamw *opt, int group);
+void kava_adamw_set_lr(kava_adamw *opt, int group, double lr);
+
+kava_status kava_adamw_step(kava_adamw *opt);
+void kava_adamw_zero_grad(kava_adamw *opt); /* drops the gradients: none until the next backward pass */
+
+int64_t kava_adamw_entries(const kava_adamw *opt);
+kava_adamw_entry kava_adamw_entry_at(const kava_adamw *opt, int64_t index); /* 0 <= index < entries */
+/* The piece called "<group from 1>.<name>.<part>" is replaced by a copy of `value`, which must be contiguous and have
+ * the shape and dtype this optimizer would give it. KAVA_MISUSE for a name it does not know. check_only: nothing is
+ * changed. */
+kava_status kava_adamw_load(kava_adamw *opt, const char *name, const kava_tensor *value, bool check_only);
+void kava_adamw_reset(kava_adamw *opt); /* forgets all state */
+#endif
