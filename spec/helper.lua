@@ -34,30 +34,65 @@ function helper.read(path)
   return text
 end
 
+-- The build under test, and its program. A sanitizer's build is slow: specs that measure time ask helper.sanitized.
+helper.build = os.getenv "KAVA_BUILD" or "build/release"
+helper.program = helper.build .. "/kava"
+helper.sanitized = helper.build:match "/[at]san$" ~= nil
+
+-- The output of a shell command (stderr included) and its exit status; a signal's status is 128 + its number, as in the shell.
+function helper.run(command)
+  local pipe = assert(io.popen("{ " .. command .. "\n} 2>&1"))
+  local text = pipe:read "a"
+  local _, kind, code = pipe:close()
+  return text, kind == "signal" and 128 + code or code
+end
+
 local ok, busted = pcall(require, "busted")
 if ok and busted.subscribe then
   local core = require "kava.core"
-  local function settle()
+  -- The second collection frees what the finalizers of the first let go.
+  local function settle(expected)
     collectgarbage()
-    collectgarbage()
+    if core.live() > (expected or -1) then collectgarbage() end
     return core.live()
   end
-  local before
+
+  -- busted keeps a file's functions until the end of the run, and with them whatever their upvalues hold.
+  local function forget(element)
+    for _, child in ipairs(busted.children(element)) do
+      forget(child)
+      child.run = nil
+      child.env = nil
+      if child.trace then child.trace = { short_src = child.trace.short_src, currentline = child.trace.currentline } end
+    end
+  end
+
+  local before_file, before_test, growth, loaded
   busted.subscribe({ "file", "start" }, function()
-    before = settle()
+    before_file = settle()
+    before_test, growth, loaded = before_file, {}, {}
+    for name in pairs(package.loaded) do loaded[name] = true end
+    return nil, true
+  end)
+  busted.subscribe({ "test", "end" }, function(element)
+    local live = settle(before_test)
+    if live > before_test then growth[#growth + 1] = ("%d after '%s'"):format(live - before_test, element.name) end
+    before_test = live
     return nil, true
   end)
   busted.subscribe({ "file", "end" }, function(file)
-    local leaked = settle() - before
+    forget(file)
+    for name in pairs(package.loaded) do
+      if not loaded[name] then package.loaded[name] = nil end
+    end
+    local leaked = settle(before_file) - before_file
     if leaked > 0 then
-      helper.leaks = (helper.leaks or 0) + leaked
-      io.stderr:write(("\n%s: %d live native objects left behind\n"):format(file.name, leaked))
+      error(("%d live native objects left behind: %s"):format(leaked, table.concat(growth, ", ")), 0)
     end
     return nil, true
   end)
   busted.subscribe({ "suite", "end" }, function()
     for _, path in ipairs(folders) do os.execute("rm -rf '" .. path .. "'") end
-    if helper.leaks then os.exit(1) end
     return nil, true
   end)
 end

@@ -1,0 +1,6 @@
+std = "lua54"
+max_line_length = 140
+cache = false
+files["spec"] = { std = "lua54+busted" }
+files["scripts/checks/suite.lua"] = { std = "lua54+busted" }
+files["lua/kava/meta"] = { ignore = { "111", "113", "211", "212", "241", "631" } } -- declarations only

@@ -1,0 +1,76 @@
+---@meta
+-- What src/bind/l_system.c registers: the runtime's own switches.
+
+---@class kava
+---@field version string
+local kava = {}
+
+--- Every random number from here on (initialisation, dropout, shuffles) is a function of n.
+---@param n integer
+function kava.seed(n) end
+
+--- The generator's state, which a checkpoint keeps; given both, sets it.
+---@param seed integer?
+---@param position integer?
+---@return integer seed
+---@return integer position
+function kava.rng_state(seed, position) end
+
+--- Element `index` of a shuffle of 1..count, in constant time and memory (a Feistel network with cycle walking), so that
+--- a resumed run continues an epoch anywhere. Raises unless 1 <= index <= count.
+---@param seed integer
+---@param count integer
+---@param index integer
+---@return integer
+function kava.permute(seed, count, index) end
+
+--- Threads that a parallel region uses, the caller included; given n, sets it (0: the CPUs this process may use).
+---@param n integer?
+---@return integer
+function kava.threads(n) end
+
+---@class kava.MemoryStats
+---@field current integer bytes handed out
+---@field peak integer bytes, at most since the start or memory_reset_peak
+---@field cached integer bytes kept in the cache of free blocks
+---@field blocks integer live blocks
+
+---@return { cpu: kava.MemoryStats }
+function kava.memory() end
+
+function kava.memory_reset_peak() end
+
+--- For tests: the n-th allocation from now on fails once.
+---@param n integer
+function kava.memory_fail_after(n) end
+
+--- Live native objects (tensors, models, tokenizers, ...) of the whole program.
+---@return integer
+function kava.live() end
+
+--- The instruction set that the CPU kernels use: "avx512bf16", "avx512", "avx2", "neon" or "reference".
+---@return string
+function kava.isa() end
+
+--- Calls f(...) with nothing recorded for a backward pass; returns its results, passes its errors on.
+---@generic T
+---@param f fun(...): T
+---@return T ...
+function kava.no_grad(f, ...) end
+
+--- Whether training mode is on (dropout is active only then); given a mode, sets it.
+---@param mode boolean?
+---@return boolean
+function kava.train(mode) end
+
+--- Held in a `<close>` variable, its end frees every gradient record made since, results still held included.
+---@return kava.Scope
+function kava.scope() end
+
+---@class kava.Scope
+local Scope = {}
+
+--- Closes the scope now; a second call does nothing.
+function Scope:release() end
+
+
