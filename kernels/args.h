@@ -159,4 +159,30 @@ static inline uint32_t kava_adamw_noise(uint32_t noise, uint32_t i) {
   h = (h ^ h >> 13) * 0xC2B2AE35u;
   return (h ^ h >> 16) & 0xffff;
 }
+
+/* Strided elementwise work: `out` and up to three operands, each with its own element strides (0 broadcasts). */
+typedef struct kava_strided {
+  int dims;
+  int64_t shape[KAVA_MAX_DIMS];
+  const void *in[3];
+  void *out;
+  int64_t in_stride[3][KAVA_MAX_DIMS], out_stride[KAVA_MAX_DIMS];
+} kava_strided;
+
+typedef enum kava_binary {
+  KAVA_ADD, KAVA_SUB, KAVA_MUL, KAVA_DIV, KAVA_POW, KAVA_MAXIMUM, KAVA_MINIMUM, /* out has the operands' type */
+  KAVA_EQ, KAVA_NE, KAVA_LT, KAVA_LE, KAVA_GT, KAVA_GE                          /* out is bool */
+} kava_binary;
+
+typedef enum kava_unary {
+  KAVA_AFFINE,     /* p*x + q */
+  KAVA_ABS,
+  KAVA_CLAMP,      /* min(max(x, p), q) */
+  KAVA_EXP, KAVA_LOG, KAVA_SQRT, KAVA_TANH, KAVA_SIGMOID, /* floats only, from here on */
+  KAVA_POWER,      /* x^p */
+  KAVA_RECIPROCAL  /* p/x */
+} kava_unary;
+
+typedef enum kava_reduce { KAVA_SUM, KAVA_SUM_SQUARES, KAVA_MAX, KAVA_MIN } kava_reduce;
+
 #endif

@@ -1,0 +1,116 @@
+/* ops/cast: conversions between element types, and contiguous copies. The gradient of a copy is the gradient. */
+#include "ops/cast.h"
+#include "kernels/kernels.h"
+#include "tape/tape.h"
+#include <string.h>
+
+kava_status kava_copy_into(kava_tensor *dst, const kava_tensor *src) {
+  kava_strided args = {.dims = dst->dims};
+  if (kava_dtype_is_quantised(dst->dtype) || (kava_dtype_is_quantised(src->dtype)))
+    return kava_fail(KAVA_UNSUPPORTED, "copy: from %s to %s is not supported", kava_dtype_name(src->dtype),
+                     kava_dtype_name(dst->dtype));
+  int lead = dst->dims - src->dims;
+  for (int d = 0; d < dst->dims; d++) {
+    int from = d - lead;
+    args.shape[d] = dst->shape[d];
+    args.out_stride[d] = dst->stride[d];
+    if (from >= 0 && src->shape[from] != dst->shape[d] && src->shape[from] != 1) lead = -1;
+    args.in_stride[0][d] = from < 0 || src->shape[from] == 1 ? 0 : src->stride[from];
+  }
+  if (lead < 0) {
+    char to[96], came[96];
+    kava_shape_format(dst->dims, dst->shape, to, sizeof to);
+    kava_shape_format(src->dims, src->shape, came, sizeof came);
+    return kava_fail(KAVA_MISUSE, "copy: a source of shape %s does not fit a destination of shape %s", came, to);
+  }
+  args.in[0] = kava_tensor_data(src);
+  args.out = kava_tensor_data(dst);
+  kava_kernels_cpu()->copy(src->dtype, dst->dtype, &args);
+  kava_tensor_touch(dst);
+  return KAVA_OK;
+}
+
+kava_status kava_add_into(kava_tensor *dst, const kava_tensor *src) {
+  kava_strided args = {.dims = dst->dims};
+  if (dst->dtype != src->dtype || !kava_same_shape(dst, src) || (dst->dtype != KAVA_F32 && dst->dtype != KAVA_F64))
+    return kava_fail(KAVA_MISUSE, "internal: a gradient's shape or type differs from its tensor's");
+  memcpy(args.shape, dst->shape, sizeof args.shape);
+  memcpy(args.in_stride[0], dst->stride, sizeof args.out_stride);
+  memcpy(args.in_stride[1], src->stride, sizeof args.out_stride);
+  memcpy(args.out_stride, dst->stride, sizeof args.out_stride);
+  args.in[0] = args.out = kava_tensor_data(dst);
+  args.in[1] = kava_tensor_data(src);
+  kava_kernels_cpu()->binary(KAVA_ADD, dst->dtype, &args);
+  return KAVA_OK;
+}
+
+kava_status kava_contiguous_as(const kava_tensor *x, kava_dtype dtype, kava_tensor **out) {
+  if (x->dtype == dtype && kava_tensor_is_contiguous(x)) {
+    *out = kava_tensor_retain((kava_tensor *)x);
+    return KAVA_OK;
+  }
+  kava_tensor *y = NULL;
+  kava_status st = kava_tensor_empty_like(x, dtype, &y);
+  if (st != KAVA_OK) return st;
+  st = kava_copy_into(y, x);
+  if (st == KAVA_OK)
+    *out = y;
+  else
+    kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_compute_dtype(const char *op, const char *argument, const kava_tensor *x, bool floats,
+                               kava_dtype *out) {
+  if (kava_dtype_is_quantised(x->dtype))
+    return kava_fail(KAVA_MISUSE, "%s: %s is %s; a quantised tensor must be converted first (to{dtype = \"f32\"})", op,
+                     argument, kava_dtype_name(x->dtype));
+  if (kava_dtype_is_float(x->dtype))
+    *out = x->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
+  else if (floats)
+    return kava_fail(KAVA_MISUSE, "%s: %s is %s, a float tensor is expected", op, argument, kava_dtype_name(x->dtype));
+  else
+    *out = KAVA_I64;
+  return KAVA_OK;
+}
+
+static kava_status copy_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *x = node->inputs[0], *converted = NULL;
+  if (!kava_needs_grad(x)) return KAVA_OK;
+  kava_status st = kava_contiguous_as(grad, x->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, &converted);
+  if (st == KAVA_OK) st = kava_grad_add(x, converted);
+  kava_tensor_release(&converted);
+  return st;
+}
+
+static kava_status copied(const char *op, kava_tensor *x, kava_dtype dtype, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  kava_node *node;
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  KAVA_TRY(kava_copy_into(y, x));
+  if (kava_dtype_is_float(dtype) && kava_tape_wanted(&x, 1))
+    KAVA_TRY(kava_tape_record(op, copy_backward, 1, &x, y, &node));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_cast(kava_tensor *x, kava_dtype dtype, kava_tensor **out) {
+  if (x->dtype != dtype) return copied("cast", x, dtype, out);
+  *out = kava_tensor_retain(x);
+  return KAVA_OK;
+}
+
+kava_status kava_op_contiguous(kava_tensor *x, kava_tensor **out) {
+  if (!kava_tensor_is_contiguous(x)) return copied("contiguous", x, x->dtype, out);
+  *out = kava_tensor_retain(x);
+  return KAVA_OK;
+}
+
+kava_status kava_op_clone(kava_tensor *x, kava_tensor **out) {
+  if (!kava_dtype_is_quantised(x->dtype)) return copied("clone", x, x->dtype, out);
+  return kava_tensor_from(x->dtype, x->dims, x->shape, kava_tensor_data(x), out);
+}
