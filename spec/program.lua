@@ -1,8 +1,5 @@
 -- The kava program as a user runs it, for specs: program.run "arguments" -> exit code, output, errors.
-local program = {}
-
-local cpath = os.getenv("KAVA_CPATH") or "build/release/kava_c/?.so"
-program.path = os.getenv("KAVA_PROGRAM") or cpath:gsub("kava_c/.*$", "kava")
+local program = { path = require("spec.helper").program }
 
 local function slurp(path)
   local file = assert(io.open(path, "rb"))
