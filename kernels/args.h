@@ -71,10 +71,26 @@ typedef struct kava_embedding_args {
   void *dw;
 } kava_embedding_args;
 
-/* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype` (any float dtype but
- * f64, or a quantised one); x, y and gradients are f32, contiguous. precision: KAVA_F32, or KAVA_BF16 = both operands
- * rounded to bf16, products summed in f32. */
+/* C = alpha * op(A) op(B) + beta * C, row-major, `batch` times at the given strides. op(A) is [m,k], op(B) [k,n]: A itself
+ * is [m,k] with row stride lda, or with trans_a [k,m]; B likewise. beta 0: C is not read. dtype: f32 or f64, of all
+ * three; strides count elements; a stride of 0 uses the same matrix each time (not for C). */
+typedef struct kava_gemm_args {
+  kava_dtype dtype;
+  bool trans_a, trans_b;
+  int64_t m, n, k;
+  double alpha, beta;
+  const void *a, *b;
+  void *c;
+  int64_t lda, ldb, ldc;
+  int64_t batch, stride_a, stride_b, stride_c;
+} kava_gemm_args;
+
+/* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
+ * f64, or a quantised one, whose rows are whole blocks. x, y, bias and gradients are contiguous and of `dtype`: f32, or
+ * f64, which needs wtype f64 (plain loops: for finite differences).
+ * precision: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
+  kava_dtype dtype;
   int64_t rows, in, out;
   const void *w;
   kava_dtype wtype;
@@ -82,19 +98,21 @@ typedef struct kava_linear_args {
   const void *packed; /* what linear_pack made of w for this product and precision, or NULL */
 } kava_linear_args;
 
-/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], f32 contiguous; scale multiplies q.k.
+/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k. Every buffer but
+ * start is of `dtype`, f32 or f64.
  * Query t of row b sees keys j with start[b*T+t] <= j <= t (documents packed in a row, left padding, sliding window);
- * start NULL: from 0. A query that sees no key (start > t) yields o = 0.
+ * start NULL: from 0; start >= 0. A query that sees no key (start > t) yields o = 0.
  * lse [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
 typedef struct kava_attention_args {
+  kava_dtype dtype;
   int64_t batch, length, heads, kv_heads, head_dim;
-  float scale;
-  const float *q, *k, *v;
+  double scale;
+  const void *q, *k, *v;
   const int32_t *start;
-  float *o, *lse;
+  void *o, *lse;
   /* backward only: gradients; any of dq, dk, dv may be NULL; add_*: add instead of overwrite */
-  const float *grad_o;
-  float *dq, *dk, *dv;
+  const void *grad_o;
+  void *dq, *dk, *dv;
   bool add_q, add_k, add_v;
 } kava_attention_args;
 

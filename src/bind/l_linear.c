@@ -1,0 +1,67 @@
+/* bind/l_linear.c: kava.linear, attention, attention_map, matmul_precision, blas. */
+#include "bind/bind.h"
+#include "kernels/cpu/blas.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+
+static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias]) -> x w^T + bias */
+  kava_tensor *x = kava_l_check_tensor(L, 1), *w = kava_l_check_tensor(L, 2), *bias = kava_l_opt_tensor(L, 3);
+  kava_tensor **y = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_linear(x, w, bias, y));
+  return 1;
+}
+
+static int l_attention(lua_State *L) { /* [-0, +1, e] attention{q=, k=, v=, start=, scale=1/sqrt(D)} -> o */
+  static const char *const keys[] = {"q", "k", "v", "start", "scale", NULL};
+  kava_l_check_keys(L, 1, "attention", keys);
+  kava_tensor *q = kava_l_field_tensor(L, 1, "q", true), *k = kava_l_field_tensor(L, 1, "k", true);
+  kava_tensor *v = kava_l_field_tensor(L, 1, "v", true), *start = kava_l_field_tensor(L, 1, "start", false);
+  double scale = kava_l_field_number(L, 1, "scale", kava_attention_scale(q));
+  kava_tensor **o = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_attention(q, k, v, start, scale, o));
+  return 1;
+}
+
+static int l_attention_map(lua_State *L) { /* [-0, +1, e] attention_map{q=, k=, start=, scale=1/sqrt(D)} -> p [B,T,T] */
+  static const char *const keys[] = {"q", "k", "start", "scale", NULL};
+  kava_l_check_keys(L, 1, "attention_map", keys);
+  kava_tensor *q = kava_l_field_tensor(L, 1, "q", true), *k = kava_l_field_tensor(L, 1, "k", true);
+  kava_tensor *start = kava_l_field_tensor(L, 1, "start", false);
+  double scale = kava_l_field_number(L, 1, "scale", kava_attention_scale(q));
+  kava_tensor **p = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_attention_map(q, k, start, scale, p));
+  return 1;
+}
+
+static int
+l_matmul_precision(lua_State *L) { /* [-0, +1, e] matmul_precision([name]) -> "f32"|"bf16", after setting it */
+  if (!lua_isnoneornil(L, 1)) kava_l_check(L, kava_set_matmul_precision(kava_l_check_dtype(L, 1)));
+  lua_pushstring(L, kava_dtype_name(kava_matmul_precision()));
+  return 1;
+}
+
+static void set_text(lua_State *L, const char *key, const char *text) {
+  if (!text) return;
+  lua_pushstring(L, text);
+  lua_setfield(L, -2, key);
+}
+
+static int
+l_blas(lua_State *L) { /* [-0, +1, m] blas() -> {library=, core=, config=}: opens the library; {} without one */
+  kava_blas_facts facts = kava_blas_info();
+  lua_newtable(L);
+  set_text(L, "library", facts.library);
+  set_text(L, "core", facts.core);
+  set_text(L, "config", facts.config);
+  return 1;
+}
+
+void kava_l_open_linear(lua_State *L) {
+  static const luaL_Reg functions[] = {{"linear", l_linear},
+                                       {"attention", l_attention},
+                                       {"attention_map", l_attention_map},
+                                       {"matmul_precision", l_matmul_precision},
+                                       {"blas", l_blas},
+                                       {NULL, NULL}};
+  luaL_setfuncs(L, functions, 0);
+}

@@ -1,0 +1,135 @@
+#include "ops/attention.h"
+#include "kernels/kernels.h"
+#include "ops/operand.h"
+#include "tape/tape.h"
+#include <math.h>
+
+double kava_attention_scale(const kava_tensor *q) {
+  return q->dims == 4 && q->shape[3] > 0 ? 1.0 / sqrt((double)q->shape[3]) : 1.0;
+}
+
+static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k, const kava_tensor *v,
+                                     const kava_tensor *start, const kava_tensor *lse, double scale) {
+  return (kava_attention_args){.dtype = q->dtype,
+                               .batch = q->shape[0],
+                               .length = q->shape[1],
+                               .heads = q->shape[2],
+                               .kv_heads = k->shape[2],
+                               .head_dim = q->shape[3],
+                               .scale = scale,
+                               .q = kava_tensor_data(q),
+                               .k = kava_tensor_data(k),
+                               .v = v ? kava_tensor_data(v) : NULL,
+                               .start = start ? kava_i32(start) : NULL,
+                               .lse = lse ? kava_tensor_data(lse) : NULL};
+}
+
+/* node: inputs q, k, v; saved q, k, v, start, lse (contiguous, in the output's dtype); numbers[0] scale */
+static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor **saved = node->saved, *dq, *dk, *dv;
+  kava_attention_args a = arguments(saved[0], saved[1], saved[2], saved[3], saved[4], node->numbers[0]);
+  a.grad_o = kava_tensor_data(grad);
+  KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
+  KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
+  KAVA_TRY(kava_grad_into(node->inputs[2], &dv, &a.add_v));
+  a.dq = dq ? kava_tensor_data(dq) : NULL;
+  a.dk = dk ? kava_tensor_data(dk) : NULL;
+  a.dv = dv ? kava_tensor_data(dv) : NULL;
+  st = kava_kernels_cpu()->attention_grad(&a);
+out:
+  return st;
+}
+
+static kava_status map_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor **saved = node->saved, *dq, *dk;
+  kava_attention_args a = arguments(saved[0], saved[1], NULL, saved[3], saved[4], node->numbers[0]);
+  KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
+  KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
+  a.dq = dq ? kava_tensor_data(dq) : NULL;
+  a.dk = dk ? kava_tensor_data(dk) : NULL;
+  st = kava_kernels_cpu()->attention_map_grad(&a, kava_tensor_data(grad));
+out:
+  return st;
+}
+
+static kava_status check(const char *op, const kava_tensor *q, const kava_tensor *k, const kava_tensor *v) {
+  char q_shape[96], k_shape[96];
+  kava_shape_format(q->dims, q->shape, q_shape, sizeof q_shape);
+  kava_shape_format(k->dims, k->shape, k_shape, sizeof k_shape);
+  if (q->dims != 4 || k->dims != 4)
+    return kava_fail(KAVA_MISUSE, "%s: q is %s and k %s; [B, T, H, D] and [B, T, Hkv, D] expected", op, q_shape,
+                     k_shape);
+  if (q->shape[0] != k->shape[0] || q->shape[1] != k->shape[1] || q->shape[3] != k->shape[3])
+    return kava_fail(KAVA_MISUSE, "%s: q is %s but k %s; only the third dimension (heads) may differ", op, q_shape,
+                     k_shape);
+  if (q->shape[2] > 0 && (k->shape[2] == 0 || q->shape[2] % k->shape[2] != 0))
+    return kava_fail(KAVA_MISUSE, "%s: q has %lld heads and k %lld; the first must be a multiple of the second", op,
+                     (long long)q->shape[2], (long long)k->shape[2]);
+  return v ? kava_operand_shape(op, "v", v, 4, k->shape) : KAVA_OK;
+}
+
+/* start as contiguous i32, clamped to [0, T]: T stands for "sees no key". */
+static kava_status start_keys(const char *op, kava_tensor *start, kava_tensor **out) {
+  kava_tensor *wide = NULL, *narrow = NULL;
+  kava_status st = KAVA_OK;
+  KAVA_TRY(kava_operand_ids(op, "start", start, &wide));
+  KAVA_TRY(kava_tensor_empty_like(start, KAVA_I32, &narrow));
+  int64_t count = kava_tensor_numel(start), length = start->shape[1];
+  for (int64_t i = 0; i < count; i++) {
+    int64_t first = kava_i64(wide)[i];
+    kava_i32(narrow)[i] = (int32_t)(first < 0 ? 0 : first > length ? length : first);
+  }
+  *out = narrow;
+  narrow = NULL;
+out:
+  kava_tensor_release(&wide);
+  kava_tensor_release(&narrow);
+  return st;
+}
+
+/* Both ops: v NULL means attention_map. */
+static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start,
+                          double scale, kava_backward_fn backward, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[3] = {q, k, v}, *given[5] = {NULL}, *y = NULL;
+  static const char *const names[3] = {"q", "k", "v"};
+  kava_dtype dtype;
+  kava_node *node;
+  KAVA_TRY(kava_operand_dtype(op, 3, inputs, names, &dtype));
+  KAVA_TRY(check(op, q, k, v));
+  if (start) {
+    KAVA_TRY(kava_operand_shape(op, "start", start, 2, q->shape));
+    KAVA_TRY(start_keys(op, start, &given[3]));
+  }
+  for (int i = 0; i < 3; i++) KAVA_TRY(kava_operand(op, names[i], inputs[i], dtype, &given[i]));
+  bool recorded = kava_tape_wanted(inputs, 3);
+  if (recorded) KAVA_TRY(kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[2], q->shape[1]}, &given[4]));
+  KAVA_TRY(v ? kava_tensor_empty_like(q, dtype, &y)
+             : kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[1], q->shape[1]}, &y));
+  kava_attention_args a = arguments(given[0], given[1], given[2], given[3], given[4], scale);
+  a.o = v ? kava_tensor_data(y) : NULL;
+  if (kava_tensor_numel(y) && kava_tensor_numel(q))
+    KAVA_TRY(v ? kava_kernels_cpu()->attention(&a) : kava_kernels_cpu()->attention_map(&a, kava_tensor_data(y)));
+  if (recorded) {
+    KAVA_TRY(kava_tape_record(op, backward, 3, inputs, y, &node));
+    node->numbers[0] = scale;
+    for (int i = 0; i < 5; i++) KAVA_TRY(kava_tape_save(node, i, given[i]));
+  }
+  *out = y;
+  y = NULL;
+out:
+  for (int i = 0; i < 5; i++) kava_tensor_release(&given[i]);
+  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_attention(kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start, double scale,
+                              kava_tensor **out) {
+  return attend("attention", q, k, v, start, scale, attention_backward, out);
+}
+
+kava_status kava_op_attention_map(kava_tensor *q, kava_tensor *k, kava_tensor *start, double scale, kava_tensor **out) {
+  return attend("attention_map", q, k, NULL, start, scale, map_backward, out);
+}
