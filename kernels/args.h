@@ -203,4 +203,12 @@ typedef enum kava_unary {
 
 typedef enum kava_reduce { KAVA_SUM, KAVA_SUM_SQUARES, KAVA_MAX, KAVA_MIN } kava_reduce;
 
+/* The pass that finishes the gradients of linear(layer_norm(x)) from g = dz^T xhat; see kernels/cpu/norm_linear.c. */
+typedef struct kava_norm_linear_args {
+  kava_dtype dtype;
+  int64_t rows, width;
+  const void *g, *w, *gamma, *beta, *sums;
+  void *dw, *dgamma, *dbeta;
+  bool add_w;
+} kava_norm_linear_args;
 #endif

@@ -11,6 +11,9 @@ function helper.shared(path)
   return full
 end
 
+-- The program of the build under test (KAVA_PROGRAM, or the release one).
+function helper.program() return os.getenv "KAVA_PROGRAM" or "build/release/kava" end
+
 -- A fresh folder, removed at the end of the run.
 local folders = {}
 function helper.tmp()

@@ -1,0 +1,77 @@
+-- The llama family: Llama 2/3.x, TinyLlama, SmolLM2. RMSNorm, rotary positions, grouped queries, gated MLP with SiLU.
+local family = {
+  name = "llama",
+  model_types = { "llama" },
+  architecture = "LlamaForCausalLM",
+  gguf = "llama",
+  gguf_permuted = true, -- GGUF orders Q and K rows for interleaved rotation
+}
+
+-- Canonical weight -> HF name and GGUF name; %d is the layer, from 0. `optional` ones may be absent from a file.
+family.model = {
+  embed = { "model.embed_tokens.weight", "token_embd.weight" },
+  norm = { "model.norm.weight", "output_norm.weight" },
+  head = { "lm_head.weight", "output.weight", optional = true },
+}
+family.layer = {
+  attn_norm = { "model.layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight" },
+  q = { "model.layers.%d.self_attn.q_proj.weight", "blk.%d.attn_q.weight", rotary = "heads" },
+  k = { "model.layers.%d.self_attn.k_proj.weight", "blk.%d.attn_k.weight", rotary = "kv_heads" },
+  v = { "model.layers.%d.self_attn.v_proj.weight", "blk.%d.attn_v.weight" },
+  o = { "model.layers.%d.self_attn.o_proj.weight", "blk.%d.attn_output.weight" },
+  q_bias = { "model.layers.%d.self_attn.q_proj.bias", "blk.%d.attn_q.bias", optional = true, rotary = "heads" },
+  k_bias = { "model.layers.%d.self_attn.k_proj.bias", "blk.%d.attn_k.bias", optional = true, rotary = "kv_heads" },
+  v_bias = { "model.layers.%d.self_attn.v_proj.bias", "blk.%d.attn_v.bias", optional = true },
+  o_bias = { "model.layers.%d.self_attn.o_proj.bias", "blk.%d.attn_output.bias", optional = true },
+  mlp_norm = { "model.layers.%d.post_attention_layernorm.weight", "blk.%d.ffn_norm.weight" },
+  gate = { "model.layers.%d.mlp.gate_proj.weight", "blk.%d.ffn_gate.weight" },
+  up = { "model.layers.%d.mlp.up_proj.weight", "blk.%d.ffn_up.weight" },
+  down = { "model.layers.%d.mlp.down_proj.weight", "blk.%d.ffn_down.weight" },
+  gate_bias = { "model.layers.%d.mlp.gate_proj.bias", "blk.%d.ffn_gate.bias", optional = true },
+  up_bias = { "model.layers.%d.mlp.up_proj.bias", "blk.%d.ffn_up.bias", optional = true },
+  down_bias = { "model.layers.%d.mlp.down_proj.bias", "blk.%d.ffn_down.bias", optional = true },
+}
+
+-- An HF configuration -> the decoder's spec. `need(key)` gives a number or fails naming the key.
+function family.spec(config, need)
+  local hidden, heads = need "hidden_size", need "num_attention_heads"
+  local head_dim = config.head_dim or hidden // heads
+  local spec = {
+    hidden = hidden,
+    vocab = need "vocab_size",
+    norm = "rms",
+    norm_eps = need "rms_norm_eps",
+    activation = config.hidden_act or "silu",
+    tied = config.tie_word_embeddings == true,
+    rotary_dims = head_dim,
+    layer = {},
+  }
+  for i = 1, need "num_hidden_layers" do
+    spec.layer[i] = {
+      heads = heads,
+      kv_heads = config.num_key_value_heads or heads,
+      head_dim = head_dim,
+      attention_scale = head_dim ^ -0.5,
+    }
+  end
+  return spec
+end
+
+-- GGUF metadata -> the HF configuration it came from. `get(key)` reads "<architecture>.<key>", `need` fails without it.
+function family.from_gguf(get, need)
+  local heads, hidden = need "attention.head_count", need "embedding_length"
+  return {
+    hidden_size = hidden,
+    intermediate_size = need "feed_forward_length",
+    num_hidden_layers = need "block_count",
+    num_attention_heads = heads,
+    num_key_value_heads = get "attention.head_count_kv" or heads,
+    head_dim = get "attention.key_length" or get "rope.dimension_count" or hidden // heads,
+    rms_norm_eps = need "attention.layer_norm_rms_epsilon",
+    rope_theta = get "rope.freq_base" or 10000.0,
+    max_position_embeddings = get "context_length",
+    hidden_act = "silu",
+  }
+end
+
+return family

@@ -1,0 +1,155 @@
+---@meta
+
+---What a model's forward pass kept of keys and values; views, no copies. Layers count from 1.
+---@class kava.KV
+local KV = {}
+
+---@return integer
+function KV:layers() end
+
+---Keys of layer i as the cache holds them (after rotation), or before rotation.
+---@param i integer
+---@param opts? {rope?: "post"|"pre"}
+---@return kava.Tensor [B, Hkv, T, D]
+function KV:keys(i, opts) end
+
+---@param i integer
+---@return kava.Tensor [B, Hkv, T, D]
+function KV:values(i) end
+
+---Queries after rotation; forward must have been asked for them (queries = true).
+---@param i integer
+---@return kava.Tensor [B, H, T, D]
+function KV:queries(i) end
+
+---The list an aggregation receives.
+---@param opts? {part?: "keys"|"values", layers?: integer[], rope?: "post"|"pre"}
+---@return kava.Tensor[]
+function KV:list(opts) end
+
+---@class kava.kv
+local kv = {}
+
+---Aggregates one part of a cache over layers. `how`: a file's name under recipes/aggregate, or a function.
+---@param cache kava.KV
+---@param how string|fun(layers: kava.Tensor[], opts: table): kava.Tensor
+---@param opts? {part?: "keys"|"values", layers?: integer[], weights?: number[], rope?: "post"|"pre"}
+---@return kava.Tensor [B, T, D]
+function kv.aggregate(cache, how, opts) end
+
+---A decoder model. Fields: config (as config.json has it), spec, layer_map (student layer -> teacher layer, when derived).
+---@class kava.Model
+---@field config table
+---@field spec table
+---@field layer_map? integer[]
+local Model = {}
+
+---@class kava.ForwardOptions
+---@field input_ids kava.Tensor|integer[][] [B, T] ids of the model's own vocabulary
+---@field attention_mask? kava.Tensor [B, T] 1 = token, 0 = padding at either end of a row
+---@field start? kava.Tensor i32 [B, T]: the first key each query may see (packed documents); instead of attention_mask
+---@field positions? kava.Tensor i32 [B, T]; default 0, 1, 2, …
+---@field logits? boolean default true
+---@field hidden? boolean hidden states after the final norm
+---@field values? boolean default true; false: the last layer's V is not computed where nothing else needs it
+---@field queries? boolean
+---@field up_to? integer only layers 1..up_to are wanted
+
+---@class kava.ForwardResult
+---@field logits? kava.Tensor [B, T, vocabulary]
+---@field hidden? kava.Tensor [B, T, hidden]
+---@field kv kava.KV
+
+---Computes only what is asked for. Raises on ids out of range and on shapes that do not fit.
+---@param opts kava.ForwardOptions
+---@return kava.ForwardResult
+function Model:forward(opts) end
+
+---The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims.
+---@param opts? {batch?: integer, length?: integer}
+---@return {layers: integer, kv_heads: integer, head_dim: integer, layer_dim: integer, total_dim: integer, per_layer: table[], config_dim: integer, dtype: string, device: string}
+function Model:probe(opts) end
+
+---{Hugging Face name = tensor}; a tied head is the embedding and does not appear again.
+---@return table<string, kava.Tensor>
+function Model:parameters() end
+
+---One parameter as f32, dequantised.
+---@param name string
+---@return kava.Tensor
+function Model:weight(name) end
+
+---The matrix that turns hidden states into logits: [vocabulary, hidden].
+---@return kava.Tensor
+function Model:head() end
+
+---@param on boolean
+---@return kava.Model
+function Model:requires_grad(on) end
+
+---Writes a Hugging Face directory.
+---@param dir string
+---@param opts? {dtype?: "f32"|"f16"|"bf16", tokenizer?: boolean}
+---@return true|nil, string?, string?
+function Model:save(dir, opts) end
+
+---@class kava.model
+local model = {}
+
+---path: a Hugging Face directory or a GGUF file. nil, message, code when it cannot be read.
+---@param path string
+---@param opts? {device?: "cpu", dtype?: "f32"|"f16"|"bf16"|"f64"}
+---@return kava.Model|nil, string?, string?
+function model.load(path, opts) end
+
+---A student from chosen layers of a teacher. layers: a number (evenly spread; keep = "last" keeps the last one, "ends" the
+---first and the last), a list, or a function(total) -> list.
+---@param teacher kava.Model
+---@param opts? {layers?: integer|integer[]|fun(total: integer): integer[], keep?: "last"|"ends", dtype?: string}
+---@return kava.Model
+function model.derive(teacher, opts) end
+
+---A fresh model: matrices N(0, std), norms 1, biases 0.
+---@param config table as config.json has it; model_type chooses the family
+---@param opts? {dtype?: string, std?: number}
+---@return kava.Model
+function model.create(config, opts) end
+
+---The native decoder under a model; see lua/kava/model.lua.
+---@class kava.Decoder
+local Decoder = {}
+---@param opts kava.ForwardOptions
+---@return table
+function Decoder:forward(opts) end
+function Decoder:release() end
+
+---@class kava
+local kava = {}
+---@param spec table
+---@param weights table
+---@return kava.Decoder
+function kava.decoder(spec, weights) end
+
+---Q or K rows in GGUF's interleaved order -> half-split order (inverse = true: back).
+---@param w kava.Tensor
+---@param heads integer
+---@param inverse? boolean
+---@return kava.Tensor
+function kava.rope_rows(w, heads, inverse) end
+
+---linear(layer_norm(x)); when x needs no gradient its backward pass spares the product dz W (formulas: src/ops/norm_linear.h).
+---@param x kava.Tensor [..., in]
+---@param gamma kava.Tensor [in]
+---@param beta kava.Tensor [in]
+---@param w kava.Tensor [out, in]
+---@param b kava.Tensor [out]
+---@param eps? number default 1e-5
+---@return kava.Tensor [..., out]
+function kava.norm_linear(x, gamma, beta, w, b, eps) end
+
+---LayerNorm -> Linear -> SiLU -> Dropout -> Linear. Callable: x [..., in_dim] -> [..., out_dim].
+---@class kava.Projector
+---@field dims {input: integer, hidden: integer, output: integer}
+---@param opts {in_dim: integer, out_dim: integer, hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", dtype?: string}
+---@return kava.Projector
+function kava.projector(opts) end

@@ -1,0 +1,299 @@
+-- kava.model: decoder models: loaded from Hugging Face directories and GGUF files, derived from a teacher's layers, or fresh.
+local kava = require "kava"
+local find = require "kava.find"
+local rope = require "kava.rope"
+local store = require "kava.store"
+
+---@class kava.Model
+local Model = {}
+Model.__index = Model
+Model.__name = "kava.Model"
+
+local model = { class = Model }
+
+local families -- model_type -> family, read once
+
+local function known_families()
+  if families then return families end
+  families = {}
+  for _, file in ipairs(kava.fs.list(find.home() .. "/lua/kava/family")) do
+    local name = file:match "^([%w_]+)%.lua$"
+    if name then
+      local family = require("kava.family." .. name)
+      for _, kind in ipairs(family.model_types) do families[kind] = family end
+    end
+  end
+  return families
+end
+
+local function family_list(by_gguf)
+  local names, seen = {}, {}
+  for kind, family in pairs(known_families()) do
+    local name = by_gguf and family.gguf or kind
+    if name and not seen[name] then
+      seen[name] = true
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names)
+  return table.concat(names, ", ")
+end
+
+function model.family(model_type)
+  local family = known_families()[model_type]
+  if family then return family end
+  error(("unknown model_type '%s'; known: %s"):format(tostring(model_type), family_list()), 0)
+end
+
+function model.family_of_gguf(architecture)
+  for _, family in pairs(known_families()) do
+    if family.gguf == architecture then return family end
+  end
+  error(("unknown GGUF architecture '%s'; known: %s"):format(tostring(architecture), family_list(true)), 0)
+end
+
+-- The decoder's spec from a configuration; errors name the key.
+local function spec_of(family, config)
+  local function need(key)
+    local value = config[key]
+    if math.type(value) == nil then
+      error(("config: %s must be a number, got %s"):format(key, value == nil and "nothing" or tostring(value)), 0)
+    end
+    return math.tointeger(value) or value
+  end
+  local spec = family.spec(config, need)
+  if spec.rotary_dims then
+    local freq, scale = rope.inverse_frequencies(config, spec.rotary_dims)
+    spec.inv_freq, spec.rope_scale = kava.tensor(freq, { dtype = "f32" }), scale
+  end
+  return spec
+end
+
+-- Calls visit(table to fill, key, HF name, GGUF name, entry, layer spec) for every weight of a model of this family.
+local function each_weight(family, spec, weights, visit)
+  for key, entry in pairs(family.model) do visit(weights, key, entry[1], entry[2], entry) end
+  weights.layer = weights.layer or {}
+  for i, layer in ipairs(spec.layer) do
+    weights.layer[i] = weights.layer[i] or {}
+    for key, entry in pairs(family.layer) do
+      visit(weights.layer[i], key, entry[1]:format(i - 1), entry[2]:format(i - 1), entry, layer)
+    end
+  end
+end
+
+-- weights: {embed=, …, layer = {{q=, …}, …}} in canonical names -> a model
+local function assemble(family, config, spec, weights, fields)
+  local self = setmetatable(fields or {}, Model)
+  self.family, self.config, self.spec, self.weights = family, config, spec, weights
+  self.decoder = kava.decoder(spec, weights)
+  self.layer_map = self.layer_map or config.kava and config.kava.layer_map
+  return self
+end
+
+-- Vectors (norms, biases) are small and read by plain kernels: always f32, or f64 in an f64 model.
+local function convert(t, dtype)
+  local wanted = #t.shape < 2 and (dtype == "f64" and "f64" or "f32") or dtype
+  if not wanted or t.dtype == wanted then return t end
+  return t:to { dtype = wanted }
+end
+
+local load_keys = { device = true, dtype = true, quantize = true }
+
+local function check_options(opts, keys, what)
+  for key in pairs(opts) do
+    if not keys[key] then error(("%s: unknown option '%s'"):format(what, tostring(key)), 3) end
+  end
+end
+
+local function load(path, opts)
+  local source = store.open(path, model) -- {config=, family=, tensor(hf, gguf) -> t|nil, names(), gguf=bool}
+  local family, config = source.family, source.config
+  local spec, weights, used = spec_of(family, config), {}, {}
+  if spec.tied == nil then spec.tied = false end
+  each_weight(family, spec, weights, function(into, key, hf, gguf, entry, layer)
+    local name = source.gguf and gguf or hf
+    used[name] = true
+    if key == "head" and spec.tied then return end
+    local t = source.tensor(name)
+    if not t then
+      if entry.optional and not (key == "head") then return end
+      error(("%s: tensor %s is missing"):format(path, name), 0)
+    end
+    if source.gguf and family.gguf_permuted and entry.rotary then t = kava.rope_rows(t, layer[entry.rotary]) end
+    into[key] = convert(t, opts.dtype)
+  end)
+  for _, name in ipairs(source.names()) do
+    if not used[name] and not name:find "inv_freq$" and not name:find "^rope_freqs" then
+      error(("%s: tensor %s does not belong to a model of family %s"):format(path, name, family.name), 0)
+    end
+  end
+  local ok, self = pcall(assemble, family, config, spec, weights, { path = path })
+  if not ok then error(("%s: %s"):format(path, self), 0) end
+  return self
+end
+
+-- path: a Hugging Face directory or a GGUF file. opts.dtype: "f32" | "bf16" | "f16" | "f64"; nil keeps what is stored,
+-- quantised weights included. -> model, or nil, message, code
+function model.load(path, opts)
+  opts = opts or {}
+  if type(path) ~= "string" then error(("model.load: a path expected, got %s"):format(type(path)), 2) end
+  check_options(opts, load_keys, "model.load")
+  if opts.device and opts.device ~= "cpu" then error(("model.load: device '%s' is not available; there is: cpu"):format(opts.device), 2) end
+  if opts.quantize then error("model.load: quantize is not supported by this build; load a quantised GGUF file instead", 2) end
+  local ok, result = pcall(load, path, opts)
+  if ok then return result end
+  local failure = type(result) == "table" and result or { message = tostring(result), code = "format" }
+  return nil, failure.message, failure.code
+end
+
+-- A fresh model of a configuration (model_type and the family's keys): matrices N(0, std), norms 1, biases 0.
+function model.create(config, opts)
+  opts = opts or {}
+  check_options(opts, { dtype = true, std = true }, "model.create")
+  local family = model.family(config.model_type)
+  local spec, weights = spec_of(family, config), {}
+  local hidden = spec.hidden
+  local ffn = config.intermediate_size
+  local std, dtype = opts.std or config.initializer_range or 0.02, opts.dtype or "f32"
+  local function shape_of(key, layer)
+    local q, kv = layer and layer.heads * layer.head_dim, layer and layer.kv_heads * layer.head_dim
+    local shapes = { embed = { spec.vocab, hidden }, head = { spec.vocab, hidden }, q = { q, hidden }, k = { kv, hidden }, v = { kv, hidden },
+      o = { hidden, q }, gate = { ffn, hidden }, up = { ffn, hidden }, down = { hidden, ffn }, q_bias = { q }, k_bias = { kv }, v_bias = { kv } }
+    return shapes[key] or { hidden }
+  end
+  local biased = { q_bias = family.name == "qwen2", k_bias = family.name == "qwen2", v_bias = family.name == "qwen2" }
+  -- pairs() has no fixed order, and the random numbers are drawn in order: sort the keys
+  local plan = {}
+  each_weight(family, spec, weights, function(into, key, hf, _, entry, layer)
+    if key == "head" and spec.tied or entry.optional and key ~= "head" and not biased[key] then return end
+    plan[#plan + 1] = { into = into, key = key, name = hf, layer = layer }
+  end)
+  table.sort(plan, function(a, b) return a.name < b.name end)
+  for _, w in ipairs(plan) do
+    local shape = shape_of(w.key, w.layer)
+    if #shape == 2 then w.into[w.key] = kava.randn(shape, { dtype = "f32" }):mul_(std):to { dtype = dtype }
+    elseif w.key:find "norm" then w.into[w.key] = kava.ones(shape, { dtype = dtype == "f64" and "f64" or "f32" })
+    else w.into[w.key] = kava.zeros(shape, { dtype = dtype == "f64" and "f64" or "f32" }) end
+  end
+  return assemble(family, config, spec, weights)
+end
+
+-- Which teacher layers a student keeps. A number n: n layers evenly spread, the last one kept (15 of 30: 2, 4, …, 30);
+-- with keep = "ends": the first and the last kept. A list; or a function(total) -> list.
+local function chosen_layers(total, layers, keep)
+  if type(layers) == "function" then layers = layers(total) end
+  if math.type(layers) == "integer" then
+    local n, list = layers, {}
+    if n < 1 or n > total then error(("derive: layers from 1 to %d expected, got %d"):format(total, n), 3) end
+    for i = 1, n do
+      if keep == "ends" then list[i] = n == 1 and total or 1 + ((i - 1) * (total - 1) * 2 + (n - 1)) // (2 * (n - 1))
+      else list[i] = i * total // n end
+    end
+    layers = list
+  end
+  if type(layers) ~= "table" or #layers == 0 then error("derive: layers: a number, a list or a function expected", 3) end
+  for n, i in ipairs(layers) do
+    if math.type(i) ~= "integer" or i < 1 or i > total then
+      error(("derive: layers[%d]: a layer from 1 to %d expected, got %s"):format(n, total, tostring(i)), 3)
+    end
+  end
+  return layers
+end
+
+-- A student from chosen layers of a teacher, dequantised copies of its weights. student.layer_map[i] = the teacher's layer.
+function model.derive(teacher, opts)
+  opts = opts or {}
+  check_options(opts, { layers = true, dtype = true, keep = true }, "derive")
+  if opts.keep and opts.keep ~= "ends" and opts.keep ~= "last" then error('derive: keep = "last" or "ends" expected', 2) end
+  local map = chosen_layers(#teacher.spec.layer, opts.layers or (#teacher.spec.layer + 1) // 2, opts.keep)
+  local dtype = opts.dtype or "f32"
+  local config, spec, weights = {}, {}, { layer = {} }
+  for key, value in pairs(teacher.config) do config[key] = value end
+  config.num_hidden_layers, config.quantization_config, config.torch_dtype, config.dtype = #map, nil, nil, nil
+  config.kava = { layer_map = map }
+  if teacher.config.layer_types then
+    config.layer_types = {}
+    for i, from in ipairs(map) do config.layer_types[i] = teacher.config.layer_types[from] end
+  end
+  for key, value in pairs(teacher.spec) do spec[key] = value end
+  spec.layer = {}
+  local function own(t)
+    local copy = convert(t, dtype)
+    return copy == t and t:clone() or copy
+  end
+  for key, t in pairs(teacher.weights) do
+    if key ~= "layer" then weights[key] = own(t) end
+  end
+  for i, from in ipairs(map) do
+    spec.layer[i], weights.layer[i] = teacher.spec.layer[from], {}
+    for key, t in pairs(teacher.weights.layer[from]) do weights.layer[i][key] = own(t) end
+  end
+  return assemble(teacher.family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
+end
+
+-- {HF name = tensor}; a tied head is the embedding and does not appear again.
+function Model:parameters()
+  local out = {}
+  each_weight(self.family, self.spec, self.weights, function(from, key, hf) out[hf] = from[key] end)
+  return out
+end
+
+function Model:weight(name)
+  local t = self:parameters()[name]
+  if not t then error(("weight: no parameter named '%s'"):format(tostring(name)), 2) end
+  return t.dtype == "f64" and t or t:to { dtype = "f32" }
+end
+
+function Model:requires_grad(on)
+  for _, t in pairs(self:parameters()) do t:requires_grad(on) end
+  return self
+end
+
+-- The matrix that hidden states are multiplied with to give logits.
+function Model:head() return self.weights.head or self.weights.embed end
+
+-- opts: input_ids [B,T], attention_mask | start, positions, logits (default true), hidden, values, queries, up_to
+function Model:forward(opts)
+  if type(opts) ~= "table" then error("forward: a table {input_ids = …} expected", 2) end
+  local request = {}
+  for key, value in pairs(opts) do request[key] = value end
+  if request.logits == nil then request.logits = true end
+  if type(request.input_ids) == "table" then request.input_ids = kava.tensor(request.input_ids, { dtype = "i64" }) end
+  local raw = self.decoder:forward(request)
+  return { logits = raw.logits, hidden = raw.hidden, kv = kava.kv.wrap(raw) }
+end
+
+-- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size).
+function Model:probe(opts)
+  opts = opts or {}
+  local batch, length = opts.batch or 1, opts.length or 32
+  return kava.no_grad(function()
+    local ids = kava.zeros({ batch, length }, { dtype = "i64" })
+    local cache = self:forward({ input_ids = ids, logits = false }).kv
+    local out = { layers = cache:layers(), per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = "cpu" }
+    for i = 1, out.layers do
+      local keys, values = cache:keys(i), cache:values(i)
+      local shape = keys.shape
+      if shape[1] ~= batch or shape[3] ~= length then
+        error(("probe: layer %d's keys are [%s], expected [%d, heads, %d, dim]"):format(i, table.concat(shape, ", "), batch, length))
+      end
+      out.per_layer[i] = { kv_heads = shape[2], head_dim = shape[4], dim = shape[2] * shape[4], value_dim = values.shape[2] * values.shape[4] }
+      out.total_dim = out.total_dim + out.per_layer[i].dim
+      out.dtype = keys.dtype
+    end
+    local first = out.per_layer[1]
+    out.kv_heads, out.head_dim, out.layer_dim = first.kv_heads, first.head_dim, first.dim
+    return out
+  end)
+end
+
+-- Writes a Hugging Face directory: config.json, generation_config.json, model.safetensors and the tokenizer's files.
+-- opts.dtype: what to store; nil: as the weights are (quantised ones as f32). -> true, or nil, message, code
+function Model:save(dir, opts) return store.save(self, dir, opts or {}) end
+
+function Model:__tostring()
+  return ("kava.Model: %s, %d layers, hidden %d, vocabulary %d"):format(self.family.name, #self.spec.layer, self.spec.hidden, self.spec.vocab)
+end
+
+kava.model = model
+return model

@@ -1,0 +1,78 @@
+-- The main job's step at SmolLM2-135M's shapes: 30-layer teacher (no gradients), 15-layer student, keys of all layers concatenated,
+-- projector on the teacher's side, Mercator loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them.
+-- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0] [teacher=PATH.gguf] [wait=1]
+-- wait=1: one measurement for every line on standard input (scripts/bench/side_by_side.py alternates it with the peer).
+local kava = require "kava"
+local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "", layers = 30 }
+for _, a in ipairs(arg) do
+  local k, v = a:match "^([%w_]+)=(.*)$"
+  assert(k and o[k] ~= nil, "unknown argument " .. a)
+  o[k] = type(o[k]) == "number" and (math.tointeger(v) or tonumber(v)) or v
+end
+kava.threads(o.threads)
+kava.matmul_precision(o.precision)
+kava.seed(0)
+
+local function smol(layers, dtype)
+  return kava.model.create({ model_type = "qwen2", vocab_size = 49152, hidden_size = 576, intermediate_size = 1536, num_hidden_layers = layers,
+    num_attention_heads = 9, num_key_value_heads = 3, rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true }, { dtype = dtype })
+end
+
+local teacher_dtype = o.precision == "bf16" and "bf16" or "f32"
+local teacher = o.teacher ~= "" and assert(kava.model.load(o.teacher)) or smol(o.layers, teacher_dtype)
+local student = smol(o.layers // 2, "f32"):requires_grad(true)
+local td, sd = teacher:probe().total_dim, student:probe().total_dim
+local projector = kava.projector { in_dim = td, out_dim = sd }
+local opt = kava.optim.adamw({ { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }, { weight_decay = 0.01 })
+local batches = {}
+for i = 1, 4 do
+  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * 49151):to { dtype = "i64" }
+end
+local concat = kava.kv.aggregation "concat"
+
+local function micro(i, last)
+  local step <close> = kava.scope()
+  local ids = batches[i % 4 + 1]
+  local tk = kava.no_grad(function()
+    return kava.kv.aggregate(teacher:forward({ input_ids = ids, logits = false, values = false }).kv, concat)
+  end)
+  local sk = kava.kv.aggregate(student:forward({ input_ids = ids, logits = false, values = false }).kv, concat)
+  local loss = kava.loss.mercator(sk, projector(tk))
+  ;(loss / o.accum):backward()
+  if last then
+    opt:step()
+    opt:zero_grad()
+  end
+  return loss
+end
+
+local function peak_rss()
+  for line in io.lines "/proc/self/status" do
+    local kb = line:match "^VmHWM:%s+(%d+)"
+    if kb then return kb / 1048576 end
+  end
+  return 0
+end
+
+local function measure()
+  local times = {}
+  for r = 1, o.reps do
+    local t = kava.fs.now()
+    for i = 1, o.accum do micro(i, i == o.accum) end
+    times[r] = (kava.fs.now() - t) / o.accum
+  end
+  table.sort(times)
+  local median = times[(#times + 1) // 2]
+  io.write(('{"variant": "kava", "precision": "%s", "threads": %d, "ms_per_microstep": %.1f, "min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n')
+    :format(o.precision, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3, math.floor(o.batch * o.seq / median), peak_rss()))
+  io.flush()
+end
+
+for i = 1, o.accum do micro(i, i == o.accum) end -- warm-up
+if o.wait == 0 then
+  measure()
+else
+  io.write('{"ready": true}\n')
+  io.flush()
+  for _ in io.lines() do measure() end
+end

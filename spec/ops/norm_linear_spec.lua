@@ -1,0 +1,49 @@
+local kava = require "kava"
+require "spec.helper"
+
+local function parameters(dtype, inputs, outputs)
+  local function p(shape, shift) return (kava.randn(shape, { dtype = dtype }) * 0.3 + (shift or 0)):detach():requires_grad(true) end
+  return { p({ inputs }, 1), p { inputs }, p { outputs, inputs }, p { outputs } }
+end
+
+local function gradients(list)
+  local out = {}
+  for i, t in ipairs(list) do
+    out[i] = t.grad:clone()
+    t.grad = nil
+  end
+  return out
+end
+
+describe("norm_linear", function()
+  for _, case in ipairs { { "f64", 7, 5, 3, 1e-11 }, { "f64", 40, 33, 600, 1e-10 }, { "f32", 64, 130, 300, 2e-5 } } do
+    local dtype, rows, inputs, outputs, tolerance = table.unpack(case)
+    it(("equals linear(layer_norm(x)) and its gradients: %s %d x %d -> %d"):format(dtype, rows, inputs, outputs), function()
+      kava.seed(3)
+      local x = kava.randn({ 2, rows // 2, inputs }, { dtype = dtype })
+      local p = parameters(dtype, inputs, outputs)
+      local weight = kava.randn({ 2, rows // 2, outputs }, { dtype = dtype })
+      local plain = kava.linear(kava.layer_norm(x, p[1], p[2], 1e-5), p[3], p[4])
+      ;(plain * weight):sum():backward()
+      local expected = gradients(p)
+      for pass = 1, 2 do -- the second pass adds to the first one's gradients
+        local fused = kava.norm_linear(x, p[1], p[2], p[3], p[4], 1e-5)
+        assert.is_true(kava.allclose(fused, plain, { rtol = tolerance, atol = tolerance }))
+        ;(fused * weight):sum():backward()
+        for i, t in ipairs(p) do
+          local scale = expected[i]:abs():max():item() * pass
+          local _, d = kava.allclose(t.grad, expected[i] * pass, { rtol = 0, atol = 0 })
+          assert.is_true(d <= tolerance * 10 * scale, ("parameter %d differs by %g of %g"):format(i, d, scale))
+        end
+      end
+    end)
+  end
+
+  it("gives x a gradient where x wants one", function()
+    kava.seed(4)
+    local x = kava.randn({ 4, 6 }, { dtype = "f64" }):requires_grad(true)
+    local p = parameters("f64", 6, 3)
+    kava.norm_linear(x, p[1], p[2], p[3], p[4]):sum():backward()
+    assert.same({ 4, 6 }, x.grad.shape)
+  end)
+end)

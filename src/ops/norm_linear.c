@@ -1,0 +1,87 @@
+#include "ops/norm_linear.h"
+#include "kernels/kernels.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "tape/tape.h"
+
+#define ROWS_A_BLOCK 256 /* rows of G that stay in the cache between the product and the pass that uses it */
+
+/* node: inputs gamma, beta, w, b; saved[0] x; numbers[0] eps */
+static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) {
+  kava_status st = KAVA_OK;
+  kava_tensor *gamma = node->inputs[0], *beta = node->inputs[1], *w = node->inputs[2], *b = node->inputs[3];
+  kava_tensor *dgamma, *dbeta, *dw, *xhat = NULL, *g = NULL, *sums = NULL;
+  bool add_w = false;
+  int64_t rows, out = w->shape[0], in = w->shape[1];
+  rows = kava_tensor_numel(dz) / (out ? out : 1);
+  kava_no_grad(+1);
+  st = kava_op_layer_norm(node->saved[0], NULL, NULL, node->numbers[0], &xhat);
+  kava_no_grad(-1);
+  if (st != KAVA_OK) goto out;
+  KAVA_TRY(kava_grad_into_zeroed(gamma, &dgamma));
+  KAVA_TRY(kava_grad_into_zeroed(beta, &dbeta));
+  KAVA_TRY(kava_grad_into(w, &dw, &add_w));
+  KAVA_TRY(kava_tensor_new(dz->dtype, 1, &out, &sums));
+  const kava_kernels *k = kava_kernels_cpu();
+  kava_linear_args linear = {.dtype = dz->dtype, .rows = rows, .in = in, .out = out, .w = kava_tensor_data(w),
+                             .wtype = w->dtype, .precision = kava_matmul_precision()};
+  KAVA_TRY(k->linear_dw(&linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false, kava_tensor_data(sums), false));
+  /* bf16 products exist for whole matrices only */
+  bool whole = linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
+  int64_t block = whole || out < ROWS_A_BLOCK ? out : ROWS_A_BLOCK;
+  KAVA_TRY(kava_tensor_new(dz->dtype, 2, (int64_t[]){block, in}, &g));
+  size_t element = (size_t)kava_dtype_block_bytes(dz->dtype);
+  for (int64_t first = 0; first < out; first += block) {
+    int64_t count = out - first < block ? out - first : block;
+    const char *dz_block = (const char *)kava_tensor_data(dz) + (size_t)first * element;
+    if (whole) {
+      KAVA_TRY(k->linear_dw(&linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL, false));
+    } else {
+      kava_gemm_args gemm = {.dtype = dz->dtype, .trans_a = true, .m = count, .n = in, .k = rows, .alpha = 1, .a = dz_block,
+                             .b = kava_tensor_data(xhat), .c = kava_tensor_data(g), .lda = out, .ldb = in, .ldc = in, .batch = 1};
+      k->gemm(&gemm);
+    }
+    kava_norm_linear_args finish = {.dtype = dz->dtype, .rows = count, .width = in, .g = kava_tensor_data(g),
+                                    .w = (const char *)kava_tensor_data(w) + (size_t)(first * in) * element,
+                                    .gamma = kava_tensor_data(gamma), .beta = kava_tensor_data(beta),
+                                    .sums = (const char *)kava_tensor_data(sums) + (size_t)first * element,
+                                    .dw = dw ? (char *)kava_tensor_data(dw) + (size_t)(first * in) * element : NULL,
+                                    .add_w = add_w, .dgamma = dgamma ? kava_tensor_data(dgamma) : NULL,
+                                    .dbeta = dbeta ? kava_tensor_data(dbeta) : NULL};
+    k->norm_linear_finish(&finish);
+  }
+  st = kava_grad_add(b, sums);
+out:
+  kava_tensor_release(&xhat);
+  kava_tensor_release(&g);
+  kava_tensor_release(&sums);
+  return st;
+}
+
+kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, kava_tensor *w, kava_tensor *b,
+                                double eps, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *normed = NULL, *y = NULL, *parameters[4] = {gamma, beta, w, b};
+  kava_node *node;
+  bool same = gamma && beta && b && gamma->dtype == w->dtype && beta->dtype == w->dtype && b->dtype == w->dtype &&
+              (w->dtype == KAVA_F32 || w->dtype == KAVA_F64) && x->dtype == w->dtype && kava_tensor_is_contiguous(w) &&
+              kava_tensor_is_contiguous(gamma) && kava_tensor_is_contiguous(beta);
+  if (kava_needs_grad(x) || !same || !kava_tape_wanted(parameters, 4)) {
+    KAVA_TRY(kava_op_layer_norm(x, gamma, beta, eps, &normed));
+    KAVA_TRY(kava_op_linear(normed, w, b, out));
+    goto out;
+  }
+  kava_no_grad(+1);
+  st = kava_op_layer_norm(x, gamma, beta, eps, &normed);
+  if (st == KAVA_OK) st = kava_op_linear(normed, w, b, &y);
+  kava_no_grad(-1);
+  if (st != KAVA_OK) goto out;
+  KAVA_TRY(kava_tape_record("norm_linear", norm_linear_backward, 4, parameters, y, &node));
+  node->numbers[0] = eps;
+  KAVA_TRY(kava_tape_save(node, 0, x));
+  *out = kava_tensor_retain(y);
+out:
+  kava_tensor_release(&normed);
+  kava_tensor_release(&y);
+  return st;
+}
