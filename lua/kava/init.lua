@@ -1,7 +1,21 @@
 -- kava: the library. kava.core (C) gives tensors, tokenizers and decoders; the Lua parts below add models, KV aggregation,
 -- losses and optimizers on top. Parts are loaded when they are first named, so that `require "kava"` costs little.
 local core = require "kava.core"
-local parts = { model = "kava.model", kv = "kava.kv", loss = "kava.loss", optim = "kava.optim", projector = "kava.projector" }
+local parts = { model = "kava.model", kv = "kava.kv", loss = "kava.loss", projector = "kava.projector", evaluate = "kava.evaluate",
+  generate = "kava.generate" }
+-- A part that has a C half (kava.loss) is completed by its Lua half when a name is first missed in it.
+for name, module in pairs(parts) do
+  local native = rawget(core, name)
+  if native then
+    setmetatable(native, {
+      __index = function(part, key)
+        setmetatable(part, nil)
+        require(module)
+        return part[key]
+      end,
+    })
+  end
+end
 return setmetatable(core, {
   __index = function(kava, name)
     local module = parts[name]

@@ -1,0 +1,16 @@
+-- layer_matched: each student layer's keys and values (kv.part) towards those of its teacher layer, by cosine, mean over layers.
+-- The default, because it is what was measured to teach: every time, alone or beside cross-entropy and logit KL. loss.layer_map says
+-- which layer belongs to which; where widths differ a small linear map on the student's side joins them (see kava.loss.matched).
+local kava = require "kava"
+
+return function(context)
+  local parts = context.kv.part == "both" and { "keys", "values" } or { context.kv.part }
+  local pieces = {}
+  for i, part in ipairs(parts) do pieces[i] = kava.loss.matched(context, part) end
+  return kava.loss.term(pieces, function(pairs_list, mask)
+    local value = kava.loss.mean_over(pairs_list, mask, function(student, target)
+      return kava.loss.cosine(student, target, { mask = mask })
+    end)
+    return value, { cos_sim = 1 - value:detach() }
+  end)
+end
