@@ -1,38 +1,8 @@
 /* kernels/cpu/adamw.c: the plain reference of AdamW's step and of gradient clipping. Formulas: kernels/args.h. */
 #include "kernels/cpu/element.h"
+#include "kernels/cpu/half.h"
 #include "kernels/cpu/reference.h"
 #include <math.h>
-#include <string.h>
-
-static uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-static float float_of(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-static uint16_t bf16_nearest(float x) {
-  uint32_t bits = bits_of(x);
-  if (x != x) return (uint16_t)(bits >> 16 | 64);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static uint16_t f16_nearest(float x) {
-  uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000;
-  float size = fabsf(x);
-  if (x != x) return (uint16_t)(sign | 0x7e00);
-  if (size >= 65520.0f) return (uint16_t)(sign | 0x7c00);
-  if (size < 0x1p-14f)
-    return (uint16_t)(sign | (uint32_t)lrintf(size * 0x1p24f)); /* subnormal; 1024 carries into the exponent */
-  bits = bits_of(size);
-  bits += 0xfff + (bits >> 13 & 1);
-  return (uint16_t)(sign | (bits - (112u << 23)) >> 13);
-}
 
 static void adamw_element(const kava_adamw_span *a, int64_t i) {
   kava_dtype wide = a->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
@@ -40,24 +10,25 @@ static void adamw_element(const kava_adamw_span *a, int64_t i) {
   uint16_t *small_m = a->m, *small_v = a->v;
   void *values = a->master ? a->master : a->p;
   double p = element_get(wide, values, i), g = element_get(wide, a->g, i);
-  double m = small ? float_of((uint32_t)small_m[i] << 16) : element_get(wide, a->m, i);
-  double v = small ? float_of((uint32_t)small_v[i] << 16) : element_get(wide, a->v, i);
+  double m = small ? kava_bf16_to_f32(small_m[i]) : element_get(wide, a->m, i);
+  double v = small ? kava_bf16_to_f32(small_v[i]) : element_get(wide, a->v, i);
   p *= 1 - a->lr * a->decay;
   m += (1 - a->beta1) * (g - m);
   v = a->beta2 * v + (1 - a->beta2) * g * g;
   p -= a->lr * a->correction1 * m / (sqrt(v) * a->correction2 + a->eps);
   element_put(wide, values, i, p, false);
   if (small) {
-    small_m[i] = bf16_nearest((float)m);
+    small_m[i] = kava_f32_to_bf16((float)m);
     float rounded = (float)v;
-    small_v[i] = isfinite(rounded) ? (uint16_t)((bits_of(rounded) + kava_adamw_noise(a->noise, (uint32_t)i)) >> 16)
-                                   : bf16_nearest(rounded);
+    small_v[i] = isfinite(rounded)
+                     ? (uint16_t)((kava_bits_of_float(rounded) + kava_adamw_noise(a->noise, (uint32_t)i)) >> 16)
+                     : kava_f32_to_bf16(rounded);
   } else {
     element_put(wide, a->m, i, m, false);
     element_put(wide, a->v, i, v, false);
   }
-  if (a->dtype == KAVA_BF16) ((uint16_t *)a->p)[i] = bf16_nearest((float)p);
-  if (a->dtype == KAVA_F16) ((uint16_t *)a->p)[i] = f16_nearest((float)p);
+  if (a->dtype == KAVA_BF16) ((uint16_t *)a->p)[i] = kava_f32_to_bf16((float)p);
+  if (a->dtype == KAVA_F16) ((uint16_t *)a->p)[i] = kava_f32_to_f16((float)p);
 }
 
 void kava_ref_adamw(const kava_adamw_span *spans, int64_t count) {

@@ -70,8 +70,10 @@ static void gather(void *ctx, int64_t begin, int64_t end) {
     const char *row = job->w + (size_t)job->ids[i] * job->row_bytes;
     if (job->dtype == KAVA_F32)
       memcpy(job->y + i * job->width, row, job->row_bytes);
-    else
+    else if (job->dtype == KAVA_F64)
       memcpy((double *)job->y + i * job->width, row, job->row_bytes);
+    else
+      kava_kernels_cpu()->widen(job->dtype, row, job->y + i * job->width, job->width);
   }
 }
 
@@ -90,8 +92,6 @@ kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **ou
   if (ids->dims >= KAVA_MAX_DIMS)
     KAVA_FAIL(KAVA_MISUSE, "embedding: ids have %d dimensions; at most %d expected", ids->dims, KAVA_MAX_DIMS - 1);
   KAVA_TRY(kava_operand_ids(op, "ids", ids, &where));
-  if (w->dtype > KAVA_F32)
-    KAVA_FAIL(KAVA_UNSUPPORTED, "embedding: a table of %s needs the widening kernel", kava_dtype_name(w->dtype));
   if (kava_tensor_is_contiguous(w))
     table = kava_tensor_retain(w);
   else

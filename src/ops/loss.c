@@ -375,3 +375,30 @@ out:
   pair_free(&p);
   return st;
 }
+
+kava_status kava_next_token_targets(kava_tensor *ids, kava_tensor *mask, kava_tensor **out) {
+  static const char op[] = "next_token_targets";
+  kava_status st = KAVA_OK;
+  kava_tensor *from = NULL, *y = NULL;
+  uint8_t *keep = NULL;
+  int64_t counted;
+  char came[96];
+  if (ids->dims != 2) {
+    kava_shape_format(ids->dims, ids->shape, came, sizeof came);
+    KAVA_FAIL(KAVA_MISUSE, "%s: ids are %s; [B, T] expected", op, came);
+  }
+  if (mask) KAVA_TRY(kava_operand_shape(op, "mask", mask, 2, ids->shape));
+  KAVA_TRY(kava_operand_ids(op, "ids", ids, &from));
+  KAVA_TRY(kava_operand_mask(op, mask, kava_tensor_numel(ids), &keep, &counted));
+  KAVA_TRY(kava_tensor_new(KAVA_I64, 2, ids->shape, &y));
+  int64_t length = ids->shape[1];
+  for (int64_t i = 0; i < kava_tensor_numel(y); i++)
+    kava_i64(y)[i] = i % length + 1 < length && keep[i + 1] ? kava_i64(from)[i + 1] : -1;
+  *out = y;
+  y = NULL;
+out:
+  kava_free(keep);
+  kava_tensor_release(&from);
+  kava_tensor_release(&y);
+  return st;
+}

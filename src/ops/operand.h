@@ -16,7 +16,7 @@ kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_
 kava_status kava_operand_ids(const char *op, const char *name, kava_tensor *t, kava_tensor **out);
 /* KAVA_MISUSE saying what came and what was expected unless t has exactly this shape. */
 kava_status kava_operand_shape(const char *op, const char *name, const kava_tensor *t, int dims, const int64_t *shape);
-/* keep[i] = mask's i-th element != 0 (NaN counts as 0), for `rows` elements; NULL mask: all 1. *count: how many.
+/* keep[i] = mask's i-th element != 0 for `rows` elements; NULL mask: all 1. *count: how many.
  * *keep is kava_alloc'ed. KAVA_MISUSE when the mask has another number of elements or a quantised dtype. */
 kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, uint8_t **keep, int64_t *count);
 #endif

@@ -52,10 +52,6 @@ static void forget(slot *s) {
   for (int i = 0; i < PARTS; i++) kava_tensor_release(&s->parts[i]);
 }
 
-void kava_adamw_reset(kava_adamw *opt) {
-  for (int64_t i = 0; i < opt->count; i++) forget(&opt->slots[i]);
-}
-
 void kava_adamw_release(kava_adamw **at) {
   kava_adamw *opt = *at;
   *at = NULL;
@@ -129,7 +125,8 @@ static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
   if (part == PART_STEP) return kava_tensor_zeros(dtype, 1, (int64_t[]){1}, &s->parts[part]);
   kava_status st = kava_tensor_zeros(dtype, s->param->dims, s->param->shape, &s->parts[part]);
   if (st == KAVA_OK && part == PART_MASTER)
-    st = kava_fail(KAVA_UNSUPPORTED, "adamw: %s parameters", kava_dtype_name(s->param->dtype));
+    kava_kernels_cpu()->convert(s->param->dtype, kava_tensor_data(s->param), KAVA_F32, kava_f32(s->parts[part]),
+                                kava_tensor_numel(s->param));
   return st;
 }
 
@@ -200,12 +197,7 @@ static bool find(const kava_adamw *opt, const char *name, slot **at, int *part) 
   return false;
 }
 
-kava_status kava_adamw_load(kava_adamw *opt, const char *name, const kava_tensor *value, bool check_only) {
-  slot *s;
-  int part;
-  kava_dtype dtype;
-  if (!find(opt, name, &s, &part) || !part_expected(opt, s, part, &dtype))
-    return kava_fail(KAVA_MISUSE, "adamw: the state has '%s', which belongs to no parameter of this optimizer", name);
+static kava_status check_piece(const char *name, const slot *s, int part, kava_dtype dtype, const kava_tensor *value) {
   int64_t one = 1;
   int dims = part == PART_STEP ? 1 : s->param->dims;
   const int64_t *shape = part == PART_STEP ? &one : s->param->shape;
@@ -217,11 +209,45 @@ kava_status kava_adamw_load(kava_adamw *opt, const char *name, const kava_tensor
                      came, kava_dtype_name(dtype), expected);
   }
   if (!kava_tensor_is_contiguous(value)) return kava_fail(KAVA_MISUSE, "adamw: state '%s' is not contiguous", name);
-  if (check_only) return KAVA_OK;
-  kava_tensor *copy = NULL;
-  kava_status st = kava_tensor_from(dtype, dims, shape, kava_tensor_data(value), &copy);
-  if (st != KAVA_OK) return st;
-  kava_tensor_release(&s->parts[part]);
-  s->parts[part] = copy;
   return KAVA_OK;
+}
+
+kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *names, kava_tensor *const *values) {
+  kava_status st = KAVA_OK;
+  kava_dtype dtype;
+  /* the new pieces, slot by slot, until all are known to be good */
+  kava_tensor **fresh = kava_calloc((size_t)opt->count * PARTS + 1, sizeof *fresh);
+  if (!fresh) return KAVA_MEMORY;
+  for (int64_t i = 0; i < count; i++) {
+    slot *s;
+    int part;
+    if (!find(opt, names[i], &s, &part) || !part_expected(opt, s, part, &dtype))
+      KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s', which belongs to no parameter of this optimizer", names[i]);
+    KAVA_TRY(check_piece(names[i], s, part, dtype, values[i]));
+    kava_tensor **at = &fresh[(s - opt->slots) * PARTS + part];
+    if (*at) KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s' twice", names[i]);
+    KAVA_TRY(kava_tensor_from(dtype, values[i]->dims, values[i]->shape, kava_tensor_data(values[i]), at));
+  }
+  for (int64_t i = 0; i < opt->count; i++) {
+    const slot *s = &opt->slots[i];
+    int present = 0, missing = -1;
+    for (int part = 0; part < PARTS; part++) {
+      if (!part_expected(opt, s, part, &dtype)) continue;
+      if (fresh[i * PARTS + part])
+        present++;
+      else
+        missing = part;
+    }
+    if (present > 0 && missing >= 0)
+      KAVA_FAIL(KAVA_MISUSE, "adamw: the state lacks '%d.%s.%s'", s->group + 1, s->name, part_names[missing]);
+  }
+  for (int64_t i = 0; i < opt->count * PARTS; i++) {
+    kava_tensor **at = &opt->slots[i / PARTS].parts[i % PARTS], *old = *at;
+    *at = fresh[i];
+    fresh[i] = old;
+  }
+out:
+  for (int64_t i = 0; i < opt->count * PARTS; i++) kava_tensor_release(&fresh[i]);
+  kava_free(fresh);
+  return st;
 }

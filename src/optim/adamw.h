@@ -38,9 +38,8 @@ void kava_adamw_zero_grad(kava_adamw *opt); /* drops the gradients: none until t
 
 int64_t kava_adamw_entries(const kava_adamw *opt);
 kava_adamw_entry kava_adamw_entry_at(const kava_adamw *opt, int64_t index); /* 0 <= index < entries */
-/* The piece called "<group from 1>.<name>.<part>" is replaced by a copy of `value`, which must be contiguous and have
- * the shape and dtype this optimizer would give it. KAVA_MISUSE for a name it does not know. check_only: nothing is
- * changed. */
-kava_status kava_adamw_load(kava_adamw *opt, const char *name, const kava_tensor *value, bool check_only);
-void kava_adamw_reset(kava_adamw *opt); /* forgets all state */
+/* Replaces the whole state by copies of `count` pieces, each called "<group from 1>.<name>.<part>", contiguous, and of
+ * the shape and dtype this optimizer would give it. A parameter has all its pieces or none. On failure (KAVA_MISUSE
+ * naming the piece, KAVA_MEMORY) nothing has changed. */
+kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *names, kava_tensor *const *values);
 #endif

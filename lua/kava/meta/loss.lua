@@ -1,0 +1,57 @@
+---@meta
+-- What src/bind/l_loss.c registers in kava.loss. Losses are means over real tokens, tensors without dimensions; gradients
+-- flow to both sides. mask: one element a token, any plain dtype, 0 = not data. A mask that leaves nothing raises.
+
+---@class kava.loss
+local loss = {}
+
+--- alpha (1 - mean cos) + beta mean (log(|s| + eps) - log(|t| + eps))^2, cos of rows scaled to x / max(|x|, 1e-12): the
+--- loss of the original trainer.
+---@param student kava.Tensor [.., D]
+---@param teacher kava.Tensor [.., D]
+---@param options { mask: kava.Tensor?, alpha: number?, beta: number?, eps: number? }? alpha 1, beta 0.01, eps 1e-8
+---@return kava.Tensor loss
+---@return { cos_sim: number, mag_loss: number } metrics
+function loss.mercator(student, teacher, options) end
+
+--- 1 - mean cos.
+---@param student kava.Tensor [.., D]
+---@param teacher kava.Tensor [.., D]
+---@param options { mask: kava.Tensor? }?
+---@return kava.Tensor
+function loss.cosine(student, teacher, options) end
+
+--- Mean over tokens of mean_D (s-t)^2; relative: of |s-t|^2 / (|t|^2 + 1e-12).
+---@param student kava.Tensor [.., D]
+---@param teacher kava.Tensor [.., D]
+---@param options { mask: kava.Tensor?, relative: boolean? }?
+---@return kava.Tensor
+function loss.mse(student, teacher, options) end
+
+--- Mean over tokens of mean_D h(s-t): h(d) = d^2/(2 beta) where |d| < beta, else |d| - beta/2; beta 0 is the L1 loss.
+---@param student kava.Tensor [.., D]
+---@param teacher kava.Tensor [.., D]
+---@param options { mask: kava.Tensor?, beta: number? }? beta 1
+---@return kava.Tensor
+function loss.smooth_l1(student, teacher, options) end
+
+--- What each position is to predict: ids one to the left; -1 (not counted) at the last position and where the mask of the
+--- predicted token is 0.
+---@param ids kava.Tensor integers [B, T]
+---@param mask kava.Tensor? [B, T]
+---@return kava.Tensor i64 [B, T]
+function loss.targets(ids, mask) end
+
+--- Next-token cross entropy in nats: position t predicts ids[t+1]; a target counts when its own mask is nonzero.
+---@param logits kava.Tensor [B, T, V]
+---@param ids kava.Tensor integers [B, T]
+---@param mask kava.Tensor? [B, T]
+---@return kava.Tensor
+function loss.cross_entropy(logits, ids, mask) end
+
+--- Mean over tokens of T^2 KL(softmax(teacher/T) || softmax(student/T)), T the temperature (Hinton et al. 2015), in nats.
+---@param student_logits kava.Tensor [.., V]
+---@param teacher_logits kava.Tensor [.., V]
+---@param options { mask: kava.Tensor?, temperature: number? }? temperature 1
+---@return kava.Tensor
+function loss.kl(student_logits, teacher_logits, options) end

@@ -1,0 +1,61 @@
+---@meta
+-- What src/bind/l_optim.c registers in kava.optim.
+
+---@class kava.optim
+local optim = {}
+
+---@alias kava.Params kava.Tensor[] | table<string, kava.Tensor>
+
+--- AdamW with decoupled decay (Loshchilov & Hutter 2019), in the order of torch.optim.AdamW:
+--- p -= lr wd p;  m += (1-b1)(g-m);  v = b2 v + (1-b2) g^2;  p -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps).
+--- A parameter without gradient is left alone: no decay, no step counted. f16 and bf16 parameters keep a master copy in f32.
+--- state_dtype "bf16" halves the moments' memory: m is rounded to nearest, v stochastically (v is right on average, and off
+--- by up to 2^-8 of itself at each step).
+--- Groups: lr and weight_decay default to the options'. Raises for a tensor given twice, views, and non-leaves.
+---@param groups { params: kava.Params, lr: number?, weight_decay: number? }[]
+---@param options { lr: number?, betas: number[]?, eps: number?, weight_decay: number?, state_dtype: string? }? {0.9, 0.999}, 1e-8, 0.01, "f32"
+---@return kava.AdamW
+function optim.adamw(groups, options) end
+
+--- Scales all gradients by max_norm / (norm + 1e-6) when their global norm is more than max_norm, as torch's
+--- clip_grad_norm_ does. Returns the norm before; when that is inf or nan nothing is scaled: skip the step.
+---@param params kava.Params | kava.Params[]
+---@param max_norm number > 0; math.huge only measures
+---@return number norm
+function optim.clip_grad_norm(params, max_norm) end
+
+---@class kava.AdamW
+local AdamW = {}
+
+--- One step of every parameter that has a gradient. When memory runs out: nil, message, code, and nothing has changed.
+---@return true?
+---@return string? message
+---@return string? code
+function AdamW:step() end
+
+--- Drops the gradients: p.grad is nil until the next backward().
+function AdamW:zero_grad() end
+
+---@param group integer from 1
+---@return number
+function AdamW:lr(group) end
+
+---@param group integer from 1
+---@param lr number
+function AdamW:set_lr(group, lr) end
+
+--- The live state, not a copy: "<group>.<name>.m", ".v", ".step" (i64 [1]), and ".master" of f16 and bf16 parameters; the
+--- names of a list are its indices. Parameters that never stepped have none.
+---@return table<string, kava.Tensor>
+function AdamW:state() end
+
+--- Takes copies of what state() gave: the optimizer goes on bit by bit. Raises for unknown, missing or ill-shaped pieces;
+--- on failure nothing has changed.
+---@param state table<string, kava.Tensor>
+---@return true?
+---@return string? message
+---@return string? code
+function AdamW:load_state(state) end
+
+--- Frees the state; also done by <close> and the garbage collector.
+function AdamW:release() end

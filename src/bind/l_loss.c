@@ -1,0 +1,106 @@
+/* bind/l_loss.c: kava.loss, the losses computed in C. Annotated in lua/kava/meta/loss.lua. */
+#include "bind/bind.h"
+#include "ops/loss.h"
+
+/* The optional table of settings at `arg`; its keys are checked. False when there is none. */
+static bool settings(lua_State *L, int arg, const char *what, const char *const *known) {
+  if (lua_isnoneornil(L, arg)) return false;
+  kava_l_check_keys(L, arg, what, known);
+  return true;
+}
+
+static int
+l_mercator(lua_State *L) { /* [-0, +2, e] mercator(student, teacher, {mask, alpha, beta, eps}) -> loss, metrics */
+  static const char *const known[] = {"mask", "alpha", "beta", "eps", NULL};
+  kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
+  double alpha = 1, beta = 0.01, eps = 1e-8;
+  if (settings(L, 3, "kava.loss.mercator", known)) {
+    mask = kava_l_field_tensor(L, 3, "mask", false);
+    alpha = kava_l_field_number(L, 3, "alpha", alpha);
+    beta = kava_l_field_number(L, 3, "beta", beta);
+    eps = kava_l_field_number(L, 3, "eps", eps);
+  }
+  kava_tensor **loss = kava_l_new_tensor_box(L), **metrics = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_mercator(student, teacher, mask, alpha, beta, eps, loss, metrics));
+  double cosine = kava_f64(*metrics)[0], magnitude = kava_f64(*metrics)[1];
+  kava_tensor_release(metrics);
+  lua_pop(L, 1);
+  lua_createtable(L, 0, 2);
+  lua_pushnumber(L, cosine);
+  lua_setfield(L, -2, "cos_sim");
+  lua_pushnumber(L, magnitude);
+  lua_setfield(L, -2, "mag_loss");
+  return 2;
+}
+
+static int l_cosine(lua_State *L) { /* [-0, +1, e] cosine(student, teacher, {mask}) */
+  static const char *const known[] = {"mask", NULL};
+  kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
+  if (settings(L, 3, "kava.loss.cosine", known)) mask = kava_l_field_tensor(L, 3, "mask", false);
+  kava_l_check(L, kava_op_cosine_loss(student, teacher, mask, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+static int l_mse(lua_State *L) { /* [-0, +1, e] mse(student, teacher, {mask, relative}) */
+  static const char *const known[] = {"mask", "relative", NULL};
+  kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
+  bool relative = false;
+  if (settings(L, 3, "kava.loss.mse", known)) {
+    mask = kava_l_field_tensor(L, 3, "mask", false);
+    relative = kava_l_field_boolean(L, 3, "relative", relative);
+  }
+  kava_l_check(L, kava_op_mse_loss(student, teacher, mask, relative, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+static int l_smooth_l1(lua_State *L) { /* [-0, +1, e] smooth_l1(student, teacher, {mask, beta}) */
+  static const char *const known[] = {"mask", "beta", NULL};
+  kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
+  double beta = 1;
+  if (settings(L, 3, "kava.loss.smooth_l1", known)) {
+    mask = kava_l_field_tensor(L, 3, "mask", false);
+    beta = kava_l_field_number(L, 3, "beta", beta);
+  }
+  kava_l_check(L, kava_op_smooth_l1_loss(student, teacher, mask, beta, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+static int l_targets(lua_State *L) { /* [-0, +1, e] targets(ids, mask|nil) -> i64 [B,T] */
+  kava_tensor *ids = kava_l_check_tensor(L, 1), *mask = kava_l_opt_tensor(L, 2);
+  kava_l_check(L, kava_next_token_targets(ids, mask, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+static int l_cross_entropy(lua_State *L) { /* [-0, +1, e] cross_entropy(logits [B,T,V], ids [B,T], mask|nil): shifts */
+  kava_tensor *logits = kava_l_check_tensor(L, 1), *ids = kava_l_check_tensor(L, 2), *mask = kava_l_opt_tensor(L, 3);
+  kava_tensor **targets = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_next_token_targets(ids, mask, targets));
+  kava_l_check(L, kava_op_cross_entropy(logits, *targets, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits, {mask, temperature}) */
+  static const char *const known[] = {"mask", "temperature", NULL};
+  kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
+  double temperature = 1;
+  if (settings(L, 3, "kava.loss.kl", known)) {
+    mask = kava_l_field_tensor(L, 3, "mask", false);
+    temperature = kava_l_field_number(L, 3, "temperature", temperature);
+  }
+  kava_l_check(L, kava_op_kl_divergence(student, teacher, mask, temperature, kava_l_new_tensor_box(L)));
+  return 1;
+}
+
+void kava_l_open_loss(lua_State *L) {
+  static const luaL_Reg functions[] = {{"mercator", l_mercator},
+                                       {"cosine", l_cosine},
+                                       {"mse", l_mse},
+                                       {"smooth_l1", l_smooth_l1},
+                                       {"targets", l_targets},
+                                       {"cross_entropy", l_cross_entropy},
+                                       {"kl", l_kl},
+                                       {NULL, NULL}};
+  kava_l_subtable(L, "loss");
+  luaL_setfuncs(L, functions, 0);
+  lua_pop(L, 1);
+}
