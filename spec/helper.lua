@@ -11,8 +11,6 @@ function helper.shared(path)
   return full
 end
 
--- The program of the build under test (KAVA_PROGRAM, or the release one).
-function helper.program() return os.getenv "KAVA_PROGRAM" or "build/release/kava" end
 
 -- A fresh folder, removed at the end of the run.
 local folders = {}
@@ -40,7 +38,7 @@ end
 
 -- The build under test, and its program. A sanitizer's build is slow: specs that measure time ask helper.sanitized.
 helper.build = os.getenv "KAVA_BUILD" or "build/release"
-helper.program = helper.build .. "/kava"
+function helper.program() return helper.build .. "/kava" end
 helper.sanitized = helper.build:match "/[at]san$" ~= nil
 
 -- The output of a shell command (stderr included) and its exit status; a signal's status is 128 + its number, as in the shell.

@@ -1,5 +1,5 @@
 -- The kava program as a user runs it, for specs: program.run "arguments" -> exit code, output, errors.
-local program = { path = require("spec.helper").program }
+local program = { path = require("spec.helper").program() }
 
 local function slurp(path)
   local file = assert(io.open(path, "rb"))

@@ -27,7 +27,7 @@ end
 describe("starting", function()
   it("kava --help takes at most 20 ms", function()
     if helper.sanitized then return pending "skipped: a sanitizer's build is slow" end
-    local spent = fastest(helper.program .. " --help")
+    local spent = fastest(helper.program() .. " --help")
     assert(spent <= 20, ("%.1f ms"):format(spent))
   end)
 
@@ -38,7 +38,7 @@ describe("starting", function()
   end)
 
   it("touches no BLAS and no GPU", function()
-    local maps = loaded_libraries(helper.program .. " -e '%s'")
+    local maps = loaded_libraries(helper.program() .. " -e '%s'")
     assert.truthy(maps:find("liblua", 1, true), maps)
     for _, library in ipairs { "blas", "libcuda", "libcudart", "libgomp" } do
       assert.falsy(maps:find(library, 1, true), maps)
