@@ -1,0 +1,640 @@
+/* base/json: see json.h. The reader is one recursive descent. All strings of a document go into one buffer as large as
+ * the text (a decoded string with its NUL is never longer than its source with the quotes). The children of a container
+ * that is still open lie on a stack and move into the arena, side by side, when it closes. Objects of more than SMALL
+ * members carry a hash index right behind their members. */
+#include "base/json.h"
+#include "base/map.h"
+#include "base/memory.h"
+#include <locale.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SMALL 12 /* members searched one by one */
+#define SLACK 8  /* strings are copied in words */
+
+struct kava_json_doc {
+  kava_arena arena;
+  char *strings;
+  kava_json root;
+};
+
+typedef struct reader {
+  const unsigned char *start, *p, *end;
+  char *strings; /* where the next string goes */
+  kava_arena *arena;
+  unsigned char *stack;
+  size_t top, room;
+  int depth;
+} reader;
+
+/* ---- numbers in the C locale, whatever the program's locale is ---- */
+
+static locale_t c_locale;
+static void make_locale(void) { c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); }
+static double to_double(const char *text) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_locale);
+  return c_locale ? strtod_l(text, NULL, c_locale) : strtod(text, NULL);
+}
+
+/* ---- reading ---- */
+
+static kava_status fail_at(const reader *r, const unsigned char *at, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static kava_status fail_at(const reader *r, const unsigned char *at, const char *format, ...) {
+  char what[256];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(what, sizeof what, format, args);
+  va_end(args);
+  return kava_fail(KAVA_FORMAT, "byte %zu: %s", (size_t)(at - r->start), what);
+}
+
+static kava_status unexpected(const reader *r, const char *expected) {
+  if (r->p >= r->end) return fail_at(r, r->end, "%s expected, but the text ends", expected);
+  if (*r->p > 32 && *r->p < 127) return fail_at(r, r->p, "%s expected, got '%c'", expected, *r->p);
+  return fail_at(r, r->p, "%s expected, got byte 0x%02x", expected, *r->p);
+}
+
+static inline void skip_space(reader *r) {
+  while (r->p < r->end && (*r->p == ' ' || *r->p == '\n' || *r->p == '\r' || *r->p == '\t')) r->p++;
+}
+
+int kava_utf8_length(const unsigned char *p, const unsigned char *end) {
+  if (p >= end) return 0;
+  if (p[0] < 0x80) return 1;
+  if (p[0] < 0xc2 || end - p < 2 || (p[1] & 0xc0) != 0x80) return 0;
+  if (p[0] < 0xe0) return 2;
+  if (end - p < 3 || (p[2] & 0xc0) != 0x80) return 0;
+  if (p[0] < 0xf0) {
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f)) return 0;
+    return 3;
+  }
+  if (end - p < 4 || (p[3] & 0xc0) != 0x80 || p[0] > 0xf4) return 0;
+  if ((p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f)) return 0;
+  return 4;
+}
+
+static bool hex4(const unsigned char *p, const unsigned char *end, uint32_t *out) {
+  if (end - p < 4) return false;
+  uint32_t value = 0;
+  for (int i = 0; i < 4; i++) {
+    unsigned c = p[i], low = c | 32;
+    if (c >= '0' && c <= '9')
+      value = value << 4 | (c - '0');
+    else if (low >= 'a' && low <= 'f')
+      value = value << 4 | (low - 'a' + 10);
+    else
+      return false;
+  }
+  *out = value;
+  return true;
+}
+
+static char *put_utf8(char *to, uint32_t c) {
+  if (c < 0x80) {
+    *to++ = (char)c;
+  } else if (c < 0x800) {
+    *to++ = (char)(0xc0 | c >> 6);
+    *to++ = (char)(0x80 | (c & 63));
+  } else if (c < 0x10000) {
+    *to++ = (char)(0xe0 | c >> 12);
+    *to++ = (char)(0x80 | (c >> 6 & 63));
+    *to++ = (char)(0x80 | (c & 63));
+  } else {
+    *to++ = (char)(0xf0 | c >> 18);
+    *to++ = (char)(0x80 | (c >> 12 & 63));
+    *to++ = (char)(0x80 | (c >> 6 & 63));
+    *to++ = (char)(0x80 | (c & 63));
+  }
+  return to;
+}
+
+static kava_status read_escape(reader *r, char **to) { /* at the backslash */
+  const unsigned char *at = r->p++;
+  if (r->p >= r->end) return unexpected(r, "an escape");
+  uint32_t c, low;
+  switch (*r->p++) {
+  case '"': *(*to)++ = '"'; return KAVA_OK;
+  case '\\': *(*to)++ = '\\'; return KAVA_OK;
+  case '/': *(*to)++ = '/'; return KAVA_OK;
+  case 'b': *(*to)++ = '\b'; return KAVA_OK;
+  case 'f': *(*to)++ = '\f'; return KAVA_OK;
+  case 'n': *(*to)++ = '\n'; return KAVA_OK;
+  case 'r': *(*to)++ = '\r'; return KAVA_OK;
+  case 't': *(*to)++ = '\t'; return KAVA_OK;
+  case 'u': break;
+  default: return fail_at(r, at, "unknown escape");
+  }
+  if (!hex4(r->p, r->end, &c)) return fail_at(r, at, "four hexadecimal digits expected after \\u");
+  r->p += 4;
+  if (c >= 0xdc00 && c <= 0xdfff) return fail_at(r, at, "a lone low surrogate");
+  if (c >= 0xd800 && c <= 0xdbff) {
+    if (r->end - r->p < 6 || r->p[0] != '\\' || r->p[1] != 'u' || !hex4(r->p + 2, r->end, &low) || low < 0xdc00 ||
+        low > 0xdfff)
+      return fail_at(r, at, "a high surrogate without its low one");
+    r->p += 6;
+    c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+  }
+  *to = put_utf8(*to, c);
+  return KAVA_OK;
+}
+
+/* Which bytes of a word end a plain run: '"', '\\', below 0x20, above 0x7f (the high bit of each; may also mark bytes
+ * after the first such one, never before it). */
+static inline uint64_t special_bytes(uint64_t w) {
+  const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+  uint64_t quote = w ^ (ones * '"'), slash = w ^ (ones * '\\');
+  return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | (w - ones * 0x20) | w) & high;
+}
+
+static kava_status read_string(reader *r, const char **out, uint32_t *length) { /* at the opening quote */
+  const unsigned char *open = r->p++;
+  char *begin = r->strings, *to = begin;
+  for (;;) {
+    while (r->end - r->p >= 8) {
+      uint64_t word;
+      memcpy(&word, r->p, 8);
+      memcpy(to, &word, 8);
+      uint64_t special = special_bytes(word);
+      int plain = special ? __builtin_ctzll(special) >> 3 : 8;
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+      for (plain = 0; plain < 8; plain++)
+        if (r->p[plain] < 0x20 || r->p[plain] >= 0x80 || r->p[plain] == '"' || r->p[plain] == '\\') break;
+#endif
+      to += plain;
+      r->p += plain;
+      if (plain < 8) break;
+    }
+    if (r->p >= r->end) return fail_at(r, open, "a string that does not end");
+    unsigned char c = *r->p;
+    if (c == '"') break;
+    if (c == '\\') {
+      kava_status st = read_escape(r, &to);
+      if (st != KAVA_OK) return st;
+    } else if (c < 0x20) {
+      return fail_at(r, r->p, "control character 0x%02x in a string", c);
+    } else {
+      int n = kava_utf8_length(r->p, r->end);
+      if (n == 0) return fail_at(r, r->p, "not UTF-8 (0x%02x)", c);
+      for (int i = 0; i < n; i++) *to++ = (char)*r->p++;
+    }
+  }
+  r->p++;
+  if ((size_t)(to - begin) > UINT32_MAX) return fail_at(r, open, "a string of 4 GiB or more");
+  *to++ = 0;
+  *out = begin;
+  *length = (uint32_t)(to - begin - 1);
+  r->strings = to;
+  return KAVA_OK;
+}
+
+static kava_status read_number(reader *r, kava_json *out) {
+  const unsigned char *at = r->p, *digits;
+  bool negative = *r->p == '-', whole = true;
+  uint64_t mantissa = 0;
+  int significant = 0, scale = 0; /* mantissa holds the first 19 significant digits */
+  if (negative) r->p++;
+  digits = r->p;
+  while (r->p < r->end && *r->p >= '0' && *r->p <= '9') {
+    if (significant < 19) {
+      mantissa = mantissa * 10 + (*r->p - '0');
+      significant += mantissa != 0;
+    } else {
+      significant = 20;
+    }
+    r->p++;
+  }
+  if (r->p == digits) return unexpected(r, negative ? "a digit" : "a value");
+  if (*digits == '0' && r->p - digits > 1) return fail_at(r, at, "a number with a leading zero");
+  if (r->p < r->end && *r->p == '.') {
+    const unsigned char *fraction = ++r->p;
+    whole = false;
+    while (r->p < r->end && *r->p >= '0' && *r->p <= '9') {
+      if (significant < 19) {
+        mantissa = mantissa * 10 + (*r->p - '0');
+        significant += mantissa != 0;
+        scale--;
+      } else {
+        significant = 20;
+      }
+      r->p++;
+    }
+    if (r->p == fraction) return unexpected(r, "a digit after the point");
+  }
+  if (r->p < r->end && (*r->p | 32) == 'e') {
+    whole = false;
+    r->p++;
+    bool minus = r->p < r->end && *r->p == '-';
+    if (r->p < r->end && (*r->p == '-' || *r->p == '+')) r->p++;
+    const unsigned char *power = r->p;
+    int exponent = 0;
+    while (r->p < r->end && *r->p >= '0' && *r->p <= '9') {
+      if (exponent < 100000) exponent = exponent * 10 + (*r->p - '0');
+      r->p++;
+    }
+    if (r->p == power) return unexpected(r, "a digit of the exponent");
+    scale += minus ? -exponent : exponent;
+  }
+  if (whole && significant < 20 && mantissa <= (uint64_t)INT64_MAX + negative) {
+    *out = (kava_json){.kind = KAVA_JSON_INTEGER, .integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa};
+    return KAVA_OK;
+  }
+  double value;
+  static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                  1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+  if (significant < 20 && mantissa <= (uint64_t)1 << 53 && scale >= -22 && scale <= 22) { /* both exact: one rounding */
+    value = scale < 0 ? (double)mantissa / powers[-scale] : (double)mantissa * powers[scale];
+    if (negative) value = -value;
+  } else {
+    size_t length = (size_t)(r->p - at);
+    char small[64], *copy = length < sizeof small ? small : kava_alloc(length + 1);
+    if (!copy) return KAVA_MEMORY;
+    memcpy(copy, at, length);
+    copy[length] = 0;
+    value = to_double(copy);
+    if (copy != small) kava_free(copy);
+    if (!isfinite(value)) return fail_at(r, at, "a number too large");
+  }
+  *out = (kava_json){.kind = KAVA_JSON_REAL, .real = value};
+  return KAVA_OK;
+}
+
+static uint32_t hash_of(const char *key, size_t length) { /* FNV-1a */
+  uint32_t h = 2166136261u;
+  for (size_t i = 0; i < length; i++) h = (h ^ (unsigned char)key[i]) * 16777619u;
+  return h;
+}
+
+static inline bool same_key(const kava_json_member *m, uint32_t hash, const char *key, size_t length) {
+  return m->hash == hash && m->key_length == length && memcmp(m->key, key, length) == 0;
+}
+
+static inline uint32_t index_size(uint32_t count) { /* a power of two, at most half full */
+  uint32_t size = 32;
+  while (size < 2 * (uint64_t)count) size *= 2;
+  return size;
+}
+
+static void *push(reader *r, size_t bytes) {
+  if (r->room - r->top < bytes) {
+    size_t room = r->room ? 2 * r->room : 4096;
+    void *grown = kava_realloc(r->stack, room);
+    if (!grown) return NULL;
+    r->stack = grown;
+    r->room = room;
+  }
+  void *at = r->stack + r->top;
+  r->top += bytes;
+  return at;
+}
+
+/* Moves the children above `base` into the arena, with `extra` zeroed bytes behind them. */
+static void *settle(reader *r, size_t base, size_t extra) {
+  size_t bytes = r->top - base;
+  char *to = kava_arena_alloc(r->arena, bytes + extra);
+  if (to && bytes) memcpy(to, r->stack + base, bytes);
+  r->top = base;
+  return to;
+}
+
+/* Fills the index of a large object; slots hold member number + 1. Keys must be unique, in small objects too. */
+static kava_status index_members(const reader *r, const unsigned char *open, kava_json_member *members,
+                                 uint32_t count) {
+  const kava_json_member *twice = NULL;
+  if (count > SMALL) {
+    uint32_t *slots = (uint32_t *)(void *)(members + count), mask = index_size(count) - 1;
+    for (uint32_t i = 0; i < count && !twice; i++) {
+      uint32_t at = members[i].hash & mask;
+      for (; slots[at] && !twice; at = (at + 1) & mask)
+        if (same_key(&members[slots[at] - 1], members[i].hash, members[i].key, members[i].key_length))
+          twice = &members[i];
+      if (!twice) slots[at] = i + 1;
+    }
+  } else {
+    for (uint32_t i = 1; i < count && !twice; i++)
+      for (uint32_t j = 0; j < i && !twice; j++)
+        if (same_key(&members[j], members[i].hash, members[i].key, members[i].key_length)) twice = &members[i];
+  }
+  if (twice) return fail_at(r, open, "an object has the key '%.100s' twice", twice->key);
+  return KAVA_OK;
+}
+
+static kava_status read_value(reader *r, kava_json *out);
+
+static kava_status read_array(reader *r, kava_json *out) {
+  size_t base = r->top;
+  r->p++;
+  skip_space(r);
+  if (r->p < r->end && *r->p == ']') {
+    r->p++;
+    *out = (kava_json){.kind = KAVA_JSON_ARRAY};
+    return KAVA_OK;
+  }
+  for (;;) {
+    kava_json value, *slot;
+    kava_status st = read_value(r, &value);
+    if (st != KAVA_OK) return st;
+    if (!(slot = push(r, sizeof value))) return KAVA_MEMORY;
+    *slot = value;
+    skip_space(r);
+    if (r->p < r->end && *r->p == ',') {
+      r->p++;
+      skip_space(r);
+      continue;
+    }
+    if (r->p < r->end && *r->p == ']') break;
+    return unexpected(r, "',' or ']'");
+  }
+  r->p++;
+  size_t count = (r->top - base) / sizeof(kava_json);
+  if (count > UINT32_MAX) return kava_fail(KAVA_UNSUPPORTED, "an array of %zu items", count);
+  *out = (kava_json){.kind = KAVA_JSON_ARRAY, .length = (uint32_t)count, .items = settle(r, base, 0)};
+  return out->items ? KAVA_OK : KAVA_MEMORY;
+}
+
+static kava_status read_object(reader *r, kava_json *out) {
+  size_t base = r->top;
+  const unsigned char *open = r->p++;
+  skip_space(r);
+  if (r->p < r->end && *r->p == '}') {
+    r->p++;
+    *out = (kava_json){.kind = KAVA_JSON_OBJECT};
+    return KAVA_OK;
+  }
+  for (;;) {
+    kava_json_member member, *slot;
+    if (r->p >= r->end || *r->p != '"') return unexpected(r, "a key");
+    kava_status st = read_string(r, &member.key, &member.key_length);
+    if (st != KAVA_OK) return st;
+    member.hash = hash_of(member.key, member.key_length);
+    skip_space(r);
+    if (r->p >= r->end || *r->p != ':') return unexpected(r, "':'");
+    r->p++;
+    skip_space(r);
+    if ((st = read_value(r, &member.value)) != KAVA_OK) return st;
+    if (!(slot = push(r, sizeof member))) return KAVA_MEMORY;
+    *slot = member;
+    skip_space(r);
+    if (r->p < r->end && *r->p == ',') {
+      r->p++;
+      skip_space(r);
+      continue;
+    }
+    if (r->p < r->end && *r->p == '}') break;
+    return unexpected(r, "',' or '}'");
+  }
+  r->p++;
+  size_t count = (r->top - base) / sizeof(kava_json_member);
+  if (count > UINT32_MAX / 4) return kava_fail(KAVA_UNSUPPORTED, "an object of %zu members", count);
+  size_t slots = count > SMALL ? index_size((uint32_t)count) * sizeof(uint32_t) : 0;
+  kava_json_member *members = settle(r, base, slots);
+  if (!members) return KAVA_MEMORY;
+  *out = (kava_json){.kind = KAVA_JSON_OBJECT, .length = (uint32_t)count, .members = members};
+  return index_members(r, open, members, (uint32_t)count);
+}
+
+static kava_status read_word(reader *r, const char *word, kava_json value, kava_json *out) {
+  size_t length = strlen(word);
+  if ((size_t)(r->end - r->p) < length || memcmp(r->p, word, length) != 0) return unexpected(r, "a value");
+  r->p += length;
+  *out = value;
+  return KAVA_OK;
+}
+
+static kava_status read_value(reader *r, kava_json *out) {
+  if (r->p >= r->end) return unexpected(r, "a value");
+  switch (*r->p) {
+  case '{':
+  case '[': {
+    if (++r->depth > KAVA_JSON_DEPTH) return fail_at(r, r->p, "nested deeper than %d", KAVA_JSON_DEPTH);
+    kava_status st = *r->p == '{' ? read_object(r, out) : read_array(r, out);
+    r->depth--;
+    return st;
+  }
+  case '"': *out = (kava_json){.kind = KAVA_JSON_STRING}; return read_string(r, &out->string, &out->length);
+  case 't': return read_word(r, "true", (kava_json){.kind = KAVA_JSON_BOOLEAN, .boolean = true}, out);
+  case 'f': return read_word(r, "false", (kava_json){.kind = KAVA_JSON_BOOLEAN}, out);
+  case 'n': return read_word(r, "null", (kava_json){.kind = KAVA_JSON_NULL}, out);
+  default: return read_number(r, out);
+  }
+}
+
+kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
+  kava_status st = KAVA_OK;
+  const unsigned char *start = (const unsigned char *)(text ? text : "");
+  reader r = {.start = start, .p = start, .end = start + size};
+  kava_json_doc *doc = kava_calloc(1, sizeof *doc);
+  if (!doc || !(doc->strings = kava_alloc(size + SLACK))) {
+    st = KAVA_MEMORY;
+    goto out;
+  }
+  r.arena = &doc->arena;
+  r.strings = doc->strings;
+  skip_space(&r);
+  KAVA_TRY(read_value(&r, &doc->root));
+  skip_space(&r);
+  if (r.p < r.end) {
+    st = unexpected(&r, "the end of the text");
+    goto out;
+  }
+  *out = doc;
+  doc = NULL;
+out:
+  kava_free(r.stack);
+  kava_json_release(&doc);
+  return st;
+}
+
+kava_status kava_json_load(const char *path, kava_json_doc **out) {
+  kava_map *map = NULL;
+  kava_status st = kava_map_open(path, &map);
+  if (st != KAVA_OK) return st;
+  st = kava_json_parse((const char *)map->data, map->size, out);
+  if (st != KAVA_OK) kava_fail_in(st, "%s", path);
+  kava_map_release(&map);
+  return st;
+}
+
+const kava_json *kava_json_root(const kava_json_doc *doc) { return &doc->root; }
+
+void kava_json_release(kava_json_doc **at) {
+  kava_json_doc *doc = *at;
+  *at = NULL;
+  if (!doc) return;
+  kava_arena_free(&doc->arena);
+  kava_free(doc->strings);
+  kava_free(doc);
+}
+
+const kava_json *kava_json_find(const kava_json *object, const char *key, size_t length) {
+  if (!object || object->kind != KAVA_JSON_OBJECT) return NULL;
+  const kava_json_member *members = object->members;
+  uint32_t hash = hash_of(key, length);
+  if (object->length <= SMALL) {
+    for (uint32_t i = 0; i < object->length; i++)
+      if (same_key(&members[i], hash, key, length)) return &members[i].value;
+    return NULL;
+  }
+  const uint32_t *slots = (const uint32_t *)(const void *)(members + object->length),
+                 mask = index_size(object->length) - 1;
+  for (uint32_t at = hash & mask; slots[at]; at = (at + 1) & mask)
+    if (same_key(&members[slots[at] - 1], hash, key, length)) return &members[slots[at] - 1].value;
+  return NULL;
+}
+
+const kava_json *kava_json_get(const kava_json *object, const char *key) {
+  return kava_json_find(object, key, strlen(key));
+}
+
+bool kava_json_is_text(const kava_json *value, const char *text) {
+  return kava_json_is(value, KAVA_JSON_STRING) && value->length == strlen(text) &&
+         memcmp(value->string, text, value->length) == 0;
+}
+
+const char *kava_json_kind_name(const kava_json *value) {
+  static const char *const names[] = {"null",     "a boolean", "an integer", "a real number",
+                                      "a string", "an array",  "an object"};
+  return value ? names[value->kind] : "nothing";
+}
+
+/* ---- writing ---- */
+
+static void append(kava_json_writer *w, const char *text, size_t length) {
+  if (w->status != KAVA_OK) return;
+  if (w->room - w->size <= length) {
+    size_t room = w->room ? 2 * w->room : 256;
+    if (room <= w->size + length) room = w->size + length + 1;
+    char *grown = kava_realloc(w->data, room);
+    if (!grown) {
+      w->status = KAVA_MEMORY;
+      return;
+    }
+    w->data = grown;
+    w->room = room;
+  }
+  memcpy(w->data + w->size, text, length);
+  w->size += length;
+  w->data[w->size] = 0;
+}
+
+static void new_line(kava_json_writer *w) {
+  if (!w->indent) return;
+  append(w, "\n", 1);
+  for (int i = 0; i < w->indent * w->depth; i++) append(w, " ", 1);
+}
+
+/* What stands before a value or a key: nothing after a key, else the comma and the line. */
+static void separate(kava_json_writer *w) {
+  if (w->after_key) {
+    w->after_key = false;
+    return;
+  }
+  if (w->filled) append(w, ",", 1);
+  if (w->depth) new_line(w);
+  w->filled = true;
+}
+
+static void put_string(kava_json_writer *w, const char *text, size_t length) {
+  const unsigned char *p = (const unsigned char *)text, *end = p + length, *plain = p;
+  append(w, "\"", 1);
+  while (p < end && w->status == KAVA_OK) {
+    int n = kava_utf8_length(p, end);
+    if (n == 0) {
+      w->status =
+          kava_fail(KAVA_MISUSE, "a string that is not UTF-8 (byte 0x%02x at offset %zu) cannot be written as JSON", *p,
+                    (size_t)(p - (const unsigned char *)text));
+      return;
+    }
+    if (*p >= 0x20 && *p != '"' && *p != '\\') {
+      p += n;
+      continue;
+    }
+    append(w, (const char *)plain, (size_t)(p - plain));
+    char escape[8] = {'\\', (char)*p};
+    size_t size = 2;
+    switch (*p) {
+    case '"':
+    case '\\': break;
+    case '\b': escape[1] = 'b'; break;
+    case '\f': escape[1] = 'f'; break;
+    case '\n': escape[1] = 'n'; break;
+    case '\r': escape[1] = 'r'; break;
+    case '\t': escape[1] = 't'; break;
+    default: size = (size_t)snprintf(escape, sizeof escape, "\\u%04x", *p);
+    }
+    append(w, escape, size);
+    plain = ++p;
+  }
+  append(w, (const char *)plain, (size_t)(p - plain));
+  append(w, "\"", 1);
+}
+
+void kava_json_open(kava_json_writer *w, char bracket) {
+  if (w->depth >= KAVA_JSON_DEPTH && w->status == KAVA_OK)
+    w->status = kava_fail(KAVA_MISUSE, "nested deeper than %d: a table that contains itself?", KAVA_JSON_DEPTH);
+  separate(w);
+  append(w, &bracket, 1);
+  w->depth++;
+  w->filled = false;
+}
+
+void kava_json_close(kava_json_writer *w, char bracket) {
+  w->depth--;
+  if (w->filled) new_line(w);
+  append(w, &bracket, 1);
+  w->filled = true;
+}
+
+void kava_json_key(kava_json_writer *w, const char *key, size_t length) {
+  separate(w);
+  put_string(w, key, length);
+  append(w, w->indent ? ": " : ":", w->indent ? 2 : 1);
+  w->after_key = true;
+}
+
+void kava_json_string(kava_json_writer *w, const char *text, size_t length) {
+  separate(w);
+  put_string(w, text, length);
+}
+
+void kava_json_integer(kava_json_writer *w, int64_t value) {
+  char text[24];
+  separate(w);
+  append(w, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)value));
+}
+
+void kava_json_real(kava_json_writer *w, double value) {
+  char text[40];
+  size_t length = 0;
+  if (!isfinite(value)) {
+    if (w->status == KAVA_OK) w->status = kava_fail(KAVA_MISUSE, "%g cannot be written as JSON", value);
+    return;
+  }
+  for (int digits = 15; digits <= 17; digits++) { /* the shortest of these that reads back */
+    length = (size_t)snprintf(text, sizeof text, "%.*g", digits, value);
+    for (size_t i = 0; i < length; i++)
+      if (text[i] == ',') text[i] = '.';
+    if (to_double(text) == value) break;
+  }
+  if (!strpbrk(text, ".e")) {
+    memcpy(text + length, ".0", 3);
+    length += 2;
+  }
+  separate(w);
+  append(w, text, length);
+}
+
+void kava_json_boolean(kava_json_writer *w, bool value) {
+  separate(w);
+  append(w, value ? "true" : "false", value ? 4 : 5);
+}
+
+void kava_json_null(kava_json_writer *w) {
+  separate(w);
+  append(w, "null", 4);
+}
