@@ -9,20 +9,24 @@ local function slurp(path)
   return text
 end
 
---- Runs `kava ARGUMENTS` (shell syntax). before: a shell prefix such as "VAR=x" or "ulimit -f 10;"; input: its standard input.
-function program.run(arguments, options)
-  options = options or {}
-  local out, err, input = os.tmpname(), os.tmpname(), nil
-  if options.input then
-    input = os.tmpname()
-    local file = assert(io.open(input, "wb"))
-    file:write(options.input)
+--- Runs a shell command. input: its standard input. -> exit code (128 + number for a signal), output, errors
+function program.shell(command, input)
+  local out, err, from = os.tmpname(), os.tmpname(), nil
+  if input then
+    from = os.tmpname()
+    local file = assert(io.open(from, "wb"))
+    file:write(input)
     file:close()
   end
-  local _, how, code = os.execute(("%s %s %s >%s 2>%s <%s"):format(options.before or "", program.path, arguments, out, err, input or "/dev/null"))
-  if input then os.remove(input) end
+  local _, how, code = os.execute(("( %s\n) >%s 2>%s <%s"):format(command, out, err, from or "/dev/null"))
+  if from then os.remove(from) end
   if how == "signal" then code = 128 + code end
   return code, slurp(out), slurp(err)
+end
+
+--- Runs `kava ARGUMENTS`. -> exit code, output, errors
+function program.run(arguments, options)
+  return program.shell(program.path .. " " .. arguments, options and options.input)
 end
 
 return program

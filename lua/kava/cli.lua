@@ -120,7 +120,8 @@ end
 local function add(layers, schema, layer)
   local preset = layer.values.preset
   if preset and preset ~= "none" then
-    local path = need(cli.find("configs/presets/" .. preset .. ".lua"), ("preset=%s (%s): configs/presets/%s.lua is not there"):format(preset, layer.from, preset))
+    local name = "configs/presets/" .. preset .. ".lua"
+    local path = need(cli.find(name), ("preset=%s (%s): %s is not there"):format(preset, layer.from, name))
     layers[#layers + 1] = read_layer(schema, path)
   end
   layers[#layers + 1] = layer
@@ -158,8 +159,9 @@ function cli.recipe(recipe, ...)
   local code = guarded(function()
     local resolved, options = cli.resolve(recipe, arg)
     if options.help then
-      print(("kava %s [key=value …] [--config FILE] [--cluster=NAME]%s\n\n%s\n%s"):format(arg[0], recipe.json and " [--json]" or "", recipe.about,
-        config.help(recipe.schema, resolved)))
+      local flags = recipe.json and " [--json]" or ""
+      print(("kava %s [key=value …] [--config FILE] [--cluster=NAME]%s\n\n%s"):format(arg[0], flags, recipe.about))
+      print(config.help(recipe.schema, resolved))
       return cli.exit.done
     end
     if options.json and not recipe.json then usage(("--json: %s does not report in JSON"):format(recipe.name)) end

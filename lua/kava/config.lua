@@ -6,6 +6,7 @@
 local config = {}
 
 local FILE_LIMIT = 1 << 20 -- bytes a config file may have
+local HELP_WIDTH = 118
 local STEP_LIMIT = 1000000 -- virtual-machine instructions it may execute
 
 -- ---------------------------------------------------------------------------------------------------------------- schema
@@ -21,8 +22,18 @@ function config.schema(list)
       assert(not schema.by[name], name .. " is in the schema twice")
       local types = {}
       for kind in spec[2]:gmatch("[^|]+") do types[kind] = true end
-      schema.by[name] = { name = name, types = types, kind = spec[2], about = spec[3], choices = spec.choices, min = spec.min,
-        max = spec.max, above = spec.above, free = spec.free, alias = spec.alias }
+      schema.by[name] = {
+        name = name,
+        types = types,
+        kind = spec[2],
+        about = spec[3],
+        choices = spec.choices,
+        min = spec.min,
+        max = spec.max,
+        above = spec.above,
+        free = spec.free,
+        alias = spec.alias,
+      }
       local aliases = type(spec.alias) == "table" and spec.alias or { spec.alias }
       for _, alias in ipairs(aliases) do schema.alias[alias] = name end
       for at in name:gmatch("()%.") do schema.groups[name:sub(1, at - 1)] = true end
@@ -69,7 +80,8 @@ local function unknown(schema, name, from)
   for known in pairs(schema.by) do names[known] = true end
   for alias in pairs(schema.alias) do names[alias] = true end
   local near = config.nearest(name, names)
-  return ("unknown key '%s' (%s)%s"):format(name, from, near and ("; did you mean '%s'?"):format(near) or "; --help lists the known ones")
+  local hint = near and ("; did you mean '%s'?"):format(near) or "; --help lists the known ones"
+  return ("unknown key '%s' (%s)%s"):format(name, from, hint)
 end
 
 -- ---------------------------------------------------------------------------------------------------------------- values
@@ -196,7 +208,7 @@ local function flatten(schema, values, prefix, from, flat)
     local full = prefix == "" and key or prefix .. "." .. key
     local name = schema.alias[full] or full
     local spec = schema.by[name]
-    if spec then
+    if spec and not (schema.groups[full] and type(value) == "table") then -- `data` is a group of keys and an alias of data.train
       local checked, message = check(spec, value, from)
       if checked == nil then return nil, message end
       if flat[name] ~= nil then return nil, ("%s is given twice (%s), once under another name"):format(name, from) end
@@ -247,8 +259,9 @@ local function pure(source, without)
 end
 
 local function environment()
-  return { math = pure(math, { random = true, randomseed = true }), ipairs = ipairs, pairs = pairs, select = select, type = type,
-    tonumber = tonumber, tostring = tostring, error = error, assert = assert }
+  local env = { ipairs = ipairs, pairs = pairs, select = select, type = type, tonumber = tonumber, tostring = tostring }
+  env.error, env.assert, env.math = error, assert, pure(math, { random = true, randomseed = true })
+  return env
 end
 
 --- Evaluates a config file: text only, nothing in reach but a few pure functions, a bound on the instructions.
@@ -261,7 +274,7 @@ function config.read(path)
   if not text then return nil, path .. ": cannot be read (a folder?)" end
   if #text > FILE_LIMIT then return nil, ("%s: more than %d bytes: this is no config file"):format(path, FILE_LIMIT) end
   local chunk, problem = load(text, "@" .. path, "t", environment())
-  if not chunk then return nil, problem end
+  if not chunk then return nil, problem:find(path, 1, true) and problem or path .. ": " .. problem end
   -- In a coroutine of its own, so that the bound does not displace a hook that is already set. String methods are out of reach
   -- meanwhile: ("x"):rep(1e9) would be one instruction.
   local thread, strings = coroutine.create(chunk), debug.getmetatable("")
@@ -396,9 +409,11 @@ function config.help(schema, defaults)
     else
       local spec = schema.by[entry[1]]
       local default = defaults:get(spec.name)
-      lines[#lines + 1] = ("  %-24s %s"):format(spec.name .. (default ~= nil and "=" .. (type(default) == "string" and default or
-        config.literal(default)) or ""), spec.about)
-      lines[#lines + 1] = ("  %-24s   %s%s"):format("", expected(spec), type(spec.alias) == "string" and "; also " .. spec.alias or "")
+      local shown = default ~= nil and "=" .. (type(default) == "string" and default:gsub("\n", "\\n") or config.literal(default)) or ""
+      local also = spec.alias and "; also " .. (type(spec.alias) == "table" and table.concat(spec.alias, ", ") or spec.alias) or ""
+      local line = ("  %-30s %s"):format(spec.name .. shown, spec.about)
+      local kinds = ("(%s%s)"):format(expected(spec), also)
+      lines[#lines + 1] = #line + #kinds < HELP_WIDTH and line .. " " .. kinds or ("%s\n%33s%s"):format(line, "", kinds)
     end
   end
   return table.concat(lines, "\n")

@@ -22,7 +22,8 @@ function repl.show(value, depth, seen)
   table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
   for _, key in ipairs(names) do
     if #parts > ITEMS then break end
-    parts[#parts + 1] = ("%s = %s"):format(type(key) == "string" and key or "[" .. tostring(key) .. "]", repl.show(value[key], depth + 1, seen))
+    local name = type(key) == "string" and key or "[" .. tostring(key) .. "]"
+    parts[#parts + 1] = name .. " = " .. repl.show(value[key], depth + 1, seen)
   end
   if #names + #value > ITEMS then parts[#parts + 1] = ("… %d in all"):format(#names + #value) end
   seen[value] = nil

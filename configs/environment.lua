@@ -1,0 +1,66 @@
+-- Defaults of every training run: the settings of the guide that KAVA replaces, but for the loss, where the default is what was
+-- measured to teach. An experiment's file, a cluster's file and the command line override them; `kava recipes/train_adaptive.lua
+-- --help` says what each key means and may be (recipes/keys.lua). Keys without a default (student.path, kv.weights, …) are not here.
+return {
+  name = "run",
+  preset = "none",
+  seed = 42,
+  device = "auto",
+  precision = "auto",
+  threads = 0,
+  output = "auto",
+  resume = "auto",
+  collapse = "warn",
+
+  paths = {
+    models = "./local_models",
+    data = "./local_data",
+    output = "./runs",
+    cache = "./local_cache",
+  },
+
+  teacher = { quantize = "none" },
+
+  data = {
+    template = "{question}\n{answer}",
+    prompt = "{question}\n",
+    answer = "####%s*(%-?[%d,%.]+)",
+    max_length = 512,
+    mode = "bucket",
+    skip = 0,
+  },
+
+  kv = {
+    parts = "both",
+    rope = "post",
+    method = "concat",
+    project = "student",
+    map = "auto",
+  },
+  projector = { hidden_ratio = 1.0, dropout = 0.1 },
+
+  -- Matching layer to layer, K and V, beside the cross entropy.
+  loss = {
+    name = "layers",
+    kv = 1.0,
+    ce = 1.0,
+    kl = 0.0,
+    temperature = 1.0,
+    alpha = 1.0,
+    beta = 0.01,
+    attention = 1.0,
+  },
+
+  training = { steps = 1000, epochs = 1 },
+  batch_size = "auto",
+  target_batch = 32,
+  learning_rate = { student = 5e-5, projector = 1e-3 },
+  schedule = { name = "constant", warmup = 100 },
+  clip = 1.0,
+  weight_decay = 0.01,
+  max_bad_steps = 10,
+
+  eval = { every = 100, rows = 128, generate = 0 },
+  checkpoint = { every = 200, keep = 2 },
+  log = { every = 1 },
+}
