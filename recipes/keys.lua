@@ -46,7 +46,7 @@ return {
   { "projector.dropout", "number", "within the projector", min = 0, max = 0.95 },
 
   { heading = "Loss (a weight is a number, or { from =, to =, over = share of the run })" },
-  { "loss.name", "string", "the KV loss: layers, mercator, hybrid, structural, mse, smooth_l1, any recipes/loss/NAME.lua" },
+  { "loss.name", "string", "the KV loss: layers, mercator, hybrid, …, any recipes/loss/NAME.lua" },
   { "loss.kv", "number|table", "weight of the KV loss", min = 0 },
   { "loss.ce", "number|table", "weight of the cross entropy with the text", min = 0 },
   { "loss.kl", "number|table", "weight of the KL from the teacher's logits", min = 0 },
