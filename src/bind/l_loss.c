@@ -1,6 +1,8 @@
 /* bind/l_loss.c: kava.loss, the losses computed in C. Annotated in lua/kava/meta/loss.lua. */
 #include "bind/bind.h"
+#include "ops/head.h"
 #include "ops/loss.h"
+#include <string.h>
 
 /* The optional table of settings at `arg`; its keys are checked. False when there is none. */
 static bool settings(lua_State *L, int arg, const char *what, const char *const *known) {
@@ -91,6 +93,37 @@ static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits
   return 1;
 }
 
+static int l_head(
+    lua_State *L) { /* [-0, +2, e] head{hidden, weight, teacher_hidden, teacher_weight, targets, …} -> loss, metrics */
+  static const char *const known[] = {
+      "hidden", "weight", "teacher_hidden", "teacher_weight", "targets", "ce_weight", "kl_weight", "temperature", NULL};
+  kava_l_check_keys(L, 1, "kava.loss.head", known);
+  kava_tensor *hs = kava_l_field_tensor(L, 1, "hidden", true), *ws = kava_l_field_tensor(L, 1, "weight", true);
+  kava_tensor *ht = kava_l_field_tensor(L, 1, "teacher_hidden", false),
+              *wt = kava_l_field_tensor(L, 1, "teacher_weight", false);
+  kava_tensor *targets = kava_l_field_tensor(L, 1, "targets", true);
+  double ce = kava_l_field_number(L, 1, "ce_weight", 1), kl = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0);
+  double temperature = kava_l_field_number(L, 1, "temperature", 1);
+  if (!ht && kl != 0) return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", kl);
+  kava_tensor **loss = kava_l_new_tensor_box(L), **metrics = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_head_loss(hs, ws, ht, wt, targets, ce, kl, temperature, loss, metrics));
+  double parts[4];
+  memcpy(parts, kava_f64(*metrics), sizeof parts);
+  kava_tensor_release(metrics);
+  lua_pop(L, 1);
+  static const char *const names[] = {"ce", "kl", "agreement", "count"};
+  lua_createtable(L, 0, 4);
+  for (int i = 0; i < 4; i++) {
+    if (!ht && (i == 1 || i == 2)) continue;
+    if (i == 3)
+      lua_pushinteger(L, (lua_Integer)parts[i]);
+    else
+      lua_pushnumber(L, parts[i]);
+    lua_setfield(L, -2, names[i]);
+  }
+  return 2;
+}
+
 void kava_l_open_loss(lua_State *L) {
   static const luaL_Reg functions[] = {{"mercator", l_mercator},
                                        {"cosine", l_cosine},
@@ -99,6 +132,7 @@ void kava_l_open_loss(lua_State *L) {
                                        {"targets", l_targets},
                                        {"cross_entropy", l_cross_entropy},
                                        {"kl", l_kl},
+                                       {"head", l_head},
                                        {NULL, NULL}};
   kava_l_subtable(L, "loss");
   luaL_setfuncs(L, functions, 0);

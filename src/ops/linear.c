@@ -13,9 +13,7 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
-/* What the kernel wants prepared of w for this product, made once per version of its contents and kept with w.
- * *packed NULL: nothing. */
-static kava_status packed_weight(kava_tensor *w, const kava_linear_args *a, int product, const void **packed) {
+kava_status kava_linear_packed(kava_tensor *w, const kava_linear_args *a, int product, const void **packed) {
   const kava_kernels *kernels = kava_kernels_cpu();
   kava_derived *kept = &w->derived[product];
   size_t bytes = kernels->linear_pack(a, product, NULL);
@@ -51,7 +49,7 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   a.rows = a.in ? kava_tensor_numel(x) / a.in : 0;
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add_x));
   if (dx) {
-    KAVA_TRY(packed_weight(w, &a, 1, &a.packed));
+    KAVA_TRY(kava_linear_packed(w, &a, 1, &a.packed));
     KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x));
   }
   KAVA_TRY(kava_grad_into(node->inputs[1], &dw, &add_w));
@@ -107,7 +105,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
                         .precision = matmul_precision};
   a.rows = a.out ? kava_tensor_numel(y) / a.out : 0;
   if (a.rows && a.out) {
-    KAVA_TRY(packed_weight(cw, &a, 0, &a.packed));
+    KAVA_TRY(kava_linear_packed(cw, &a, 0, &a.packed));
     KAVA_TRY(kava_kernels_cpu()->linear_forward(&a, kava_tensor_data(cx), cb ? kava_tensor_data(cb) : NULL,
                                                 kava_tensor_data(y)));
   }
