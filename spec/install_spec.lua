@@ -31,9 +31,11 @@ describe("an installed KAVA", function()
   it("has a library for C programs: scripts/examples/embed.c", function()
     local sanitizer = helper.build:match "asan$" and "-fsanitize=address,undefined"
       or helper.build:match "tsan$" and "-fsanitize=thread" or ""
-    succeed(("cc -std=c11 -Wall -Wextra -Werror %s -I%s/include -o %s/embed scripts/examples/embed.c -L%s -lkava -Wl,-rpath,%s")
+    succeed(("cc -std=c11 -Wall -Wextra -Werror %s -I%s/include -o %s/embed scripts/examples/embed.c -L%s -lkava -lm -Wl,-rpath,%s")
       :format(sanitizer, prefix, prefix, library, library))
     local text = succeed(prefix .. "/embed")
-    assert.truthy(text:find "%[2, 3%] f32", text)
+    assert.truthy(text:find("layer 3: weight down is missing", 1, true), text)
+    assert.truthy(text:find("layer 2: 2 kv heads x 16, rms of K 0.", 1, true), text)
+    assert.truthy(text:find("a token's keys: 96 numbers; logits [1, 32, 100]", 1, true), text)
   end)
 end)

@@ -67,4 +67,27 @@ int64_t kava_tensor_numel(const kava_tensor *tensor);
 void *kava_tensor_data(const kava_tensor *tensor); /* first element; contiguous only where kava_tensor_contiguous says so */
 bool kava_tensor_is_contiguous(const kava_tensor *tensor);
 
+/* A decoder: one causal language model of the llama kind (Llama, SmolLM2, Qwen2, Qwen3): made from a spec, given its
+ * weights one by one, run to read its KV cache. */
+typedef struct kava_decoder kava_decoder;
+typedef struct kava_decoder_spec {
+  int layers, hidden, vocab;
+  int heads, kv_heads, head_dim;
+  double norm_eps;
+  double rope_theta;
+} kava_decoder_spec;
+kava_status kava_decoder_build(const kava_decoder_spec *spec, kava_decoder **out);
+/* Retains `weight`, of any float or quantised dtype, and drops the one that was there. Layers count from 0; -1 means the
+ * model's own: embed, norm, head (absent: tied to embed). A layer's: attn_norm q k v o mlp_norm gate up down, and where
+ * the model has them q_bias k_bias v_bias o_bias q_norm k_norm. Matrices are [out, in]. */
+kava_status kava_decoder_set(kava_decoder *decoder, int layer, const char *name, kava_tensor *weight);
+/* What does not fit: the layer, the weight, its shape and the one expected. To be called once all weights are set. */
+kava_status kava_decoder_check(const kava_decoder *decoder);
+/* Runs it on ids (i64 or i32, [B,T]) without recording gradients. keys and values are NULL or have room for `layers`
+ * tensors, each f32 [B,T,kv_heads,head_dim], keys after rotation; logits is NULL or gets f32 [B,T,vocab]. Only what is
+ * asked for is computed. */
+kava_status kava_decoder_run(kava_decoder *decoder, kava_tensor *ids, kava_tensor **keys, kava_tensor **values,
+                             kava_tensor **logits);
+void kava_decoder_release(kava_decoder **decoder);
+
 #endif

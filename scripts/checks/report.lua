@@ -37,7 +37,7 @@ return function()
       file.skipped = file.skipped + 1
       local seen = handler.pendings[#handler.pendings]
       local reason = seen and type(seen.message) == "string" and seen.message or "pending"
-      io.write(("skipped: %s: %s\n"):format(handler.getFullName(element), (reason:gsub("^skipped: ", ""))))
+      io.write(("skipped: %s: %s\n"):format(handler.getFullName(element), (reason:gsub("^.-skipped: ", ""))))
     end
     local seconds = busted.gettime() - element.started
     if seconds > slow_seconds then io.write(("slow: %s: %.0f s\n"):format(handler.getFullName(element), seconds)) end
