@@ -24,7 +24,7 @@ typedef struct kava_memory_stats {
 void kava_memory_get(kava_memory_stats *stats);
 void kava_memory_reset_peak(void);
 void kava_memory_trim(void);                  /* gives the cached free blocks back to the system */
-void kava_memory_fail_after(int64_t count);   /* tests: the count-th allocation from now on fails once; negative: off */
+void kava_memory_fail_after(int64_t count);   /* tests: `count` allocations pass, the next fails, once; negative: off */
 
 /* Live objects (tensors, models, tokenizers, …) of the whole program; a spec expects 0 growth. */
 void kava_live_add(int delta);

@@ -155,7 +155,7 @@ void kava_parallel(int64_t count, int64_t grain, kava_range_fn fn, void *ctx) {
   pool.active = pieces - 1 < pool.workers ? (int)(pieces - 1) : pool.workers;
   atomic_store(&pool.next, 0);
   atomic_store(&pool.busy, pool.workers);
-  atomic_fetch_add_explicit(&pool.epoch, 1, memory_order_release);
+  atomic_fetch_add(&pool.epoch, 1); /* sequentially consistent: either we see the sleeper or it sees the new epoch */
   if (atomic_load(&pool.sleepers) > 0) {
     pthread_mutex_lock(&pool.lock);
     pthread_cond_broadcast(&pool.wake);

@@ -59,7 +59,7 @@ static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
   return 0;
 }
 
-static int l_memory_fail_after(lua_State *L) { /* [-0, +0, e] tests: the n-th allocation from now on fails once */
+static int l_memory_fail_after(lua_State *L) { /* [-0, +0, e] tests: n allocations pass, the next fails, once */
   kava_memory_fail_after((int64_t)luaL_checkinteger(L, 1));
   return 0;
 }

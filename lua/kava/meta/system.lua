@@ -40,7 +40,7 @@ function kava.memory() end
 
 function kava.memory_reset_peak() end
 
---- For tests: the n-th allocation from now on fails once.
+--- For tests: n allocations pass, the next one fails, once; negative: off.
 ---@param n integer
 function kava.memory_fail_after(n) end
 
