@@ -1,0 +1,151 @@
+#include "formats/writer.h"
+#include "base/crc32c.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static kava_status fail(const kava_writer *w) {
+  return kava_fail(KAVA_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+}
+
+kava_status kava_writer_open(kava_writer *w, const char *path) {
+  *w = (kava_writer){.file = -1};
+  if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%ld", path, (long)getpid()))) {
+    kava_writer_abort(w);
+    return KAVA_MEMORY;
+  }
+  w->file = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (w->file >= 0) return KAVA_OK;
+  kava_status st = fail(w);
+  kava_writer_abort(w);
+  return st;
+}
+
+/* A write beyond RLIMIT_FSIZE sends SIGXFSZ, which ends the program: held back here, so that write answers EFBIG. */
+static kava_status write_all(kava_writer *w, const char *data, size_t size) {
+  sigset_t limit, before, waiting;
+  kava_status st = KAVA_OK;
+  int got;
+  sigemptyset(&limit);
+  sigaddset(&limit, SIGXFSZ);
+  pthread_sigmask(SIG_BLOCK, &limit, &before);
+  while (size && st == KAVA_OK) {
+    ssize_t n = write(w->file, data, size < ((size_t)1 << 30) ? size : (size_t)1 << 30);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      st = fail(w);
+      if (!sigismember(&before, SIGXFSZ) && sigpending(&waiting) == 0 && sigismember(&waiting, SIGXFSZ))
+        sigwait(&limit, &got);
+    } else {
+      data += n;
+      size -= (size_t)n;
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return st;
+}
+
+kava_status kava_writer_put(kava_writer *w, const void *data, size_t size) {
+  if (size == 0) return KAVA_OK;
+  w->crc = kava_crc32c(w->crc, data, size);
+  w->size += size;
+  return write_all(w, data, size);
+}
+
+kava_status kava_writer_pad(kava_writer *w, size_t alignment) {
+  static const char zeros[4096];
+  size_t over = (size_t)(w->size % alignment);
+  return over ? kava_writer_put(w, zeros, alignment - over) : KAVA_OK;
+}
+
+/* Gathers strided elements through a buffer, runs of the innermost dimension at a time. */
+static kava_status put_strided(kava_writer *w, const kava_tensor *t) {
+  enum { ROOM = 1 << 16 };
+  kava_status st = KAVA_OK;
+  size_t bytes = (size_t)kava_dtype_block_bytes(t->dtype), used = 0;
+  int last = t->dims - 1;
+  int64_t at[KAVA_MAX_DIMS] = {0}, width = t->shape[last], step = t->stride[last] * (int64_t)bytes;
+  char *buffer = kava_alloc(ROOM);
+  if (!buffer) return KAVA_MEMORY;
+  for (bool more = true; more;) {
+    const char *from = kava_tensor_data(t);
+    for (int d = 0; d < last; d++) from += at[d] * t->stride[d] * (int64_t)bytes;
+    for (int64_t i = 0; i < width; i++) {
+      memcpy(buffer + used, from + i * step, bytes);
+      used += bytes;
+      if (used == ROOM) {
+        KAVA_TRY(kava_writer_put(w, buffer, used));
+        used = 0;
+      }
+    }
+    int d = last - 1;
+    while (d >= 0 && ++at[d] == t->shape[d]) at[d--] = 0;
+    more = d >= 0;
+  }
+  st = kava_writer_put(w, buffer, used);
+out:
+  kava_free(buffer);
+  return st;
+}
+
+kava_status kava_writer_tensor(kava_writer *w, const kava_tensor *t) {
+  size_t bytes;
+  kava_status st = kava_tensor_bytes_of(t, &bytes);
+  if (st != KAVA_OK || bytes == 0) return st;
+  return kava_tensor_is_contiguous(t) ? kava_writer_put(w, kava_tensor_data(t), bytes) : put_strided(w, t);
+}
+
+kava_status kava_sync_folder(const char *path) {
+  int file = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file < 0) return kava_fail(KAVA_IO, "%s: %s", path, strerror(errno));
+  fsync(file);
+  close(file);
+  return KAVA_OK;
+}
+
+static kava_status sync_folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  if (!slash) return kava_sync_folder(".");
+  char *folder = kava_format("%.*s", slash == path ? 1 : (int)(slash - path), path);
+  if (!folder) return KAVA_MEMORY;
+  kava_status st = kava_sync_folder(folder);
+  kava_free(folder);
+  return st;
+}
+
+kava_status kava_writer_commit(kava_writer *w) {
+  kava_status st = KAVA_OK;
+  if (fsync(w->file) != 0) st = fail(w);
+  if (close(w->file) != 0 && st == KAVA_OK) st = fail(w);
+  w->file = -1;
+  if (st == KAVA_OK && rename(w->temporary, w->path) != 0) st = fail(w);
+  if (st == KAVA_OK) {
+    kava_free(w->temporary); /* it is the file now */
+    w->temporary = NULL;
+    st = sync_folder_of(w->path);
+  }
+  kava_writer_abort(w);
+  return st;
+}
+
+void kava_writer_abort(kava_writer *w) {
+  if (w->path && w->file >= 0) close(w->file);
+  if (w->temporary) unlink(w->temporary);
+  kava_free(w->temporary);
+  kava_free(w->path);
+  *w = (kava_writer){.file = -1};
+}
+
+kava_status kava_writer_file(const char *path, const void *data, size_t size) {
+  kava_writer w;
+  kava_status st = kava_writer_open(&w, path);
+  if (st == KAVA_OK) st = kava_writer_put(&w, data, size);
+  if (st == KAVA_OK) return kava_writer_commit(&w);
+  kava_writer_abort(&w);
+  return st;
+}
