@@ -211,4 +211,11 @@ typedef struct kava_norm_linear_args {
   void *dw, *dgamma, *dbeta;
   bool add_w;
 } kava_norm_linear_args;
+
+typedef struct kava_difference {
+  bool close;
+  double most;   /* the largest |a - b|; infinite where a NaN takes part */
+  int64_t index; /* of the first such element; -1 when there are no elements */
+} kava_difference;
+
 #endif

@@ -108,3 +108,27 @@ void kava_ref_softmax_grad(kava_dtype type, const void *y, const void *gy, void 
   else
     softmax_grad_float(y, gy, gx, rows, n, logarithm, add);
 }
+
+#define DIFFERENCE(T)                                                                                                  \
+  static void difference_##T(const T *a, const T *b, int64_t count, double rtol, double atol, kava_difference *out) {  \
+    for (int64_t i = 0; i < count; i++) {                                                                              \
+      double x = (double)a[i], y = (double)b[i], d = x == y ? 0 : fabs(x - y);                                         \
+      if (d != d) d = INFINITY;                                                                                        \
+      if (!(d <= atol + rtol * fabs(y)) || (d > 0 && isinf(d))) out->close = false;                                    \
+      if (out->index < 0 || d > out->most) {                                                                           \
+        out->most = d;                                                                                                 \
+        out->index = i;                                                                                                \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }
+DIFFERENCE(float)
+DIFFERENCE(double)
+
+void kava_ref_difference(kava_dtype type, const void *a, const void *b, int64_t count, double rtol, double atol,
+                         kava_difference *out) {
+  *out = (kava_difference){.close = true, .most = 0, .index = -1};
+  if (type == KAVA_F64)
+    difference_double(a, b, count, rtol, atol, out);
+  else
+    difference_float(a, b, count, rtol, atol, out);
+}

@@ -1,14 +1,47 @@
 /* ops/cast: conversions between element types, and contiguous copies. The gradient of a copy is the gradient. */
 #include "ops/cast.h"
+#include "base/threads.h"
 #include "kernels/kernels.h"
 #include "tape/tape.h"
 #include <string.h>
 
+typedef struct widening {
+  kava_dtype type;
+  const char *from;
+  float *to;
+  int64_t count;
+} widening;
+
+enum { WIDEN_PIECE = 1 << 13 }; /* elements; whole blocks of every type */
+
+static void widen_pieces(void *ctx, int64_t begin, int64_t end) {
+  const widening *w = ctx;
+  int64_t at = begin * WIDEN_PIECE, stop = end * WIDEN_PIECE < w->count ? end * WIDEN_PIECE : w->count;
+  const char *from = w->from + at / kava_dtype_block(w->type) * kava_dtype_block_bytes(w->type);
+  kava_kernels_cpu()->widen(w->type, from, w->to + at, stop - at);
+}
+
+/* The values of a quantised tensor in f32, contiguous. */
+static kava_status widened(const kava_tensor *src, kava_tensor **out) {
+  kava_status st = kava_tensor_empty_like(src, KAVA_F32, out);
+  if (st != KAVA_OK) return st;
+  widening w = {src->dtype, kava_tensor_data(src), kava_f32(*out), kava_tensor_numel(src)};
+  kava_parallel((w.count + WIDEN_PIECE - 1) / WIDEN_PIECE, 4, widen_pieces, &w);
+  return KAVA_OK;
+}
+
 kava_status kava_copy_into(kava_tensor *dst, const kava_tensor *src) {
   kava_strided args = {.dims = dst->dims};
-  if (kava_dtype_is_quantised(dst->dtype) || (kava_dtype_is_quantised(src->dtype)))
-    return kava_fail(KAVA_UNSUPPORTED, "copy: from %s to %s is not supported", kava_dtype_name(src->dtype),
+  if (kava_dtype_is_quantised(dst->dtype))
+    return kava_fail(KAVA_UNSUPPORTED, "copy: to %s; a quantised tensor cannot be written",
                      kava_dtype_name(dst->dtype));
+  if (kava_dtype_is_quantised(src->dtype)) {
+    kava_tensor *wide = NULL;
+    kava_status st = widened(src, &wide);
+    if (st == KAVA_OK) st = kava_copy_into(dst, wide);
+    kava_tensor_release(&wide);
+    return st;
+  }
   int lead = dst->dims - src->dims;
   for (int d = 0; d < dst->dims; d++) {
     int from = d - lead;
@@ -49,6 +82,7 @@ kava_status kava_contiguous_as(const kava_tensor *x, kava_dtype dtype, kava_tens
     *out = kava_tensor_retain((kava_tensor *)x);
     return KAVA_OK;
   }
+  if (dtype == KAVA_F32 && kava_dtype_is_quantised(x->dtype)) return widened(x, out);
   kava_tensor *y = NULL;
   kava_status st = kava_tensor_empty_like(x, dtype, &y);
   if (st != KAVA_OK) return st;
@@ -87,6 +121,7 @@ static kava_status copied(const char *op, kava_tensor *x, kava_dtype dtype, kava
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
   kava_node *node;
+  if (dtype == KAVA_F32 && kava_dtype_is_quantised(x->dtype)) return widened(x, out); /* no gradient to carry */
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
   KAVA_TRY(kava_copy_into(y, x));
   if (kava_dtype_is_float(dtype) && kava_tape_wanted(&x, 1))

@@ -1,6 +1,7 @@
 /* ops/elementwise: broadcasting arithmetic and functions of one tensor.
  *
- * Backward, each summed over what was broadcast: add: gy, gy.  sub: gy, -gy.  mul: gy b, gy a.  div: gy/b, -gy y/b. */
+ * Backward, each summed over what was broadcast: add: gy, gy.  sub: gy, -gy.  mul: gy b, gy a.  div: gy/b, -gy y/b.
+ * power: gy b a^(b-1), gy y log(a), of which the second is 0 where a is 0. */
 #include "ops/elementwise.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
@@ -79,7 +80,7 @@ static kava_status binary(const char *name, kava_binary op, kava_backward_fn bac
   kava_tensor *inputs[] = {a, b};
   if (backward && compute != KAVA_I64 && kava_tape_wanted(inputs, 2)) {
     KAVA_TRY(kava_tape_record(name, backward, 2, inputs, y, &node));
-    if (op == KAVA_DIV) KAVA_TRY(kava_tape_save(node, 0, y));
+    if (op == KAVA_DIV || op == KAVA_POW) KAVA_TRY(kava_tape_save(node, 0, y));
   }
   *out = y;
   y = NULL;
@@ -153,6 +154,47 @@ static kava_status div_backward(kava_node *node, const kava_tensor *grad) {
   return st;
 }
 
+/* saved[0]: y */
+static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *a = NULL, *b = NULL, *one = NULL, *less = NULL, *part = NULL, *whole = NULL;
+  double unit = 1;
+  KAVA_TRY(kava_contiguous_as(node->inputs[0], grad->dtype, &a));
+  KAVA_TRY(kava_contiguous_as(node->inputs[1], grad->dtype, &b));
+  if (kava_needs_grad(node->inputs[0])) {
+    KAVA_TRY(kava_tensor_from(KAVA_F64, 0, NULL, &unit, &less));
+    KAVA_TRY(kava_contiguous_as(less, grad->dtype, &one));
+    kava_tensor_release(&less);
+    KAVA_TRY(binary_plain("gradient", KAVA_SUB, grad->dtype, b, one, &less));
+    KAVA_TRY(binary_plain("gradient", KAVA_POW, grad->dtype, a, less, &part));
+    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, part, b, &whole));
+    kava_tensor_release(&part);
+    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, whole, grad, &part));
+    KAVA_TRY(give(node->inputs[0], part));
+    kava_tensor_release(&part);
+    kava_tensor_release(&whole);
+  }
+  if (kava_needs_grad(node->inputs[1])) {
+    KAVA_TRY(kava_tensor_empty_like(a, a->dtype, &part));
+    int64_t count = kava_tensor_numel(a);
+    void *logs = kava_tensor_data(part);
+    kava_kernels_cpu()->unary(KAVA_LOG, a->dtype, kava_tensor_data(a), logs, count, 0, 0);
+    kava_kernels_cpu()->unary(KAVA_CLAMP, a->dtype, logs, logs, count, -1e30, INFINITY); /* 0 * log 0 is to be 0 */
+    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, node->saved[0], part, &whole));
+    kava_tensor_release(&part);
+    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, whole, grad, &part));
+    KAVA_TRY(give(node->inputs[1], part));
+  }
+out:
+  kava_tensor_release(&a);
+  kava_tensor_release(&b);
+  kava_tensor_release(&one);
+  kava_tensor_release(&less);
+  kava_tensor_release(&part);
+  kava_tensor_release(&whole);
+  return st;
+}
+
 kava_status kava_op_add(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
   return binary("add", KAVA_ADD, add_backward, a, b, out);
 }
@@ -164,6 +206,10 @@ kava_status kava_op_mul(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
 }
 kava_status kava_op_div(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
   return binary("div", KAVA_DIV, div_backward, a, b, out);
+}
+
+kava_status kava_op_power(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
+  return binary("pow", KAVA_POW, power_backward, a, b, out);
 }
 
 kava_status kava_op_compare(kava_binary op, kava_tensor *a, kava_tensor *b, kava_tensor **out) {

@@ -9,7 +9,8 @@
 kava_status kava_op_add(kava_tensor *a, kava_tensor *b, kava_tensor **out);
 kava_status kava_op_sub(kava_tensor *a, kava_tensor *b, kava_tensor **out);
 kava_status kava_op_mul(kava_tensor *a, kava_tensor *b, kava_tensor **out);
-kava_status kava_op_div(kava_tensor *a, kava_tensor *b, kava_tensor **out); /* floats only */
+kava_status kava_op_div(kava_tensor *a, kava_tensor *b, kava_tensor **out);   /* floats only */
+kava_status kava_op_power(kava_tensor *a, kava_tensor *b, kava_tensor **out); /* a^b, elementwise */
 /* KAVA_EQ … KAVA_GE -> bool; never recorded */
 kava_status kava_op_compare(kava_binary op, kava_tensor *a, kava_tensor *b, kava_tensor **out);
 /* condition (bool) ? a : b, all three broadcast; a and b of one type */

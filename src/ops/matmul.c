@@ -6,35 +6,6 @@
 #include "tape/tape.h"
 #include <string.h>
 
-typedef struct gemm_args {
-  kava_dtype dtype;
-  bool trans_a, trans_b;
-  int64_t m, n, k;
-  const void *a, *b;
-  void *c;
-  int64_t lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
-} gemm_args;
-
-#define GEMM(T)                                                                                                        \
-  for (int64_t s = 0; s < g->batch; s++) {                                                                             \
-    const T *a = (const T *)g->a + s * g->stride_a, *b = (const T *)g->b + s * g->stride_b;                            \
-    for (int64_t i = 0; i < g->m; i++) {                                                                               \
-      T *c = (T *)g->c + s * g->stride_c + i * g->ldc;                                                                 \
-      memset(c, 0, (size_t)g->n * sizeof *c);                                                                          \
-      for (int64_t k = 0; k < g->k; k++) {                                                                             \
-        const T left = g->trans_a ? a[k * g->lda + i] : a[i * g->lda + k];                                             \
-        for (int64_t j = 0; j < g->n; j++) c[j] += left * (g->trans_b ? b[j * g->ldb + k] : b[k * g->ldb + j]);        \
-      }                                                                                                                \
-    }                                                                                                                  \
-  }
-static void gemm(const gemm_args *g) {
-  if (g->dtype == KAVA_F64) {
-    GEMM(double)
-  } else {
-    GEMM(float)
-  }
-}
-
 /* How a kernel reads the last two dimensions of t without a copy: row-major, or transposed. */
 static bool matrix_layout(const kava_tensor *t, bool *trans, int64_t *ld) {
   int64_t rows = t->shape[t->dims - 2], cols = t->shape[t->dims - 1];
@@ -95,7 +66,8 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
   shape[lead] = m;
   shape[lead + 1] = n;
   KAVA_TRY(kava_tensor_new(a->dtype, lead + 2, shape, &y));
-  gemm_args g = {.dtype = a->dtype, .m = m, .n = n, .k = k, .ldc = n, .batch = batch, .stride_c = m * n};
+  kava_gemm_args g = {
+      .dtype = a->dtype, .m = m, .n = n, .k = k, .alpha = 1, .ldc = n, .batch = batch, .stride_c = m * n};
   if (!matrix_layout(left, &g.trans_a, &g.lda)) {
     kava_tensor_release(&left);
     KAVA_TRY(kava_contiguous_as(a, a->dtype, &left));
@@ -118,9 +90,9 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
   else if (batch > 1 && g.stride_b == 0 && !g.trans_a && g.stride_a == m * g.lda) { /* one tall product */
     g.m = m * batch;
     g.batch = 1;
-    gemm(&g);
+    kava_kernels_cpu()->gemm(&g);
   } else if (g.stride_a >= 0 && g.stride_b >= 0)
-    gemm(&g);
+    kava_kernels_cpu()->gemm(&g);
   else {
     const char *base_a = g.a, *base_b = g.b;
     char *base_c = g.c;
@@ -129,7 +101,7 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
       g.a = base_a + batch_offset(left, lead, shape, i) * size;
       g.b = base_b + batch_offset(right, lead, shape, i) * size;
       g.c = base_c + i * m * n * size;
-      gemm(&g);
+      kava_kernels_cpu()->gemm(&g);
     }
   }
   *out = y;
