@@ -1,0 +1,219 @@
+/* kernels/cpu/simd/activation.c: elementwise nonlinearities, gated pairs, dropout.
+ * gelu stands on Phi(-|x|) = p(t) exp(-x^2/2) / 2, t = 1/(1 + 0.3275911 |x|/sqrt 2) (Abramowitz & Stegun 7.1.26,
+ * absolute error of erf below 1.5e-7): gelu(x) = max(x, 0) - |x| Phi(-|x|), which loses nothing in the negative tail.
+ */
+#include "kernels/cpu/simd/tail.h"
+#include "base/threads.h"
+#include "kernels/cpu/reference.h"
+
+#define GRAIN 8192
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf sigmoid(vf x) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_set(0.0f), x)))); }
+
+/* Phi(-|x|) */
+INLINE vf lower_tail(vf x, vf size) {
+  vf t = vf_div(vf_set(1.0f), vf_fma(size, vf_set(0.3275911f * 0.70710678f), vf_set(1.0f)));
+  vf p = vf_fma(t, vf_set(1.061405429f), vf_set(-1.453152027f));
+  p = vf_fma(p, t, vf_set(1.421413741f));
+  p = vf_fma(p, t, vf_set(-0.284496736f));
+  p = vf_fma(p, t, vf_set(0.254829592f));
+  return vf_mul(vf_mul(p, vf_mul(t, vf_set(0.5f))), vf_exp(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
+}
+
+/* The argument of gelu_tanh's sigmoid: 2 sqrt(2/pi) (x + 0.044715 x^3) */
+INLINE vf tanh_argument(vf x) {
+  return vf_mul(vf_mul(x, vf_set(1.59576912f)), vf_fma(vf_mul(x, x), vf_set(0.044715f), vf_set(1.0f)));
+}
+
+INLINE vf magnitude(vf x) { return vf_max(x, vf_sub(vf_set(0.0f), x)); }
+/* 1 where x > 0, 0 where x <= 0 (numbers below 1e-30 in between) */
+INLINE vf step(vf x) { return vf_min(vf_max(vf_mul(x, vf_set(1e30f)), vf_set(0.0f)), vf_set(1.0f)); }
+
+INLINE vf value_of(kava_activation kind, vf x) {
+  switch (kind) {
+  case KAVA_SILU: return vf_mul(x, sigmoid(x));
+  case KAVA_GELU: {
+    vf size = magnitude(x);
+    return vf_sub(vf_max(vf_set(0.0f), x), vf_mul(size, lower_tail(x, size)));
+  }
+  case KAVA_GELU_TANH: return vf_mul(x, sigmoid(tanh_argument(x)));
+  default: return vf_max(vf_set(0.0f), x); /* in this order a NaN stays one */
+  }
+}
+
+INLINE vf slope_of(kava_activation kind, vf x) {
+  switch (kind) {
+  case KAVA_SILU: {
+    vf s = sigmoid(x);
+    return vf_mul(s, vf_fma(x, vf_sub(vf_set(1.0f), s), vf_set(1.0f)));
+  }
+  case KAVA_GELU: {
+    vf tail = lower_tail(x, magnitude(x)), h = step(x),
+       density = vf_mul(vf_set(0.39894228f), vf_exp(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
+    /* Phi = h + (1 - 2h) tail */
+    return vf_fma(x, density, vf_fma(vf_fma(h, vf_set(-2.0f), vf_set(1.0f)), tail, h));
+  }
+  case KAVA_GELU_TANH: {
+    vf s = sigmoid(tanh_argument(x));
+    vf inner = vf_mul(vf_set(1.59576912f), vf_fma(vf_mul(x, x), vf_set(3.0f * 0.044715f), vf_set(1.0f)));
+    return vf_fma(vf_mul(vf_mul(x, s), vf_sub(vf_set(1.0f), s)), inner, s);
+  }
+  default: return step(x);
+  }
+}
+
+typedef struct job {
+  const float *x, *up, *grad;
+  float *y, *dup;
+  bool add, add_up;
+} job;
+
+/* The loops, once per kind. A last partial vector is loaded and stored by its first lanes. */
+#define LOOPS(name, kind)                                                                                              \
+  static void name##_values(void *ctx, int64_t begin, int64_t end) {                                                   \
+    const job *j = ctx;                                                                                                \
+    int64_t i = begin;                                                                                                 \
+    for (; i + VF_LANES <= end; i += VF_LANES) vf_store(j->y + i, value_of(kind, vf_load(j->x + i)));                  \
+    if (i < end) vf_store_to(j->y + i, value_of(kind, vf_load_to(j->x + i, end - i)), end - i);                        \
+  }                                                                                                                    \
+  static void name##_slopes(void *ctx, int64_t begin, int64_t end) {                                                   \
+    const job *j = ctx;                                                                                                \
+    for (int64_t i = begin; i < end; i += VF_LANES) {                                                                  \
+      int64_t n = end - i;                                                                                             \
+      vf v = vf_mul(vf_load_to(j->grad + i, n), slope_of(kind, vf_load_to(j->x + i, n)));                              \
+      vf_store_to(j->y + i, j->add ? vf_add(vf_load_to(j->y + i, n), v) : v, n);                                       \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  static void name##_gates(void *ctx, int64_t begin, int64_t end) {                                                    \
+    const job *j = ctx;                                                                                                \
+    int64_t i = begin;                                                                                                 \
+    for (; i + VF_LANES <= end; i += VF_LANES)                                                                         \
+      vf_store(j->y + i, vf_mul(value_of(kind, vf_load(j->x + i)), vf_load(j->up + i)));                               \
+    if (i < end)                                                                                                       \
+      vf_store_to(j->y + i, vf_mul(value_of(kind, vf_load_to(j->x + i, end - i)), vf_load_to(j->up + i, end - i)),     \
+                  end - i);                                                                                            \
+  }                                                                                                                    \
+  static void name##_gate_slopes(void *ctx, int64_t begin, int64_t end) {                                              \
+    const job *j = ctx;                                                                                                \
+    for (int64_t i = begin; i < end; i += VF_LANES) {                                                                  \
+      int64_t n = end - i;                                                                                             \
+      vf gate = vf_load_to(j->x + i, n), grad = vf_load_to(j->grad + i, n);                                            \
+      if (j->y) {                                                                                                      \
+        vf v = vf_mul(vf_mul(grad, vf_load_to(j->up + i, n)), slope_of(kind, gate));                                   \
+        vf_store_to(j->y + i, j->add ? vf_add(vf_load_to(j->y + i, n), v) : v, n);                                     \
+      }                                                                                                                \
+      if (j->dup) {                                                                                                    \
+        vf v = vf_mul(grad, value_of(kind, gate));                                                                     \
+        vf_store_to(j->dup + i, j->add_up ? vf_add(vf_load_to(j->dup + i, n), v) : v, n);                              \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }
+LOOPS(silu, KAVA_SILU)
+LOOPS(gelu, KAVA_GELU)
+LOOPS(gelu_tanh, KAVA_GELU_TANH)
+LOOPS(relu, KAVA_RELU)
+
+static void activation(kava_activation kind, kava_dtype dtype, const void *x, void *y, int64_t count) {
+  static const kava_range_fn loops[] = {silu_values, gelu_values, gelu_tanh_values, relu_values};
+  job j = {.x = x, .y = y};
+  if (dtype == KAVA_F64)
+    kava_ref_activation(kind, dtype, x, y, count);
+  else
+    kava_parallel(count, GRAIN, loops[kind], &j);
+}
+
+static void activation_grad(kava_activation kind, kava_dtype dtype, const void *x, const void *grad, void *dx,
+                            int64_t count, bool add) {
+  static const kava_range_fn loops[] = {silu_slopes, gelu_slopes, gelu_tanh_slopes, relu_slopes};
+  job j = {.x = x, .grad = grad, .y = dx, .add = add};
+  if (dtype == KAVA_F64)
+    kava_ref_activation_grad(kind, dtype, x, grad, dx, count, add);
+  else
+    kava_parallel(count, GRAIN, loops[kind], &j);
+}
+
+static void gated(kava_activation kind, kava_dtype dtype, const void *gate, const void *up, void *y, int64_t count) {
+  static const kava_range_fn loops[] = {silu_gates, gelu_gates, gelu_tanh_gates, relu_gates};
+  job j = {.x = gate, .up = up, .y = y};
+  if (dtype == KAVA_F64)
+    kava_ref_gated(kind, dtype, gate, up, y, count);
+  else
+    kava_parallel(count, GRAIN, loops[kind], &j);
+}
+
+static void gated_grad(const kava_gated_args *a) {
+  static const kava_range_fn loops[] = {silu_gate_slopes, gelu_gate_slopes, gelu_tanh_gate_slopes, relu_gate_slopes};
+  job j = {.x = a->gate,
+           .up = a->up,
+           .grad = a->grad,
+           .y = a->dgate,
+           .dup = a->dup,
+           .add = a->add_gate,
+           .add_up = a->add_up};
+  if (a->dtype == KAVA_F64)
+    kava_ref_gated_grad(a);
+  else
+    kava_parallel(a->count, GRAIN, loops[a->kind], &j);
+}
+
+#define LANES 16
+/* Words of LANES successive Philox blocks from `index` on (base/rng.h has the scalar form), and of each the four in
+ * order. */
+static void philox_lanes(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[LANES * 4]) {
+  uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+  for (int i = 0; i < LANES; i++) {
+    c0[i] = (uint32_t)(index + (uint64_t)i);
+    c1[i] = (uint32_t)((index + (uint64_t)i) >> 32);
+    c2[i] = (uint32_t)stream;
+    c3[i] = (uint32_t)(stream >> 32);
+  }
+  for (int round = 0; round < 10; round++) {
+    for (int i = 0; i < LANES; i++) {
+      uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
+      c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
+      c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
+      c1[i] = (uint32_t)p1;
+      c3[i] = (uint32_t)p0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int i = 0; i < LANES; i++) {
+    out[4 * i] = c0[i];
+    out[4 * i + 1] = c1[i];
+    out[4 * i + 2] = c2[i];
+    out[4 * i + 3] = c3[i];
+  }
+}
+
+static void dropout_blocks(void *ctx, int64_t begin, int64_t end) {
+  const kava_dropout_args *a = ctx;
+  const float *x = a->x;
+  float *y = a->y, scale = (float)(1.0 / (1.0 - a->p)), p = (float)a->p;
+  for (int64_t block = begin; block < end; block++) {
+    uint32_t bits[LANES * 4];
+    int64_t at = block * LANES * 4, n = a->count - at < LANES * 4 ? a->count - at : LANES * 4;
+    philox_lanes(a->seed, a->stream, (uint64_t)(block * LANES), bits);
+    for (int64_t i = 0; i < n; i++) {
+      float v = (float)(bits[i] >> 8) * 0x1p-24f < p ? 0.0f : x[at + i] * scale;
+      y[at + i] = a->add ? y[at + i] + v : v;
+    }
+  }
+}
+
+static void dropout(const kava_dropout_args *a) {
+  if (a->dtype == KAVA_F64)
+    kava_ref_dropout(a);
+  else
+    kava_parallel((a->count + LANES * 4 - 1) / (LANES * 4), 64, dropout_blocks, (void *)a);
+}
+
+void KAVA_SIMD(activation)(kava_kernels *table);
+void KAVA_SIMD(activation)(kava_kernels *table) {
+  table->activation = activation;
+  table->activation_grad = activation_grad;
+  table->gated = gated;
+  table->gated_grad = gated_grad;
+  table->dropout = dropout;
+}
