@@ -1,6 +1,6 @@
 -- Defaults of every training run: the settings of the guide that KAVA replaces, but for the loss, where the default is what was
 -- measured to teach. An experiment's file, a cluster's file and the command line override them; `kava recipes/train_adaptive.lua
--- --help` says what each key means and may be (recipes/keys.lua). Keys without a default (student.path, kv.weights, …) are not here.
+-- --help` says what each key means and may be (recipes/keys.lua). Keys without a default (student.path, kv.layers, …) are not here.
 return {
   name = "run",
   preset = "none",
@@ -23,31 +23,33 @@ return {
 
   data = {
     template = "{question}\n{answer}",
-    prompt = "{question}\n",
-    answer = "####%s*(%-?[%d,%.]+)",
     max_length = 512,
     mode = "bucket",
     skip = 0,
   },
 
   kv = {
-    parts = "both",
+    part = "both",
     rope = "post",
     method = "concat",
-    project = "student",
-    map = "auto",
+    project = "student", -- a trained projector on the teacher's side can move the target, and collapses
+    hidden_ratio = 1.0,
+    dropout = 0.1,
   },
-  projector = { hidden_ratio = 1.0, dropout = 0.1 },
 
   -- Matching layer to layer, K and V, beside the cross entropy.
   loss = {
-    name = "layers",
-    kv = 1.0,
+    name = "layer_matched",
+    weight = 1.0,
     ce = 1.0,
     kl = 0.0,
     temperature = 1.0,
+    layer_map = "recorded", -- by derive; else by depth
     alpha = 1.0,
     beta = 0.01,
+    eps = 1e-8,
+    delta = 1.0,
+    relative = false,
     attention = 1.0,
   },
 

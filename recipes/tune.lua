@@ -47,6 +47,11 @@ local function micro_batch(facts, config, models)
   return n, why:format(by_speed, models.typical_tokens, by_memory)
 end
 
+--- Threads that tokenise: as many as there are to compute with, at most 8.
+function tune.workers(facts, config)
+  return math.min(config.threads > 0 and config.threads or facts.cpus, 8)
+end
+
 --- facts, config, models -> decisions with decisions.why. models: fixed_bytes (weights, optimizer), row_tokens (the longest row),
 --- typical_tokens (a mean row), student = { layers, hidden, intermediate, kv_dim }.
 function tune.decide(facts, config, models)
@@ -62,7 +67,7 @@ function tune.decide(facts, config, models)
   end
   local threads = config.threads > 0 and config.threads or facts.cpus
   decide("threads", threads, config.threads > 0 and "threads as given" or facts.why.cpus)
-  decide("workers", math.min(threads, 8), "tokenising threads: as many as CPUs, at most 8")
+  decide("workers", tune.workers(facts, config), "tokenising threads: as many as CPUs, at most 8")
   decide("batch_size", micro_batch(facts, config, models))
   local n = decisions.batch_size
   decide("accumulate", config.target_batch // n, ("%d rows an optimizer step in micro-batches of %d"):format(config.target_batch, n))

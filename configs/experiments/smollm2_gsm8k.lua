@@ -5,8 +5,8 @@ return {
   teacher = { path = "SmolLM2-135M-Instruct.Q4_1.gguf" },
   student = { layers = { 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30 } },
   data = { train = "gsm8k/train.jsonl", eval = "gsm8k/test.jsonl", max_length = 512 },
-  kv = { parts = "both", rope = "post", map = "auto" },
-  loss = { name = "layers", kv = 1.0, ce = 1.0 },
+  kv = { part = "both", rope = "post" },
+  loss = { name = "layer_matched", weight = 1.0, ce = 1.0 },
   training = { steps = 466 }, -- two epochs
   learning_rate = { student = 3e-4, projector = 1e-3 },
   schedule = { name = "cosine", warmup = 20 },

@@ -57,9 +57,9 @@ end
 local function measure()
   local times = {}
   for r = 1, o.reps do
-    local t = kava.fs.now()
+    local t = kava.clock()
     for i = 1, o.accum do micro(i, i == o.accum) end
-    times[r] = (kava.fs.now() - t) / o.accum
+    times[r] = (kava.clock() - t) / o.accum
   end
   table.sort(times)
   local median = times[(#times + 1) // 2]

@@ -1,0 +1,56 @@
+---@meta
+-- What src/bind/l_fs.c registers in kava.fs. Failures of the world return nil, message, "io"; the message names the path.
+
+---@class kava.fs
+local fs = {}
+
+---@param path string
+---@return boolean
+function fs.exists(path) end
+
+---@param path string
+---@return boolean
+function fs.isdir(path) end
+
+--- The names in a folder, sorted, without "." and "..".
+---@param path string
+---@return string[]?
+---@return string? message
+---@return string? code
+function fs.list(path) end
+
+--- Makes a folder and those above it; one that is there is fine.
+---@param path string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.mkdir(path) end
+
+--- Removes a file or an empty folder.
+---@param path string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.remove(path) end
+
+--- Writes a file that is whole, or as it was before: a temporary file beside it, fsync, rename, fsync of the folder.
+---@param path string
+---@param text string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.write(path, text) end
+
+--- A file's size in bytes.
+---@param path string
+---@return integer?
+---@return string? message
+---@return string? code
+function fs.size(path) end
+
+--- Bytes that may still be written where `path` is.
+---@param path string
+---@return integer?
+---@return string? message
+---@return string? code
+function fs.free(path) end

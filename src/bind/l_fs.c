@@ -1,0 +1,129 @@
+/* bind/l_fs: kava.fs: what Lua's io and os leave out about files and folders. Failures of the world return nil, message
+ * and code; the message names the path. */
+#include "bind/bind.h"
+#include "formats/writer.h"
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+static int fail_path(lua_State *L, const char *path) { /* [-0, +3, m] nil, message, "io" from errno */
+  int code = errno;
+  lua_pushnil(L);
+  lua_pushfstring(L, "%s: %s", path, strerror(code));
+  lua_pushliteral(L, "io");
+  return 3;
+}
+
+static int l_exists(lua_State *L) { /* [-0, +1, e] exists(path) */
+  struct stat info;
+  lua_pushboolean(L, stat(luaL_checkstring(L, 1), &info) == 0);
+  return 1;
+}
+
+static int l_isdir(lua_State *L) { /* [-0, +1, e] isdir(path) */
+  struct stat info;
+  lua_pushboolean(L, stat(luaL_checkstring(L, 1), &info) == 0 && S_ISDIR(info.st_mode));
+  return 1;
+}
+
+static int l_size(lua_State *L) { /* [-0, +1|3, e] size(path) -> bytes */
+  const char *path = luaL_checkstring(L, 1);
+  struct stat info;
+  if (stat(path, &info) != 0) return fail_path(L, path);
+  lua_pushinteger(L, (lua_Integer)info.st_size);
+  return 1;
+}
+
+static int l_free(lua_State *L) { /* [-0, +1|3, e] free(path) -> bytes an unprivileged user may still write there */
+  const char *path = luaL_checkstring(L, 1);
+  struct statvfs info;
+  if (statvfs(path, &info) != 0) return fail_path(L, path);
+  lua_pushinteger(L, (lua_Integer)((uint64_t)info.f_bavail * info.f_frsize));
+  return 1;
+}
+
+static int
+l_mkdir(lua_State *L) { /* [-0, +1|3, e] mkdir(path) -> true; with the folders above it; one that is there is fine */
+  size_t length;
+  const char *path = luaL_checklstring(L, 1, &length);
+  luaL_argcheck(L, length > 0 && length < PATH_MAX, 1, "a path expected");
+  char part[PATH_MAX];
+  for (size_t i = 1; i <= length; i++) {
+    if (path[i] != '/' && path[i] != 0) continue;
+    memcpy(part, path, i);
+    part[i] = 0;
+    struct stat info;
+    if (mkdir(part, 0777) != 0 && (errno != EEXIST || stat(part, &info) != 0 || !S_ISDIR(info.st_mode)))
+      return fail_path(L, part);
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_remove(lua_State *L) { /* [-0, +1|3, e] remove(path) -> true; a file or an empty folder */
+  const char *path = luaL_checkstring(L, 1);
+  struct stat info;
+  if (lstat(path, &info) != 0) return fail_path(L, path);
+  if ((S_ISDIR(info.st_mode) ? rmdir(path) : unlink(path)) != 0) return fail_path(L, path);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_write(lua_State *L) { /* [-0, +1|3, e] write(path, text) -> true; the file is whole or as it was before */
+  size_t size;
+  const char *path = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &size);
+  kava_status st = kava_writer_file(path, text, size);
+  if (st != KAVA_OK) return kava_l_fail(L, st);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* An open folder in a box: reading names into Lua strings may raise. */
+#define FOLDER_TYPE "kava.fs.Folder"
+
+static int folder_gc(lua_State *L) {
+  DIR **box = luaL_checkudata(L, 1, FOLDER_TYPE);
+  if (*box) closedir(*box);
+  *box = NULL;
+  return 0;
+}
+
+static int l_list(lua_State *L) { /* [-0, +1|3, e] list(path) -> names, sorted, without . and .. */
+  const char *path = luaL_checkstring(L, 1);
+  DIR **box = lua_newuserdatauv(L, sizeof *box, 0);
+  *box = NULL;
+  luaL_setmetatable(L, FOLDER_TYPE);
+  *box = opendir(path);
+  if (!*box) return fail_path(L, path);
+  lua_getglobal(L, "table");
+  lua_getfield(L, -1, "sort");
+  lua_newtable(L);
+  lua_Integer count = 0;
+  for (const struct dirent *entry; (entry = readdir(*box));) {
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    lua_pushstring(L, entry->d_name);
+    lua_rawseti(L, -2, ++count);
+  }
+  closedir(*box);
+  *box = NULL;
+  lua_pushvalue(L, -1);
+  lua_insert(L, -3);
+  lua_call(L, 1, 0); /* table.sort(names) */
+  return 1;
+}
+
+void kava_l_open_fs(lua_State *L) {
+  static const luaL_Reg functions[] = {{"exists", l_exists}, {"isdir", l_isdir}, {"size", l_size},
+                                       {"free", l_free},     {"mkdir", l_mkdir}, {"remove", l_remove},
+                                       {"write", l_write},   {"list", l_list},   {NULL, NULL}};
+  static const luaL_Reg none[] = {{NULL, NULL}};
+  kava_l_class(L, FOLDER_TYPE, none, folder_gc);
+  kava_l_subtable(L, "fs");
+  luaL_setfuncs(L, functions, 0);
+  lua_pop(L, 1);
+}
