@@ -1,5 +1,6 @@
 -- cmake --install: the program, the module for a stock lua5.4, and libkava, each used from where it was put. The C
 -- program scripts/examples/embed.c is built against the installed header and library, and run.
+local kava = require "kava"
 local helper = require "spec.helper"
 
 local function succeed(command)
@@ -33,9 +34,23 @@ describe("an installed KAVA", function()
       or helper.build:match "tsan$" and "-fsanitize=thread" or ""
     succeed(("cc -std=c11 -Wall -Wextra -Werror %s -I%s/include -o %s/embed scripts/examples/embed.c -L%s -lkava -lm -Wl,-rpath,%s")
       :format(sanitizer, prefix, prefix, library, library))
-    local text = succeed(prefix .. "/embed")
-    assert.truthy(text:find("layer 3: weight down is missing", 1, true), text)
-    assert.truthy(text:find("layer 2: 2 kv heads x 16, rms of K 0.", 1, true), text)
-    assert.truthy(text:find("a token's keys: 96 numbers; logits [1, 32, 100]", 1, true), text)
+    local m = kava.model.create({
+      model_type = "llama", vocab_size = 61, hidden_size = 32, intermediate_size = 48, num_hidden_layers = 3,
+      num_attention_heads = 4, num_key_value_heads = 2, rms_norm_eps = 1e-5, rope_theta = 5000.0, tie_word_embeddings = true,
+    }, { std = 0.2 })
+    assert(m:save(prefix .. "/model"))
+    local out = m:forward { input_ids = kava.arange(0, 32):to({ dtype = "i64" }):reshape(1, 32) }
+    local expected = {}
+    for i = 1, 3 do
+      local function rms(t) return math.sqrt((t * t):mean():item()) end
+      expected[i] = ("layer %d: 2 kv heads x 8, rms of K %.5f, of V %.5f\n"):format(i - 1, rms(out.kv:keys(i)), rms(out.kv:values(i)))
+    end
+    expected[4] = "3 layers: a token's keys are 48 numbers\n"
+    local run = prefix .. "/embed " .. prefix .. "/model/model.safetensors "
+    assert.equal(table.concat(expected), succeed(run .. "4 2 5000 1e-5"))
+
+    local text, code = helper.run(run .. "5 1 5000 1e-5")
+    assert.equal(1, code)
+    assert.equal("embed: layer 1: weight q is [32, 32], expected [30, 32]\n", text)
   end)
 end)

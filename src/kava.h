@@ -67,6 +67,13 @@ int64_t kava_tensor_numel(const kava_tensor *tensor);
 void *kava_tensor_data(const kava_tensor *tensor); /* first element; contiguous only where kava_tensor_contiguous says so */
 bool kava_tensor_is_contiguous(const kava_tensor *tensor);
 
+/* Tensors by name from a .safetensors file, or from an index of shards (a name that ends in .json) beside them. The file
+ * is mapped: a tensor's bytes are read when they are touched. KAVA_IO; KAVA_FORMAT names the file and the tensor. */
+typedef struct kava_safetensors kava_safetensors;
+kava_status kava_safetensors_load(const char *path, kava_safetensors **out);
+kava_status kava_safetensors_get(const kava_safetensors *file, const char *name, kava_tensor **out); /* KAVA_MISUSE: not there */
+void kava_safetensors_release(kava_safetensors **file); /* its tensors may outlive it */
+
 /* A decoder: one causal language model of the llama kind (Llama, SmolLM2, Qwen2, Qwen3): made from a spec, given its
  * weights one by one, run to read its KV cache. */
 typedef struct kava_decoder kava_decoder;
