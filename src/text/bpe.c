@@ -1,0 +1,504 @@
+#include "text/bpe.h"
+#include "text/utf8.h"
+#include <stdlib.h>
+
+#define NO_RANK UINT32_MAX
+
+/* ---- the byte-level alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up, in order */
+
+static bool printable(int byte) {
+  return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+uint32_t kava_byte_char(uint8_t byte) {
+  if (printable(byte)) return byte;
+  if (byte <= 0x20) return 0x100u + byte;
+  if (byte <= 0xa0) return 0x121u + (byte - 0x7fu);
+  return 0x143; /* 0xad */
+}
+
+int kava_char_byte(uint32_t c) {
+  if (c < 0x100) return printable((int)c) ? (int)c : -1;
+  if (c <= 0x120) return (int)(c - 0x100);
+  if (c <= 0x142) return (int)(c - 0x121 + 0x7f);
+  return c == 0x143 ? 0xad : -1;
+}
+
+/* ---- tables */
+
+/* Reads up to 16 bytes as two words that, with the length, tell them apart; longer strings are folded 8 bytes at a
+ * time. */
+static inline void read_words(const uint8_t *p, size_t n, uint64_t *a, uint64_t *b) {
+  if (n >= 8) {
+    memcpy(a, p, 8);
+    memcpy(b, p + n - 8, 8);
+  } else if (n >= 4) {
+    uint32_t x, y;
+    memcpy(&x, p, 4);
+    memcpy(&y, p + n - 4, 4);
+    *a = x;
+    *b = y;
+  } else {
+    *a = n ? (uint64_t)p[0] | (uint64_t)p[n / 2] << 8 | (uint64_t)p[n - 1] << 16 : 0;
+    *b = 0;
+  }
+}
+
+static inline uint64_t mix(uint64_t a, uint64_t b) {
+  uint64_t h = (a ^ 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
+  h ^= h >> 29;
+  h = (h ^ b) * 0x94d049bb133111ebu;
+  return h ^ h >> 32;
+}
+
+static uint32_t hash_bytes(const uint8_t *p, size_t n) {
+  uint64_t h = n, a, b;
+  while (n > 16) {
+    memcpy(&a, p, 8);
+    h = mix(h, a);
+    p += 8;
+    n -= 8;
+  }
+  read_words(p, n, &a, &b);
+  return (uint32_t)mix(mix(h, a), b);
+}
+
+static inline uint64_t hash_pair(uint64_t pair) { return mix(pair, pair >> 32); }
+
+static uint64_t table_size(int64_t entries) { /* a power of two that leaves a quarter and more free */
+  uint64_t size = 64;
+  while (size < (uint64_t)entries + (uint64_t)entries / 3 + 16) size *= 2;
+  return size;
+}
+
+kava_status kava_bpe_init(kava_bpe *bpe, int64_t tokens, int64_t merges) {
+  *bpe = (kava_bpe){.unknown = -1};
+  if (tokens < 0 || merges < 0 || tokens > INT32_MAX / 2 || merges > INT32_MAX / 2)
+    return kava_fail(KAVA_FORMAT, "%lld tokens and %lld merges: too many", (long long)tokens, (long long)merges);
+  for (int i = 0; i < 256; i++) bpe->byte_id[i] = -1;
+  uint64_t slots = table_size(tokens), pairs = table_size(merges);
+  bpe->slots = kava_alloc(slots * sizeof *bpe->slots);
+  bpe->merges = kava_alloc(pairs * sizeof *bpe->merges);
+  if (!bpe->slots || !bpe->merges) {
+    kava_bpe_free(bpe);
+    return KAVA_MEMORY;
+  }
+  for (uint64_t i = 0; i < slots; i++) bpe->slots[i].id = -1;
+  for (uint64_t i = 0; i < pairs; i++) bpe->merges[i].pair = UINT64_MAX;
+  bpe->slot_mask = (uint32_t)(slots - 1);
+  bpe->merge_mask = pairs - 1;
+  return KAVA_OK;
+}
+
+void kava_bpe_free(kava_bpe *bpe) {
+  kava_free(bpe->tokens);
+  kava_free(bpe->slots);
+  kava_free(bpe->merges);
+  kava_buffer_free(&bpe->bytes);
+  *bpe = (kava_bpe){.unknown = -1};
+}
+
+static kava_status grow_slots(kava_bpe *bpe) {
+  uint32_t mask = bpe->slot_mask * 2 + 1;
+  void *fresh = kava_alloc(((size_t)mask + 1) * sizeof *bpe->slots);
+  if (!fresh) return KAVA_MEMORY;
+  void *old = bpe->slots;
+  uint32_t old_mask = bpe->slot_mask;
+  kava_bpe before = *bpe;
+  bpe->slots = fresh;
+  bpe->slot_mask = mask;
+  for (uint64_t i = 0; i <= mask; i++) bpe->slots[i].id = -1;
+  for (uint64_t i = 0; i <= old_mask; i++) {
+    if (before.slots[i].id < 0) continue;
+    uint32_t at = before.slots[i].hash & mask;
+    while (bpe->slots[at].id >= 0) at = (at + 1) & mask;
+    bpe->slots[at] = before.slots[i];
+  }
+  kava_free(old);
+  return KAVA_OK;
+}
+
+static kava_status add(kava_bpe *bpe, const uint8_t *bytes, size_t length, bool literal, bool listed, int64_t id) {
+  kava_status st;
+  if (id < 0 || id > INT32_MAX / 2) return kava_fail(KAVA_FORMAT, "token id %lld is out of range", (long long)id);
+  if (kava_bpe_has(bpe, id)) return kava_fail(KAVA_FORMAT, "two tokens have the id %lld", (long long)id);
+  if (bpe->bytes.size + length > UINT32_MAX - 1) return kava_fail(KAVA_FORMAT, "the vocabulary is longer than 4 GB");
+  if (id >= bpe->capacity) {
+    int32_t capacity = (int32_t)id < bpe->capacity * 2 ? bpe->capacity * 2 : (int32_t)id + 1024;
+    kava_token *tokens = kava_realloc(bpe->tokens, (size_t)capacity * sizeof *tokens);
+    if (!tokens) return KAVA_MEMORY;
+    bpe->tokens = tokens;
+    bpe->capacity = capacity;
+  }
+  if ((uint64_t)bpe->slots_used + 1 > (uint64_t)bpe->slot_mask * 3 / 4 && (st = grow_slots(bpe)) != KAVA_OK) return st;
+  uint32_t offset = (uint32_t)bpe->bytes.size;
+  if ((st = kava_buffer_add(&bpe->bytes, bytes, length)) != KAVA_OK) return st;
+  while (bpe->size <= id) bpe->tokens[bpe->size++] = (kava_token){.offset = KAVA_TOKEN_ABSENT};
+  bpe->tokens[id] = (kava_token){.offset = offset, .length = (uint32_t)length, .literal = literal};
+  bpe->count++;
+  if (literal || !listed) return KAVA_OK; /* text cannot merge into it: not in the table */
+  uint32_t hash = hash_bytes(bytes, length), at = hash & bpe->slot_mask;
+  while (bpe->slots[at].id >= 0) at = (at + 1) & bpe->slot_mask;
+  bpe->slots[at].hash = hash;
+  bpe->slots[at].id = (int32_t)id;
+  bpe->slots_used++;
+  return KAVA_OK;
+}
+
+/* Undoes the alphabet into `out` (room for `length` bytes); false when a character is not of it. */
+static bool unspell(const char *text, size_t length, uint8_t *out, size_t *size) {
+  const uint8_t *p = (const uint8_t *)text, *end = p + length;
+  *size = 0;
+  while (p < end) {
+    uint32_t c = *p;
+    size_t n = 1;
+    if (c >= 0x80) { /* the alphabet's other characters have two bytes, which this check needs no validation for */
+      if ((c & 0xe0) != 0xc0 || end - p < 2 || (p[1] & 0xc0) != 0x80) return false;
+      c = kava_utf8_read(p, &n);
+    }
+    int byte = kava_char_byte(c);
+    if (byte < 0) return false;
+    out[(*size)++] = (uint8_t)byte;
+    p += n;
+  }
+  return true;
+}
+
+#define LONGEST_TOKEN (1u << 20)
+
+static kava_status add_spelt(kava_bpe *bpe, const char *text, size_t length, bool listed, int64_t id) {
+  uint8_t small[512], *bytes = small;
+  size_t size;
+  if (length > LONGEST_TOKEN)
+    return kava_fail(KAVA_FORMAT, "token %lld has %zu bytes: too long", (long long)id, length);
+  if (length > sizeof small && !(bytes = kava_alloc(length))) return KAVA_MEMORY;
+  kava_status st = unspell(text, length, bytes, &size) ? add(bpe, bytes, size, false, listed, id)
+                                                       : add(bpe, (const uint8_t *)text, length, true, listed, id);
+  if (bytes != small) kava_free(bytes);
+  return st;
+}
+
+kava_status kava_bpe_add_token(kava_bpe *bpe, const char *text, size_t length, int64_t id) {
+  return add_spelt(bpe, text, length, true, id);
+}
+
+kava_status kava_bpe_add_unlisted(kava_bpe *bpe, const char *text, size_t length, int64_t id) {
+  return add_spelt(bpe, text, length, false, id);
+}
+
+void kava_bpe_finish_tokens(kava_bpe *bpe) {
+  for (int i = 0; i < 256; i++) bpe->byte_id[i] = kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
+}
+
+static inline bool token_is(const kava_bpe *bpe, int32_t id, const uint8_t *bytes, size_t length) {
+  kava_token token = bpe->tokens[id];
+  return token.length == length && memcmp(bpe->bytes.data + token.offset, bytes, length) == 0;
+}
+
+int32_t kava_bpe_find(const kava_bpe *bpe, const uint8_t *bytes, size_t length) {
+  uint32_t hash = hash_bytes(bytes, length);
+  for (uint32_t at = hash & bpe->slot_mask; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask)
+    if (bpe->slots[at].hash == hash && token_is(bpe, bpe->slots[at].id, bytes, length)) return bpe->slots[at].id;
+  return -1;
+}
+
+int32_t kava_bpe_find_text(const kava_bpe *bpe, const char *text, size_t length) {
+  uint8_t bytes[512];
+  size_t size;
+  if (length <= sizeof bytes && unspell(text, length, bytes, &size)) /* then it is in the table */
+    return kava_bpe_find(bpe, bytes, size);
+  kava_buffer spelling = {0};
+  int32_t found = -1;
+  for (int32_t id = 0; id < bpe->size && found < 0; id++) { /* literals and long ones: rare, and rarely asked for */
+    if (!kava_bpe_has(bpe, id)) continue;
+    kava_token token = bpe->tokens[id];
+    if (token.literal) {
+      if (token_is(bpe, id, (const uint8_t *)text, length)) found = id;
+    } else if (length > sizeof bytes && token.length * 2 >= length) {
+      spelling.size = 0;
+      if (kava_bpe_spell(bpe, id, &spelling) == KAVA_OK && spelling.size == length &&
+          !memcmp(spelling.data, text, length))
+        found = id;
+    }
+  }
+  kava_buffer_free(&spelling);
+  return found;
+}
+
+kava_status kava_bpe_spell(const kava_bpe *bpe, int32_t id, kava_buffer *out) {
+  kava_token token = bpe->tokens[id];
+  const uint8_t *bytes = bpe->bytes.data + token.offset;
+  if (token.literal) return kava_buffer_add(out, bytes, token.length);
+  kava_status st = kava_buffer_grow(out, (size_t)token.length * 2);
+  if (st != KAVA_OK) return st;
+  for (uint32_t i = 0; i < token.length; i++)
+    out->size += kava_utf8_write(kava_byte_char(bytes[i]), out->data + out->size);
+  return KAVA_OK;
+}
+
+static kava_status grow_merges(kava_bpe *bpe) {
+  uint64_t mask = bpe->merge_mask * 2 + 1;
+  kava_merge *fresh = kava_alloc((mask + 1) * sizeof *fresh);
+  if (!fresh) return KAVA_MEMORY;
+  for (uint64_t i = 0; i <= mask; i++) fresh[i].pair = UINT64_MAX;
+  for (uint64_t i = 0; i <= bpe->merge_mask; i++) {
+    if (bpe->merges[i].pair == UINT64_MAX) continue;
+    uint64_t at = hash_pair(bpe->merges[i].pair) & mask;
+    while (fresh[at].pair != UINT64_MAX) at = (at + 1) & mask;
+    fresh[at] = bpe->merges[i];
+  }
+  kava_free(bpe->merges);
+  bpe->merges = fresh;
+  bpe->merge_mask = mask;
+  return KAVA_OK;
+}
+
+kava_status kava_bpe_add_merge_ids(kava_bpe *bpe, int32_t left, int32_t right, int32_t id) {
+  kava_status st;
+  if ((uint64_t)bpe->merge_count + 1 > bpe->merge_mask / 4 * 3 && (st = grow_merges(bpe)) != KAVA_OK) return st;
+  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, at = hash_pair(pair) & bpe->merge_mask;
+  while (bpe->merges[at].pair != UINT64_MAX && bpe->merges[at].pair != pair) at = (at + 1) & bpe->merge_mask;
+  if (bpe->merges[at].pair == UINT64_MAX) bpe->merge_count++; /* of a repeated pair the later rank counts */
+  bpe->merges[at] = (kava_merge){.pair = pair, .rank = bpe->next_rank++, .id = id};
+  return KAVA_OK;
+}
+
+kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size, const char *right,
+                               size_t right_size) {
+  uint8_t bytes[1024];
+  size_t a = 0, b = 0;
+  const char *why = "is longer than 512 bytes";
+  if (left_size <= 512 && right_size <= 512) {
+    why = "has a side that is not spelt in the byte-level alphabet";
+    if (unspell(left, left_size, bytes, &a) && unspell(right, right_size, bytes + a, &b)) {
+      int32_t left_id = kava_bpe_find(bpe, bytes, a), right_id = kava_bpe_find(bpe, bytes + a, b);
+      int32_t id = kava_bpe_find(bpe, bytes, a + b);
+      if (left_id >= 0 && right_id >= 0 && id >= 0) return kava_bpe_add_merge_ids(bpe, left_id, right_id, id);
+      why = left_id < 0    ? "has a left side that is no token"
+            : right_id < 0 ? "has a right side that is no token"
+                           : "makes something that is no token";
+    }
+  }
+  return kava_fail(KAVA_FORMAT, "merge %u ('%.*s' '%.*s') %s", bpe->next_rank + 1,
+                   (int)(left_size < 40 ? left_size : 40), left, (int)(right_size < 40 ? right_size : 40), right, why);
+}
+
+static int by_rank(const void *a, const void *b) {
+  uint32_t x = ((const kava_merge *)a)->rank, y = ((const kava_merge *)b)->rank;
+  return (x > y) - (x < y);
+}
+
+kava_status kava_bpe_sorted_merges(const kava_bpe *bpe, kava_merge **out) {
+  kava_merge *list = kava_alloc((size_t)(bpe->merge_count + 1) * sizeof *list);
+  if (!list) return KAVA_MEMORY;
+  size_t n = 0;
+  for (uint64_t i = 0; i <= bpe->merge_mask; i++)
+    if (bpe->merges[i].pair != UINT64_MAX) list[n++] = bpe->merges[i];
+  qsort(list, n, sizeof *list, by_rank);
+  *out = list;
+  return KAVA_OK;
+}
+
+/* ---- encoding */
+
+static inline uint32_t find_merge(const kava_bpe *bpe, int32_t left, int32_t right, int32_t *id) {
+  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+  for (uint64_t at = hash_pair(pair) & bpe->merge_mask;; at = (at + 1) & bpe->merge_mask) {
+    const kava_merge *merge = &bpe->merges[at];
+    if (merge->pair == pair) {
+      *id = merge->id;
+      return merge->rank;
+    }
+    if (merge->pair == UINT64_MAX) return NO_RANK;
+  }
+}
+
+/* Words come back: a direct-mapped table of short pieces and their ids. */
+#define CACHED_BYTES 16
+#define CACHED_IDS 5
+#define CACHE_SIZE 32768
+struct cached_word {
+  uint64_t a, b;
+  uint8_t length, count; /* length 0: free */
+  int32_t ids[CACHED_IDS];
+};
+
+void kava_bpe_scratch_free(kava_bpe_scratch *s) {
+  kava_free(s->cache);
+  kava_free(s->ids);
+  kava_free(s->prev);
+  kava_free(s->next);
+  kava_free(s->rank);
+  kava_free(s->merged);
+  kava_free(s->heap);
+  *s = (kava_bpe_scratch){0};
+}
+
+static kava_status reserve(kava_bpe_scratch *s, size_t symbols) {
+  if (s->capacity >= symbols) return KAVA_OK;
+  size_t capacity = s->capacity * 2 > symbols ? s->capacity * 2 : symbols + 256;
+  kava_free(s->ids);
+  kava_free(s->prev);
+  kava_free(s->next);
+  kava_free(s->rank);
+  kava_free(s->merged);
+  s->capacity = 0;
+  s->ids = kava_alloc(capacity * sizeof *s->ids);
+  s->prev = kava_alloc(capacity * sizeof *s->prev);
+  s->next = kava_alloc(capacity * sizeof *s->next);
+  s->rank = kava_alloc(capacity * sizeof *s->rank);
+  s->merged = kava_alloc(capacity * sizeof *s->merged);
+  if (!s->ids || !s->prev || !s->next || !s->rank || !s->merged) return KAVA_MEMORY;
+  s->capacity = capacity;
+  return KAVA_OK;
+}
+
+/* The bytes' symbols into s->ids; how many. */
+static size_t first_symbols(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length) {
+  size_t n = 0;
+  bool was_unknown = false;
+  for (size_t i = 0; i < length; i++) {
+    int32_t id = bpe->byte_id[piece[i]];
+    bool unknown = id < 0;
+    if (unknown) {
+      id = bpe->unknown;
+      if (id < 0 || (was_unknown && bpe->fuse_unknown)) continue;
+    }
+    was_unknown = unknown;
+    s->ids[n++] = id;
+  }
+  return n;
+}
+
+/* Short pieces: the lowest rank is found by looking at all of them, which for a dozen beats any structure. */
+static size_t merge_short(const kava_bpe *bpe, kava_bpe_scratch *s, size_t n) {
+  int32_t *ids = s->ids, *merged = s->merged;
+  uint32_t *rank = s->rank;
+  for (size_t i = 0; i + 1 < n; i++) rank[i] = find_merge(bpe, ids[i], ids[i + 1], &merged[i]);
+  while (n > 1) {
+    size_t best = 0;
+    uint32_t lowest = rank[0];
+    for (size_t i = 1; i + 1 < n; i++)
+      if (rank[i] < lowest) {
+        lowest = rank[i];
+        best = i;
+      }
+    if (lowest == NO_RANK) break;
+    ids[best] = merged[best];
+    size_t tail = n - best - 2; /* symbols behind the pair */
+    memmove(ids + best + 1, ids + best + 2, tail * sizeof *ids);
+    memmove(rank + best + 1, rank + best + 2, tail * sizeof *rank);
+    memmove(merged + best + 1, merged + best + 2, tail * sizeof *merged);
+    n--;
+    if (best + 1 < n) rank[best] = find_merge(bpe, ids[best], ids[best + 1], &merged[best]);
+    if (best > 0) rank[best - 1] = find_merge(bpe, ids[best - 1], ids[best], &merged[best - 1]);
+  }
+  return n;
+}
+
+static inline void heap_push(uint64_t *heap, size_t *size, uint64_t key) {
+  size_t i = (*size)++;
+  while (i > 0 && heap[(i - 1) / 2] > key) {
+    heap[i] = heap[(i - 1) / 2];
+    i = (i - 1) / 2;
+  }
+  heap[i] = key;
+}
+
+static inline uint64_t heap_pop(uint64_t *heap, size_t *size) {
+  uint64_t top = heap[0], key = heap[--*size];
+  size_t i = 0;
+  for (;;) {
+    size_t child = 2 * i + 1;
+    if (child >= *size) break;
+    if (child + 1 < *size && heap[child + 1] < heap[child]) child++;
+    if (heap[child] >= key) break;
+    heap[i] = heap[child];
+    i = child;
+  }
+  heap[i] = key;
+  return top;
+}
+
+/* Long pieces: a heap of rank << 32 | position over a linked list of symbols. An entry is stale, and skipped, when the
+ * pair at its position has another rank by now. Each merge pushes at most two entries, so 3n hold them all. */
+static kava_status merge_long(const kava_bpe *bpe, kava_bpe_scratch *s, size_t *count) {
+  size_t n = *count, size = 0;
+  if (s->heap_capacity < 3 * n) {
+    kava_free(s->heap);
+    s->heap_capacity = 0;
+    if (!(s->heap = kava_alloc(3 * n * sizeof *s->heap))) return KAVA_MEMORY;
+    s->heap_capacity = 3 * n;
+  }
+  for (size_t i = 0; i < n; i++) {
+    s->prev[i] = (int32_t)i - 1;
+    s->next[i] = i + 1 < n ? (int32_t)i + 1 : -1;
+    s->rank[i] = i + 1 < n ? find_merge(bpe, s->ids[i], s->ids[i + 1], &s->merged[i]) : NO_RANK;
+    if (s->rank[i] != NO_RANK) heap_push(s->heap, &size, (uint64_t)s->rank[i] << 32 | i);
+  }
+  while (size > 0) {
+    uint64_t top = heap_pop(s->heap, &size);
+    int32_t at = (int32_t)(uint32_t)top;
+    if (s->rank[at] != (uint32_t)(top >> 32)) continue;
+    int32_t right = s->next[at], after = s->next[right], before = s->prev[at];
+    s->ids[at] = s->merged[at];
+    s->rank[right] = NO_RANK; /* gone: its entries are stale */
+    s->next[at] = after;
+    s->rank[at] = NO_RANK;
+    if (after >= 0) {
+      s->prev[after] = at;
+      s->rank[at] = find_merge(bpe, s->ids[at], s->ids[after], &s->merged[at]);
+      if (s->rank[at] != NO_RANK) heap_push(s->heap, &size, (uint64_t)s->rank[at] << 32 | (uint32_t)at);
+    }
+    if (before >= 0) {
+      s->rank[before] = find_merge(bpe, s->ids[before], s->ids[at], &s->merged[before]);
+      if (s->rank[before] != NO_RANK) heap_push(s->heap, &size, (uint64_t)s->rank[before] << 32 | (uint32_t)before);
+    }
+  }
+  size_t left = 0;
+  for (int32_t at = 0; at >= 0; at = s->next[at]) s->ids[left++] = s->ids[at];
+  *count = left;
+  return KAVA_OK;
+}
+
+#define SHORT_PIECE 48
+
+kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length,
+                            kava_ids *out) {
+  kava_status st;
+  if (length == 0) return KAVA_OK;
+  struct cached_word *word = NULL;
+  uint64_t a = 0, b = 0;
+  if (length <= CACHED_BYTES) {
+    if (!s->cache && !(s->cache = kava_calloc(CACHE_SIZE, sizeof *s->cache))) return KAVA_MEMORY;
+    read_words(piece, length, &a, &b);
+    word = &s->cache[(mix(a, b) + length) % CACHE_SIZE];
+    if (word->length == length && word->a == a && word->b == b) {
+      if (out->capacity - out->size < CACHED_IDS && (st = kava_ids_grow(out, CACHED_IDS)) != KAVA_OK) return st;
+      memcpy(out->data + out->size, word->ids, sizeof word->ids);
+      out->size += word->count;
+      return KAVA_OK;
+    }
+  }
+  if ((st = reserve(s, length)) != KAVA_OK) return st;
+  size_t n = 0;
+  if (bpe->ignore_merges) {
+    int32_t id = kava_bpe_find(bpe, piece, length);
+    if (id >= 0) s->ids[n++] = id;
+  }
+  if (n == 0) {
+    n = first_symbols(bpe, s, piece, length);
+    if (n <= SHORT_PIECE)
+      n = merge_short(bpe, s, n);
+    else if ((st = merge_long(bpe, s, &n)) != KAVA_OK)
+      return st;
+  }
+  if (word && n <= CACHED_IDS) {
+    *word = (struct cached_word){.a = a, .b = b, .length = (uint8_t)length, .count = (uint8_t)n};
+    memcpy(word->ids, s->ids, n * sizeof *s->ids);
+  }
+  if ((st = kava_ids_grow(out, n)) != KAVA_OK) return st;
+  if (n) memcpy(out->data + out->size, s->ids, n * sizeof *s->ids);
+  out->size += n;
+  return KAVA_OK;
+}

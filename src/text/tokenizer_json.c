@@ -1,0 +1,292 @@
+/* text/tokenizer_json: tokenizer.json and tokenizer_config.json of Hugging Face. Whatever is not byte-level BPE as it
+ * is done here is refused by name: a component that were passed over in silence would give wrong ids. */
+#include "text/tokenizer_parts.h"
+#include <stdio.h>
+#include <unistd.h>
+
+static bool absent(const kava_json *value) { return !value || value->kind == KAVA_JSON_NULL; }
+static bool is_true(const kava_json *value) { return kava_json_is(value, KAVA_JSON_BOOLEAN) && value->boolean; }
+
+/* An object's "type"; "" where there is none. */
+static const char *type_of(const kava_json *value) {
+  const kava_json *type = kava_json_get(value, "type");
+  return kava_json_is(type, KAVA_JSON_STRING) ? type->string : "";
+}
+
+static kava_status unsupported(const char *component, const kava_json *value) {
+  return kava_fail(KAVA_UNSUPPORTED, "%s '%s' is not supported (byte-level BPE is)", component, type_of(value));
+}
+
+static kava_status wrong(const char *key, const char *expected, const kava_json *got) {
+  return kava_fail(KAVA_FORMAT, "%s: %s expected, got %s", key, expected, kava_json_kind_name(got));
+}
+
+/* Calls `one` on the members of a Sequence, or on the value itself. */
+static kava_status each(kava_tokenizer *tok, const kava_json *value, const char *list,
+                        kava_status (*one)(kava_tokenizer *, const kava_json *)) {
+  if (absent(value)) return KAVA_OK;
+  if (strcmp(type_of(value), "Sequence") != 0) return one(tok, value);
+  const kava_json *items = kava_json_get(value, list);
+  if (!kava_json_is(items, KAVA_JSON_ARRAY)) return wrong(list, "a list", items);
+  kava_status st = KAVA_OK;
+  for (uint32_t i = 0; i < items->length && st == KAVA_OK; i++) st = each(tok, &items->items[i], list, one);
+  return st;
+}
+
+static kava_status read_normalizer(kava_tokenizer *tok, const kava_json *value) {
+  if (strcmp(type_of(value), "NFC") != 0) return unsupported("normalizer", value);
+  tok->nfc = true;
+  return KAVA_OK;
+}
+
+static kava_status read_pre_tokenizer(kava_tokenizer *tok, const kava_json *value) {
+  const char *type = type_of(value);
+  kava_status st = KAVA_OK;
+  if (!strcmp(type, "ByteLevel")) {
+    if (is_true(kava_json_get(value, "add_prefix_space")))
+      st = kava_splitter_add(&tok->splitter, &(kava_split){.kind = KAVA_SPLIT_PREFIX_SPACE}, tok->scanners);
+    const kava_json *regex = kava_json_get(value, "use_regex"); /* absent in older files: true */
+    if (st == KAVA_OK && (absent(regex) || is_true(regex)))
+      st = kava_splitter_add(
+          &tok->splitter,
+          &(kava_split){.kind = KAVA_SPLIT_PATTERN, .pattern = (char *)KAVA_PATTERN_GPT2, .byte_level = true},
+          tok->scanners);
+    return st;
+  }
+  if (!strcmp(type, "Digits"))
+    return kava_splitter_add(
+        &tok->splitter,
+        &(kava_split){.kind = KAVA_SPLIT_DIGITS, .individual = is_true(kava_json_get(value, "individual_digits"))},
+        tok->scanners);
+  if (strcmp(type, "Split") != 0) return unsupported("pre_tokenizer", value);
+  const kava_json *pattern = kava_json_get(value, "pattern"), *regex = kava_json_get(pattern, "Regex"),
+                  *string = kava_json_get(pattern, "String"), *behavior = kava_json_get(value, "behavior");
+  const kava_json *text = regex ? regex : string;
+  if (!kava_json_is(text, KAVA_JSON_STRING))
+    return wrong("pre_tokenizer Split: pattern", "{Regex} or {String}", pattern);
+  if (strlen(text->string) != text->length)
+    return kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer Split: a NUL in the pattern");
+  bool removed = kava_json_is_text(behavior, "Removed");
+  if (!removed && !kava_json_is_text(behavior, "Isolated"))
+    return kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer Split: behavior '%s' is not supported (Isolated and Removed are)",
+                     kava_json_is(behavior, KAVA_JSON_STRING) ? behavior->string : "?");
+  kava_split step = {.kind = regex ? KAVA_SPLIT_PATTERN : KAVA_SPLIT_LITERAL,
+                     .pattern = (char *)(uintptr_t)text->string,
+                     .removed = removed,
+                     .invert = is_true(kava_json_get(value, "invert"))};
+  return kava_splitter_add(&tok->splitter, &step, tok->scanners);
+}
+
+static bool has_byte_level(const kava_json *value) {
+  if (!strcmp(type_of(value), "ByteLevel")) return true;
+  static const char *const lists[] = {"pretokenizers", "decoders"};
+  for (int i = 0; i < 2; i++) {
+    const kava_json *items = kava_json_get(value, lists[i]);
+    for (uint32_t n = 0; kava_json_is(items, KAVA_JSON_ARRAY) && n < items->length; n++)
+      if (has_byte_level(&items->items[n])) return true;
+  }
+  return false;
+}
+
+static kava_status read_decoder(kava_tokenizer *tok, const kava_json *value) {
+  (void)tok;
+  return strcmp(type_of(value), "ByteLevel") == 0 ? KAVA_OK : unsupported("decoder", value);
+}
+
+/* A template's ids in front of the sequence and behind it; nested templates wrap what the earlier made. */
+static kava_status read_template(kava_tokenizer *tok, const kava_json *value) {
+  const kava_json *single = kava_json_get(value, "single"), *specials = kava_json_get(value, "special_tokens");
+  if (!kava_json_is(single, KAVA_JSON_ARRAY))
+    return wrong("post_processor TemplateProcessing: single", "a list", single);
+  kava_ids before = {0}, after = {0};
+  kava_status st = KAVA_OK;
+  bool passed = false;
+  for (uint32_t i = 0; i < single->length; i++) {
+    const kava_json *special = kava_json_get(&single->items[i], "SpecialToken");
+    if (kava_json_get(&single->items[i], "Sequence")) {
+      if (passed) KAVA_FAIL(KAVA_UNSUPPORTED, "post_processor TemplateProcessing: the sequence twice");
+      passed = true;
+      continue;
+    }
+    const kava_json *name = kava_json_get(special, "id");
+    if (!kava_json_is(name, KAVA_JSON_STRING)) {
+      st = wrong("post_processor TemplateProcessing: single", "SpecialToken or Sequence", &single->items[i]);
+      goto out;
+    }
+    const kava_json *ids = kava_json_get(kava_json_find(specials, name->string, name->length), "ids");
+    if (!kava_json_is(ids, KAVA_JSON_ARRAY))
+      KAVA_FAIL(KAVA_FORMAT, "post_processor TemplateProcessing: special_tokens has no ids for '%.60s'", name->string);
+    for (uint32_t n = 0; n < ids->length; n++) {
+      if (!kava_json_is(&ids->items[n], KAVA_JSON_INTEGER) || !kava_bpe_has(&tok->bpe, ids->items[n].integer))
+        KAVA_FAIL(KAVA_FORMAT, "post_processor TemplateProcessing: '%.60s' has an id that is no token's", name->string);
+      KAVA_TRY(kava_ids_add(passed ? &after : &before, (int32_t)ids->items[n].integer));
+    }
+  }
+  if (!passed) KAVA_FAIL(KAVA_UNSUPPORTED, "post_processor TemplateProcessing: no sequence in single");
+  for (size_t i = 0; i < tok->before.size; i++) KAVA_TRY(kava_ids_add(&before, tok->before.data[i]));
+  for (size_t i = 0; i < after.size; i++) KAVA_TRY(kava_ids_add(&tok->after, after.data[i]));
+  kava_ids_free(&tok->before);
+  tok->before = before;
+  before = (kava_ids){0};
+out:
+  kava_ids_free(&before);
+  kava_ids_free(&after);
+  return st;
+}
+
+static kava_status read_post_processor(kava_tokenizer *tok, const kava_json *value) {
+  if (!strcmp(type_of(value), "ByteLevel")) return KAVA_OK; /* only changes offsets */
+  if (!strcmp(type_of(value), "TemplateProcessing")) return read_template(tok, value);
+  return unsupported("post_processor", value);
+}
+
+static kava_status read_merge(kava_tokenizer *tok, const kava_json *merge) {
+  if (kava_json_is(merge, KAVA_JSON_STRING)) { /* "left right"; a byte-level token has no space */
+    const char *space = memchr(merge->string, ' ', merge->length);
+    if (space)
+      return kava_bpe_add_merge(&tok->bpe, merge->string, (size_t)(space - merge->string), space + 1,
+                                merge->length - (size_t)(space - merge->string) - 1);
+  } else if (kava_json_is(merge, KAVA_JSON_ARRAY) && merge->length == 2 &&
+             kava_json_is(&merge->items[0], KAVA_JSON_STRING) && kava_json_is(&merge->items[1], KAVA_JSON_STRING)) {
+    return kava_bpe_add_merge(&tok->bpe, merge->items[0].string, merge->items[0].length, merge->items[1].string,
+                              merge->items[1].length);
+  }
+  return kava_fail(KAVA_FORMAT, "merge %u is neither \"left right\" nor [left, right]", tok->bpe.next_rank + 1);
+}
+
+static bool is_empty(const kava_json *value) {
+  return absent(value) || (kava_json_is(value, KAVA_JSON_STRING) && value->length == 0);
+}
+
+static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
+  if (!kava_json_is(model, KAVA_JSON_OBJECT)) return wrong("model", "an object", model);
+  const kava_json *vocab = kava_json_get(model, "vocab"), *merges = kava_json_get(model, "merges");
+  const char *type = type_of(model);
+  /* files of the first versions name no type */
+  if (strcmp(type, "BPE") != 0 && !(type[0] == 0 && merges)) return unsupported("model", model);
+  if (is_true(kava_json_get(model, "byte_fallback")))
+    return kava_fail(KAVA_UNSUPPORTED,
+                     "model: byte_fallback (a SentencePiece vocabulary) is not supported (byte-level BPE is)");
+  static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+  for (int i = 0; i < 2; i++)
+    if (!is_empty(kava_json_get(model, affixes[i])))
+      return kava_fail(KAVA_UNSUPPORTED, "model: %s is not supported", affixes[i]);
+  const kava_json *dropout = kava_json_get(model, "dropout");
+  if (!absent(dropout) && !(kava_json_is(dropout, KAVA_JSON_INTEGER) && dropout->integer == 0) &&
+      !(kava_json_is(dropout, KAVA_JSON_REAL) && dropout->real == 0))
+    return kava_fail(KAVA_UNSUPPORTED, "model: dropout is not supported");
+  if (!kava_json_is(vocab, KAVA_JSON_OBJECT)) return wrong("model: vocab", "an object", vocab);
+  if (!kava_json_is(merges, KAVA_JSON_ARRAY)) return wrong("model: merges", "a list", merges);
+  kava_status st = kava_bpe_init(&tok->bpe, vocab->length, merges->length);
+  if (st != KAVA_OK) return st;
+  tok->bpe.ignore_merges = is_true(kava_json_get(model, "ignore_merges"));
+  tok->bpe.fuse_unknown = is_true(kava_json_get(model, "fuse_unk"));
+  for (uint32_t i = 0; i < vocab->length; i++) {
+    const kava_json_member *member = &vocab->members[i];
+    if (!kava_json_is(&member->value, KAVA_JSON_INTEGER)) {
+      st = wrong("its id", "an integer", &member->value);
+    } else if (member->value.integer < 0 || member->value.integer >= 4 * (int64_t)vocab->length + 65536) {
+      st = kava_fail(KAVA_FORMAT, "its id %lld is out of range for a vocabulary of %u",
+                     (long long)member->value.integer, vocab->length);
+    } else {
+      st = kava_bpe_add_token(&tok->bpe, member->key, member->key_length, member->value.integer);
+    }
+    if (st != KAVA_OK) return kava_fail_in(st, "model: vocab '%.60s'", member->key);
+  }
+  kava_bpe_finish_tokens(&tok->bpe);
+  const kava_json *unknown = kava_json_get(model, "unk_token");
+  if (kava_json_is(unknown, KAVA_JSON_STRING))
+    tok->bpe.unknown = kava_bpe_find_text(&tok->bpe, unknown->string, unknown->length);
+  for (uint32_t i = 0; i < merges->length; i++)
+    if ((st = read_merge(tok, &merges->items[i])) != KAVA_OK) return kava_fail_in(st, "model");
+  return KAVA_OK;
+}
+
+static kava_status read_added(kava_tokenizer *tok, const kava_json *list) {
+  if (absent(list)) return KAVA_OK;
+  if (!kava_json_is(list, KAVA_JSON_ARRAY)) return wrong("added_tokens", "a list", list);
+  for (uint32_t i = 0; i < list->length; i++) {
+    const kava_json *item = &list->items[i], *content = kava_json_get(item, "content"), *id = kava_json_get(item, "id");
+    if (!kava_json_is(content, KAVA_JSON_STRING)) return wrong("added_tokens: content", "a string", content);
+    if (!kava_json_is(id, KAVA_JSON_INTEGER)) return wrong("added_tokens: id", "an integer", id);
+    if (id->integer < 0 || id->integer > 4 * ((int64_t)tok->bpe.size + list->length) + 65536)
+      return kava_fail(KAVA_FORMAT, "added token '%.60s': its id %lld is out of range", content->string,
+                       (long long)id->integer);
+    kava_added added = {.content = (char *)(uintptr_t)content->string,
+                        .length = content->length,
+                        .id = (int32_t)id->integer,
+                        .special = is_true(kava_json_get(item, "special")),
+                        .normalized = is_true(kava_json_get(item, "normalized")),
+                        .lstrip = is_true(kava_json_get(item, "lstrip")),
+                        .rstrip = is_true(kava_json_get(item, "rstrip")),
+                        .single_word = is_true(kava_json_get(item, "single_word"))};
+    kava_status st = kava_tokenizer_add(tok, &added);
+    if (st != KAVA_OK) return st;
+  }
+  return KAVA_OK;
+}
+
+/* "eos_token" and its like are a string, or an object with "content". */
+static int32_t named_token(const kava_tokenizer *tok, const kava_json *config, const char *key) {
+  const kava_json *value = kava_json_get(config, key);
+  if (kava_json_is(value, KAVA_JSON_OBJECT)) value = kava_json_get(value, "content");
+  return kava_json_is(value, KAVA_JSON_STRING) ? kava_tokenizer_find(tok, value->string, value->length) : -1;
+}
+
+static kava_status read_config(const char *path, kava_tokenizer *tok) {
+  static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json"};
+  const char *slash = strrchr(path, '/');
+  kava_status st = KAVA_OK;
+  kava_json_doc *doc = NULL;
+  char *file = NULL;
+  for (int i = 0; i < 2; i++) {
+    file = kava_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, names[i]);
+    if (!file) return KAVA_MEMORY;
+    if (access(file, F_OK) == 0) {
+      KAVA_TRY(kava_json_load(file, &doc));
+      const kava_json *root = kava_json_root(doc);
+      if (tok->eos < 0) tok->eos = named_token(tok, root, "eos_token");
+      if (tok->bos < 0) tok->bos = named_token(tok, root, "bos_token");
+      if (tok->pad < 0) tok->pad = named_token(tok, root, "pad_token");
+      kava_json_release(&doc);
+      if (i == 0) KAVA_TRY(kava_map_open(file, &tok->config_file));
+    }
+    kava_free(file);
+    file = NULL;
+  }
+out:
+  kava_json_release(&doc);
+  kava_free(file);
+  return st;
+}
+
+kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
+  kava_status st = KAVA_OK;
+  kava_json_doc *doc = NULL;
+  KAVA_TRY(kava_map_open(path, &tok->json_file));
+  st = kava_json_parse((const char *)tok->json_file->data, tok->json_file->size, &doc);
+  if (st == KAVA_OK) {
+    const kava_json *root = kava_json_root(doc);
+    const kava_json *pre = kava_json_get(root, "pre_tokenizer"), *decoder = kava_json_get(root, "decoder");
+    st = KAVA_OK;
+    if (!kava_json_is(root, KAVA_JSON_OBJECT)) st = wrong("the file", "an object", root);
+    if (st == KAVA_OK) st = each(tok, kava_json_get(root, "normalizer"), "normalizers", read_normalizer);
+    if (st == KAVA_OK) st = each(tok, pre, "pretokenizers", read_pre_tokenizer);
+    if (st == KAVA_OK) st = read_model(tok, kava_json_get(root, "model"));
+    if (st == KAVA_OK && !has_byte_level(pre))
+      st = kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer: no ByteLevel in it (byte-level BPE is what is supported)");
+    if (st == KAVA_OK && !has_byte_level(decoder))
+      st = kava_fail(KAVA_UNSUPPORTED, "decoder: no ByteLevel in it (byte-level BPE is what is supported)");
+    if (st == KAVA_OK) st = each(tok, decoder, "decoders", read_decoder);
+    if (st == KAVA_OK) st = read_added(tok, kava_json_get(root, "added_tokens"));
+    if (st == KAVA_OK) st = each(tok, kava_json_get(root, "post_processor"), "processors", read_post_processor);
+  }
+  if (st != KAVA_OK) {
+    st = kava_fail_in(st, "%s", path);
+    goto out;
+  }
+  st = read_config(path, tok);
+out:
+  kava_json_release(&doc);
+  return st;
+}
