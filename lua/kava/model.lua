@@ -171,7 +171,7 @@ function model.create(config, opts)
   table.sort(plan, function(a, b) return a.name < b.name end)
   for _, w in ipairs(plan) do
     local shape = shape_of(w.key, w.layer)
-    if #shape == 2 then w.into[w.key] = kava.randn(shape, { dtype = "f32" }):mul_(std):to { dtype = dtype }
+    if #shape == 2 then w.into[w.key] = (kava.randn(shape, { dtype = "f32" }) * std):to { dtype = dtype }
     elseif w.key:find "norm" then w.into[w.key] = kava.ones(shape, { dtype = dtype == "f64" and "f64" or "f32" })
     else w.into[w.key] = kava.zeros(shape, { dtype = dtype == "f64" and "f64" or "f32" }) end
   end
