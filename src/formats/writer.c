@@ -9,13 +9,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define ROOM ((size_t)1 << 16) /* of the buffer */
+
 static kava_status fail(const kava_writer *w) {
   return kava_fail(KAVA_IO, "%s: cannot be written: %s", w->path, strerror(errno));
 }
 
 kava_status kava_writer_open(kava_writer *w, const char *path) {
   *w = (kava_writer){.file = -1};
-  if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%ld", path, (long)getpid()))) {
+  if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%ld", path, (long)getpid())) ||
+      !(w->buffer = kava_alloc(ROOM))) {
     kava_writer_abort(w);
     return KAVA_MEMORY;
   }
@@ -50,11 +53,22 @@ static kava_status write_all(kava_writer *w, const char *data, size_t size) {
   return st;
 }
 
+static kava_status flush(kava_writer *w) {
+  size_t size = w->filled;
+  w->filled = 0;
+  return size ? write_all(w, w->buffer, size) : KAVA_OK;
+}
+
 kava_status kava_writer_put(kava_writer *w, const void *data, size_t size) {
+  kava_status st = KAVA_OK;
   if (size == 0) return KAVA_OK;
   w->crc = kava_crc32c(w->crc, data, size);
   w->size += size;
-  return write_all(w, data, size);
+  if (size > ROOM - w->filled) st = flush(w);
+  if (st != KAVA_OK || size > ROOM) return st == KAVA_OK ? write_all(w, data, size) : st;
+  memcpy(w->buffer + w->filled, data, size);
+  w->filled += size;
+  return KAVA_OK;
 }
 
 kava_status kava_writer_pad(kava_writer *w, size_t alignment) {
@@ -63,34 +77,23 @@ kava_status kava_writer_pad(kava_writer *w, size_t alignment) {
   return over ? kava_writer_put(w, zeros, alignment - over) : KAVA_OK;
 }
 
-/* Gathers strided elements through a buffer, runs of the innermost dimension at a time. */
+/* Element by element: the buffer gathers them. */
 static kava_status put_strided(kava_writer *w, const kava_tensor *t) {
-  enum { ROOM = 1 << 16 };
-  kava_status st = KAVA_OK;
-  size_t bytes = (size_t)kava_dtype_block_bytes(t->dtype), used = 0;
+  size_t bytes = (size_t)kava_dtype_block_bytes(t->dtype);
   int last = t->dims - 1;
-  int64_t at[KAVA_MAX_DIMS] = {0}, width = t->shape[last], step = t->stride[last] * (int64_t)bytes;
-  char *buffer = kava_alloc(ROOM);
-  if (!buffer) return KAVA_MEMORY;
+  int64_t at[KAVA_MAX_DIMS] = {0}, step = t->stride[last] * (int64_t)bytes;
   for (bool more = true; more;) {
     const char *from = kava_tensor_data(t);
     for (int d = 0; d < last; d++) from += at[d] * t->stride[d] * (int64_t)bytes;
-    for (int64_t i = 0; i < width; i++) {
-      memcpy(buffer + used, from + i * step, bytes);
-      used += bytes;
-      if (used == ROOM) {
-        KAVA_TRY(kava_writer_put(w, buffer, used));
-        used = 0;
-      }
+    for (int64_t i = 0; i < t->shape[last]; i++) {
+      kava_status st = kava_writer_put(w, from + i * step, bytes);
+      if (st != KAVA_OK) return st;
     }
     int d = last - 1;
     while (d >= 0 && ++at[d] == t->shape[d]) at[d--] = 0;
     more = d >= 0;
   }
-  st = kava_writer_put(w, buffer, used);
-out:
-  kava_free(buffer);
-  return st;
+  return KAVA_OK;
 }
 
 kava_status kava_writer_tensor(kava_writer *w, const kava_tensor *t) {
@@ -119,8 +122,8 @@ static kava_status sync_folder_of(const char *path) {
 }
 
 kava_status kava_writer_commit(kava_writer *w) {
-  kava_status st = KAVA_OK;
-  if (fsync(w->file) != 0) st = fail(w);
+  kava_status st = flush(w);
+  if (st == KAVA_OK && fsync(w->file) != 0) st = fail(w);
   if (close(w->file) != 0 && st == KAVA_OK) st = fail(w);
   w->file = -1;
   if (st == KAVA_OK && rename(w->temporary, w->path) != 0) st = fail(w);
@@ -138,6 +141,7 @@ void kava_writer_abort(kava_writer *w) {
   if (w->temporary) unlink(w->temporary);
   kava_free(w->temporary);
   kava_free(w->path);
+  kava_free(w->buffer);
   *w = (kava_writer){.file = -1};
 }
 

@@ -10,6 +10,8 @@ typedef struct kava_writer {
   char *path, *temporary;
   uint64_t size; /* bytes written so far */
   uint32_t crc;  /* CRC-32C of them */
+  char *buffer;  /* gathers small pieces */
+  size_t filled;
 } kava_writer;
 kava_status kava_writer_open(kava_writer *w, const char *path);
 kava_status kava_writer_put(kava_writer *w, const void *data, size_t size);
