@@ -23,6 +23,9 @@ return {
 
   data = {
     template = "{question}\n{answer}",
+    count = 4000,
+    eval_count = 256,
+    seed = 1,
     max_length = 512,
     mode = "bucket",
     skip = 0,
