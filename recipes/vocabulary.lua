@@ -113,4 +113,5 @@ function vocabulary.document(v)
   }
 end
 
+vocabulary.pieces = pieces
 return vocabulary
