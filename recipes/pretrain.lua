@@ -11,14 +11,14 @@ usage: kava recipes/pretrain.lua [key=value …]
   out=assets/demo/teacher.gguf   the file to write
   work=local_models/pretrain     folder of the resumable state
   type=q4_1                      of the matrices: q4_0 q4_1 q8_0 …
-  steps=4000 batch=48 lr=3e-3 warmup=100 weight_decay=0.05 seed=1
+  steps=3000 batch=32 lr=3e-3 warmup=100 weight_decay=0.05 seed=1
   rows=60000                     training problems
-  vocab=512 layers=6 hidden=128 ffn=384 heads=4 kv_heads=2
+  vocab=512 layers=6 hidden=128 ffn=256 heads=4 kv_heads=2
   threads=0                      0: the CPUs this process may use
   save_every=200 eval_every=500 heldout=200]]
 
-local opts = { out = "assets/demo/teacher.gguf", work = "local_models/pretrain", type = "q4_1", steps = 4000, batch = 48, lr = 3e-3,
-  warmup = 100, weight_decay = 0.05, seed = 1, rows = 60000, vocab = 512, layers = 6, hidden = 128, ffn = 384, heads = 4, kv_heads = 2,
+local opts = { out = "assets/demo/teacher.gguf", work = "local_models/pretrain", type = "q4_1", steps = 3000, batch = 32, lr = 3e-3,
+  warmup = 100, weight_decay = 0.05, seed = 1, rows = 60000, vocab = 512, layers = 6, hidden = 128, ffn = 256, heads = 4, kv_heads = 2,
   threads = 0, save_every = 200, eval_every = 500, heldout = 200 }
 for _, argument in ipairs(arg) do
   if argument == "--help" then
@@ -43,6 +43,7 @@ end
 
 local home = (arg[0]:match "^(.*)recipes/[^/]*$" or "./")
 local problems = dofile(home .. "recipes/problems.lua")
+local vocabulary = dofile(home .. "recipes/vocabulary.lua")
 local cosine = kava.loss.schedule "cosine"
 
 local function say(...)
@@ -57,14 +58,15 @@ local rows = problems.rows { seed = opts.seed, count = opts.rows, split = "train
 local heldout = problems.rows { seed = opts.seed, count = opts.heldout, split = "heldout" }
 assert(kava.fs.mkdir(opts.work))
 
--- 2. A tokenizer of its own: byte-level BPE; digits stay single, so that sums are done column by column.
+-- 2. A tokenizer of its own.
 local function corpus()
   local texts = {}
   for i = 1, math.min(#rows, 4000) do texts[i] = rows[i].question .. "\n" .. rows[i].answer end
   return texts
 end
-local tokenizer = kava.tokenizer.train(corpus(), { vocab_size = opts.vocab })
-assert(tokenizer:save(opts.work))
+local tokenizer_path = opts.work .. "/tokenizer.json"
+assert(kava.fs.write(tokenizer_path, kava.json.encode(vocabulary.document(vocabulary.train(corpus(), opts.vocab)))))
+local tokenizer = assert(kava.tokenizer.load(tokenizer_path))
 local batch_at, per_epoch = problems.batches(rows, tokenizer, { batch = opts.batch, seed = opts.seed })
 local held_at, held_count = problems.batches(heldout, tokenizer, { batch = 50, shuffle = false })
 
@@ -125,7 +127,7 @@ say("%d weights, %d tokens in the vocabulary, %d problems, %d steps an epoch, %d
   kava.threads())
 
 -- 4. Training.
-local started, tokens = kava.fs.now(), 0
+local started, tokens = kava.clock(), 0
 for step = first, opts.steps do
   local scope <close> = kava.scope() -- luacheck: ignore 211
   local batch = batch_at(step)
@@ -139,8 +141,8 @@ for step = first, opts.steps do
   optimizer:zero_grad()
   tokens = tokens + batch.input_ids:numel()
   if step % 50 == 0 or step == first then
-    say("step %d  loss %.4f  rate %.2e  %d tokens/s  %.0f s", step, total:item(), rate, tokens / (kava.fs.now() - started),
-      kava.fs.now() - started)
+    say("step %d  loss %.4f  rate %.2e  %d tokens/s  %.0f s", step, total:item(), rate, tokens // (kava.clock() - started) // 1 | 0,
+      kava.clock() - started)
   end
   if step % opts.save_every == 0 or step == opts.steps then save(step) end
   if step % opts.eval_every == 0 and step < opts.steps then
