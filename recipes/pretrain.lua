@@ -65,7 +65,8 @@ local function corpus()
   return texts
 end
 local tokenizer_path = opts.work .. "/tokenizer.json"
-assert(kava.fs.write(tokenizer_path, kava.json.encode(vocabulary.document(vocabulary.train(corpus(), opts.vocab)))))
+local entries = vocabulary.train(corpus(), opts.vocab)
+assert(kava.fs.write(tokenizer_path, kava.json.encode(vocabulary.document(entries))))
 local tokenizer = assert(kava.tokenizer.load(tokenizer_path))
 local batch_at, per_epoch = problems.batches(rows, tokenizer, { batch = opts.batch, seed = opts.seed })
 local held_at, held_count = problems.batches(heldout, tokenizer, { batch = 50, shuffle = false })
@@ -141,7 +142,7 @@ for step = first, opts.steps do
   optimizer:zero_grad()
   tokens = tokens + batch.input_ids:numel()
   if step % 50 == 0 or step == first then
-    say("step %d  loss %.4f  rate %.2e  %d tokens/s  %.0f s", step, total:item(), rate, tokens // (kava.clock() - started) // 1 | 0,
+    say("step %d  loss %.4f  rate %.2e  %d tokens/s  %.0f s", step, total:item(), rate, math.floor(tokens / (kava.clock() - started)),
       kava.clock() - started)
   end
   if step % opts.save_every == 0 or step == opts.steps then save(step) end
@@ -153,11 +154,46 @@ end
 local ce, share = judge(model)
 say("trained: held-out CE %.4f, exact match %.1f %%", ce, 100 * share)
 
--- 5. 4 bits, as llama.cpp names and orders them.
-assert(kava.gguf.save_model(opts.out, model, { type = opts.type, tokenizer = tokenizer, name = "kava demo teacher" }))
+-- 5. 4 bits, named and ordered as llama.cpp has them: matrices in opts.type but for the embedding, which is the head as well, in 8 bits;
+-- rows of Q and K for interleaved rotation.
+local file_types = { q4_0 = 2, q4_1 = 3, q8_0 = 7 } -- general.file_type
+local function write_gguf(path, m)
+  local metadata = vocabulary.metadata(entries)
+  local c = m.config
+  for key, value in pairs {
+    ["general.architecture"] = "llama", ["general.name"] = "KAVA demo teacher: arithmetic word problems",
+    ["general.file_type"] = file_types[opts.type], ["general.quantization_version"] = 2,
+    ["llama.block_count"] = c.num_hidden_layers, ["llama.context_length"] = c.max_position_embeddings,
+    ["llama.embedding_length"] = c.hidden_size, ["llama.feed_forward_length"] = c.intermediate_size,
+    ["llama.attention.head_count"] = c.num_attention_heads, ["llama.attention.head_count_kv"] = c.num_key_value_heads,
+    ["llama.attention.layer_norm_rms_epsilon"] = c.rms_norm_eps, ["llama.rope.freq_base"] = c.rope_theta,
+    ["llama.rope.dimension_count"] = c.head_dim, ["llama.vocab_size"] = c.vocab_size,
+  } do metadata[key] = value end
+  local tensors = {}
+  local function put(from, names, layer)
+    for key, t in pairs(from) do
+      local entry = names[key]
+      if entry then
+        t = t:detach()
+        if entry.rotary then t = kava.rope_rows(t, layer[entry.rotary], true) end
+        if #t.shape == 2 then t = kava.gguf.quantize(t, key == "embed" and "q8_0" or opts.type) end
+        tensors[entry[2]] = t
+      end
+    end
+  end
+  put(m.weights, m.family.model)
+  for i, weights_of in ipairs(m.weights.layer) do
+    local names = {}
+    for key, entry in pairs(m.family.layer) do
+      names[key] = { entry[1], entry[2]:format(i - 1), rotary = entry.rotary }
+    end
+    put(weights_of, names, m.spec.layer[i])
+  end
+  return kava.gguf.save(path, tensors, metadata)
+end
+
+assert(kava.no_grad(write_gguf, opts.out, model))
 local quantised = assert(kava.model.load(opts.out))
 ce, share = judge(quantised)
-local file = assert(io.open(opts.out, "rb"))
-say("%s: %.2f MB, held-out CE %.4f, exact match %.1f %%", opts.out, file:seek "end" / 1e6, ce, 100 * share)
-file:close()
+say("%s: %.2f MB, held-out CE %.4f, exact match %.1f %%", opts.out, kava.fs.size(opts.out) / 1e6, ce, 100 * share)
 return 0

@@ -108,10 +108,30 @@ function vocabulary.document(v)
       { type = "ByteLevel", add_prefix_space = false, trim_offsets = true, use_regex = true },
     } },
     decoder = { type = "ByteLevel", add_prefix_space = true, trim_offsets = true, use_regex = true },
-    model = { type = "BPE", dropout = false, fuse_unk = false, byte_fallback = false, ignore_merges = false, vocab = vocab,
+    model = { type = "BPE", fuse_unk = false, byte_fallback = false, ignore_merges = false, vocab = vocab,
       merges = merges },
   }
 end
 
-vocabulary.pieces = pieces
+-- The same as a GGUF file's metadata: llama.cpp's "smollm" pre-tokenizer cuts as ours does.
+function vocabulary.metadata(v)
+  local map, tokens, kinds, merges = stand_ins(), {}, {}, {}
+  for i, token in ipairs(v.tokens) do
+    tokens[i] = i == 1 and token or shown(token, map)
+    kinds[i] = i == 1 and 3 or 1 -- control, normal
+  end
+  for i, pair in ipairs(v.merges) do merges[i] = shown(pair[1], map) .. " " .. shown(pair[2], map) end
+  return {
+    ["tokenizer.ggml.model"] = "gpt2",
+    ["tokenizer.ggml.pre"] = "smollm",
+    ["tokenizer.ggml.tokens"] = tokens,
+    ["tokenizer.ggml.token_type"] = kinds,
+    ["tokenizer.ggml.merges"] = merges,
+    ["tokenizer.ggml.bos_token_id"] = 0,
+    ["tokenizer.ggml.eos_token_id"] = 0,
+    ["tokenizer.ggml.padding_token_id"] = 0,
+    ["tokenizer.ggml.add_bos_token"] = false,
+  }
+end
+
 return vocabulary

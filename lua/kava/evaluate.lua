@@ -127,7 +127,7 @@ function evaluate.verdict(c)
     return false, ("suspicious: another document's target is matched as well (cosine %.4f against %.4f); the target uses few directions "
       .. "(effective rank %.1f)"):format(c.shuffled_agreement, c.agreement, c.effective_rank)
   end
-  return false, ("sound: cosine %.4f with its own document's target, %.4f with another's"):format(c.agreement, c.shuffled_agreement)
+  return false, ("no collapse: cosine %.4f with its own document's target, %.4f with another's"):format(c.agreement, c.shuffled_agreement)
 end
 
 local function iterate(batches)
