@@ -68,7 +68,8 @@ describe("matmul", function()
     end
     gradcheck(function(a, b) return a:matmul(b) end, { kava.randn({ 3 }, f64), kava.randn({ 2, 3, 2 }, f64) })
     gradcheck(function(a, b) return a:matmul(b) end, { kava.randn({ 2, 2, 3 }, f64), kava.randn({ 3 }, f64) })
-    gradcheck(function(a, b) return a:transpose(1, 2):matmul(b:transpose(2, 3)) end, { kava.randn({ 3, 2 }, f64), kava.randn({ 2, 4, 3 }, f64) })
+    gradcheck(function(a, b) return a:transpose(1, 2):matmul(b:transpose(2, 3)) end,
+      { kava.randn({ 3, 2 }, f64), kava.randn({ 2, 4, 3 }, f64) })
   end)
 
   it("sums nothing to 0, and says what is wrong", function()

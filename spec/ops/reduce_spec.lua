@@ -65,7 +65,10 @@ describe("reductions", function()
   end)
 
   it("agree between f32 and f64 at odd sizes, long rows and strides", function()
-    for _, shape in ipairs { { 1 }, { 7 }, { 17 }, { 3, 33 }, { 33, 3 }, { 130, 129 }, { 2, 9000 }, { 9000, 2 }, { 100003 }, { 3, 70001 }, { 5, 4, 6 } } do
+    local shapes = {
+      { 1 }, { 7 }, { 17 }, { 3, 33 }, { 33, 3 }, { 130, 129 }, { 2, 9000 }, { 9000, 2 }, { 100003 }, { 3, 70001 }, { 5, 4, 6 },
+    }
+    for _, shape in ipairs(shapes) do
       local x = kava.randn(shape)
       local wide = x:to { dtype = "f64" }
       for dim = 1, #shape do

@@ -42,7 +42,8 @@ describe("views", function()
     assert.same({ { { 1, 2, 3 }, { 4, 5, 6 } }, { { 1, 2, 3 }, { 4, 5, 6 } } }, kava.stack({ a, a }):totable())
     assert.same({ 2, 3, 2 }, kava.stack({ a, a }, -1).shape)
     assert.same({ 2, 0 }, kava.cat({ kava.zeros(2, 0), kava.zeros(2, 0) }, 2).shape)
-    assert.same({ { 1, 2 }, { 4, 3 } }, kava.cat({ kava.tensor({ { 1 }, { 4 } }, { dtype = "u8" }), kava.tensor({ { 2 }, { 3 } }, { dtype = "u8" }) }, 2):totable())
+    local left, right = kava.tensor({ { 1 }, { 4 } }, { dtype = "u8" }), kava.tensor({ { 2 }, { 3 } }, { dtype = "u8" })
+    assert.same({ { 1, 2 }, { 4, 3 } }, kava.cat({ left, right }, 2):totable())
   end)
 
   it("join the keys of many layers as torch would", function() -- [B,H,T,D] views, side by side along the last dimension
