@@ -15,8 +15,8 @@ return {
   paths = {
     models = "./local_models",
     data = "./local_data",
-    output = "./runs",
-    cache = "./local_cache",
+    output = "./outputs",
+    cache = "./cache",
   },
 
   teacher = { quantize = "none" },
