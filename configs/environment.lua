@@ -65,7 +65,7 @@ return {
   weight_decay = 0.01,
   max_bad_steps = 10,
 
-  eval = { every = 100, rows = 128, generate = 0 },
+  eval = { every = 100, before = true, rows = 128, generate = 0 },
   checkpoint = { every = 200, keep = 2 },
   log = { every = 1 },
 }

@@ -77,6 +77,7 @@ return {
 
   { heading = "Evaluation, checkpoints, logs" },
   { "eval.every", "integer", "steps between evaluations; 0: only before and after", min = 0 },
+  { "eval.before", "boolean", "whether to evaluate before the first step", free = true },
   { "eval.rows", "integer", "held-out rows an evaluation takes; 0: all", min = 0 },
   { "eval.generate", "integer", "held-out rows whose answers are generated before and after; 0: none", min = 0, free = true },
   { "checkpoint.every", "integer", "steps between checkpoints; 0: only the last", min = 0, free = true },

@@ -17,9 +17,18 @@ local tune = require "recipes.tune"
 
 local stage, try = progress.stage, cli.try
 
+local function is_finite(x) return x == x and x ~= math.huge and x ~= -math.huge end
+
 local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) or "unknown" end
 
 -- ------------------------------------------------------------------------------------------------- models, data, decisions
+
+-- Calls f(…), whose errors are the config's: shown without a traceback, exit code 2.
+local function configured(f, ...)
+  local ok, result = pcall(f, ...)
+  if not ok then cli.fail(result, cli.exit.usage) end
+  return result
+end
 
 -- The first of the places where `name` may be that is there.
 local function locate(key, name, folder)
@@ -42,7 +51,7 @@ local function load_models(c, places)
     local from = locate("student.path", c.student.path, places.models)
     student, origin = try(kava.model.load(from, { dtype = "f32" })), from
   else
-    student = kava.model.derive(teacher, { layers = c.student.layers, dtype = "f32" })
+    student = configured(kava.model.derive, teacher, { layers = c.student.layers, dtype = "f32" })
     origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
   end
   student:requires_grad(true)
@@ -91,6 +100,8 @@ local function load_data(c, places, models, workers)
   compare_tokenizers(models, train_file)
   local train = try(kava.data.tokens(train_file, models.tokenizer, options))
   local eval = try(kava.data.tokens(eval_file, models.tokenizer, options))
+  if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
+  if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
   local text = "%s: %d rows, %.1f tokens a row, at most %d; held out %s: %d rows"
   stage("data", text:format(train_file, train.rows, train.tokens / train.rows, train.longest, eval_file, eval.rows),
     ("%.2f s"):format(kava.clock() - started))
@@ -199,6 +210,16 @@ local function answers(run, model)
   return (kava.generate.exact_match(model, run.tokenizer, rows))
 end
 
+-- Without what is not finite: neither JSON nor a table can show it.
+local function finite_only(figures)
+  local kept = {}
+  for name, value in pairs(figures) do
+    if type(value) == "table" then kept[name] = finite_only(value)
+    elseif type(value) ~= "number" or is_finite(value) then kept[name] = value end
+  end
+  return kept
+end
+
 -- Figures on the held-out rows, with a line on the console, a record in the log, and a collapse named in words.
 local function evaluate(run, bar)
   local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step) })
@@ -216,7 +237,7 @@ local function evaluate(run, bar)
     save(run)
     cli.fail(("stopped at step %d, as collapse=stop asks"):format(run.step))
   end
-  return figures
+  return finite_only(figures)
 end
 
 local function final_table(run)
@@ -263,8 +284,6 @@ local function next_batches(run)
   end
   return list, tokens
 end
-
-local function is_finite(x) return x == x and x ~= math.huge and x ~= -math.huge end
 
 -- One optimizer step -> its metrics, or nil when a signal came. A micro-batch weighs as much as it has real tokens, so that the gradient
 -- is that of the mean over all tokens of the step, however it was cut into micro-batches.
@@ -325,7 +344,7 @@ local function train_steps(run)
     set_mark(run)
     if c.eval.every > 0 and run.step % c.eval.every == 0 then
       local figures = evaluate(run, bar)
-      if not run.best or figures.ce < run.best then
+      if figures.ce and (not run.best or figures.ce < run.best) then
         run.best = figures.ce
         save(run, "best")
       end
@@ -362,9 +381,8 @@ local function train(c, _, resolved)
   stage("probe", ("teacher's KV %s"):format(layout(teacher_probe)), ("config.json's hidden_size: %d"):format(teacher_probe.config_dim))
   stage("", ("student's KV %s"):format(layout(student_probe)), ("hidden_size: %d"):format(student_probe.config_dim))
 
-  local ok, objective = pcall(kava.loss.build, c.loss.name, { teacher = models.teacher, student = models.student, loss = c.loss, kv = c.kv,
-    teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed })
-  if not ok then cli.fail(objective, cli.exit.usage) end
+  local objective = configured(kava.loss.build, c.loss.name, { teacher = models.teacher, student = models.student, loss = c.loss,
+    kv = c.kv, teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed })
   run.objective = objective
   stage("aggregate", objective:describe())
   local extra, count = objective:parameters(), 0
@@ -390,7 +408,7 @@ local function train(c, _, resolved)
   run.sampler = run.batches(1)
   local an_epoch = math.ceil(run.data.train.rows / c.target_batch)
   run.steps = c.training.steps ~= "auto" and c.training.steps or math.max(1, math.floor(c.training.epochs * an_epoch + 0.5))
-  run.schedule = kava.loss.schedule(c.schedule.name)
+  run.schedule = configured(kava.loss.schedule, c.schedule.name)
   run.parameters = { run.student:parameters(), extra }
   local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
   if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
@@ -408,8 +426,11 @@ local function train(c, _, resolved)
     stage("resume", ("%s, after step %d of %d"):format(checkpoint.path, run.step, run.steps))
   else
     run.store:clear(0)
-    run.before = evaluate(run)
-    run.before.exact, run.before.teacher_exact = answers(run, run.student), answers(run, models.teacher)
+    run.before = {}
+    if c.eval.before then
+      run.before = evaluate(run)
+      run.before.exact, run.before.teacher_exact = answers(run, run.student), answers(run, models.teacher)
+    end
   end
 
   stage("train", ("%d steps of %d rows; rates %g and %g, %s after %d steps of warm-up"):format(run.steps, c.target_batch,
