@@ -10,7 +10,7 @@ local below = {
   ops = { "base", "kernels", "tensor", "tape" },
   optim = { "base", "kernels", "tensor" },
   formats = { "base", "kernels", "tensor" },
-  text = { "base", "tensor" },
+  text = { "base", "tensor", "formats" }, -- a GGUF file carries its tokenizer
   nn = { "base", "kernels", "tensor", "tape", "ops" },
 }
 

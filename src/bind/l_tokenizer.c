@@ -1,5 +1,6 @@
 /* bind/l_tokenizer.c: kava.tokenizer: load, train; class kava.Tokenizer. */
 #include "bind/bind.h"
+#include "base/map.h"
 #include "text/tokenizer.h"
 
 #define TOKENIZER_TYPE "kava.Tokenizer"
@@ -45,6 +46,14 @@ static int l_load(lua_State *L) { /* [-0, +1, e] load(path) -> tokenizer | nil, 
   return st == KAVA_OK ? 1 : kava_l_fail(L, st);
 }
 
+static bool wants_replace(lua_State *L, int arg, const char *what) { /* [-0, +0, e] errors = "strict" | "replace" */
+  const char *errors = kava_l_field_string(L, arg, "errors", "strict");
+  if (!strcmp(errors, "replace")) return true;
+  if (strcmp(errors, "strict") != 0)
+    luaL_error(L, "%s: errors: 'strict' or 'replace' expected, got '%s'", what, errors);
+  return false;
+}
+
 static int l_encode(lua_State *L) { /* [-0, +1, e] tok:encode(text, {add_special_tokens=, errors=}) -> ids */
   static const char *const keys[] = {"add_special_tokens", "errors", NULL};
   box *b = check_box(L, 1);
@@ -54,11 +63,7 @@ static int l_encode(lua_State *L) { /* [-0, +1, e] tok:encode(text, {add_special
   if (!lua_isnoneornil(L, 3)) {
     kava_l_check_keys(L, 3, "encode", keys);
     if (!kava_l_field_boolean(L, 3, "add_special_tokens", true)) flags = 0;
-    const char *errors = kava_l_field_string(L, 3, "errors", "strict");
-    if (!strcmp(errors, "replace"))
-      flags |= KAVA_ENCODE_REPLACE;
-    else if (strcmp(errors, "strict") != 0)
-      return luaL_error(L, "encode: errors: 'strict' or 'replace' expected, got '%s'", errors);
+    if (wants_replace(L, 3, "encode")) flags |= KAVA_ENCODE_REPLACE;
   }
   if (!b->encoder) kava_l_check(L, kava_encoder_new(b->tok, &b->encoder));
   b->ids.size = 0;
@@ -71,14 +76,15 @@ static int l_encode(lua_State *L) { /* [-0, +1, e] tok:encode(text, {add_special
   return 1;
 }
 
-static int l_decode(lua_State *L) { /* [-0, +1, e] tok:decode(ids, {skip_special_tokens=}) -> text */
-  static const char *const keys[] = {"skip_special_tokens", NULL};
+static int l_decode(lua_State *L) { /* [-0, +1, e] tok:decode(ids, {skip_special_tokens=, errors=}) -> text */
+  static const char *const keys[] = {"skip_special_tokens", "errors", NULL};
   box *b = check_box(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
-  bool skip = false;
+  bool skip = false, replace = false;
   if (!lua_isnoneornil(L, 3)) {
     kava_l_check_keys(L, 3, "decode", keys);
     skip = kava_l_field_boolean(L, 3, "skip_special_tokens", false);
+    replace = wants_replace(L, 3, "decode");
   }
   size_t count = (size_t)lua_rawlen(L, 2);
   if (count > b->input_room) {
@@ -94,8 +100,9 @@ static int l_decode(lua_State *L) { /* [-0, +1, e] tok:decode(ids, {skip_special
     if (!ok) return luaL_error(L, "decode: position %d: a token id expected, got %s", (int)i + 1, luaL_typename(L, -1));
     lua_pop(L, 1);
   }
+  unsigned flags = (skip ? KAVA_DECODE_SKIP_SPECIAL : 0) | (replace ? KAVA_DECODE_REPLACE : 0);
   b->text.size = 0;
-  kava_l_check(L, kava_tokenizer_decode(b->tok, b->input, count, skip, &b->text));
+  kava_l_check(L, kava_tokenizer_decode(b->tok, b->input, count, flags, &b->text));
   lua_pushlstring(L, b->text.size ? (const char *)b->text.data : "", b->text.size);
   return 1;
 }
@@ -130,6 +137,67 @@ static int l_fingerprint(lua_State *L) { /* [-0, +1, e] tok:fingerprint() -> 32 
   return 1;
 }
 
+static int l_save(lua_State *L) { /* [-0, +1, e] tok:save(folder) -> true | nil, message, code */
+  kava_status st = kava_tokenizer_save(check_box(L, 1)->tok, luaL_checkstring(L, 2));
+  if (st != KAVA_OK) return kava_l_fail(L, st);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* A list of strings at the top of the stack as arrays kept in a userdata, which is pushed; strings live in the list.
+ * [-0, +1, e] */
+static size_t string_list(lua_State *L, const char *key, const char ***texts, size_t **lengths) {
+  int list = lua_gettop(L);
+  if (!lua_istable(L, list)) luaL_error(L, "%s: a list of strings expected, got %s", key, luaL_typename(L, list));
+  size_t count = (size_t)lua_rawlen(L, list);
+  *texts = lua_newuserdatauv(L, (count + 1) * (sizeof **texts + sizeof **lengths), 0);
+  *lengths = (size_t *)(*texts + count + 1);
+  for (size_t i = 0; i < count; i++) {
+    if (lua_rawgeti(L, list, (lua_Integer)i + 1) != LUA_TSTRING)
+      luaL_error(L, "%s: item %d: a string expected, got %s", key, (int)i + 1, luaL_typename(L, -1));
+    (*texts)[i] = lua_tolstring(L, -1, &(*lengths)[i]);
+    lua_pop(L, 1);
+  }
+  (*texts)[count] = NULL;
+  return count;
+}
+
+static int l_train(lua_State *L) { /* [-0, +1, e] train{texts=|file=, vocab_size=, pattern=, special=} -> tokenizer |
+                                      nil, message, code */
+  static const char *const keys[] = {"texts", "file", "vocab_size", "pattern", "special", NULL};
+  kava_l_check_keys(L, 1, "train", keys);
+  lua_settop(L, 1);
+  lua_Integer size = kava_l_field_integer(L, 1, "vocab_size", 512);
+  if (size < 0 || size > INT32_MAX)
+    return luaL_error(L, "train: vocab_size: a positive number expected, got %I", (LUAI_UACINT)size);
+  kava_train_options options = {.vocab_size = (int32_t)size, .pattern = kava_l_field_string(L, 1, "pattern", "smollm")};
+  const char *file = kava_l_field_string(L, 1, "file", NULL);
+  bool has_texts = lua_getfield(L, 1, "texts") != LUA_TNIL;
+  if (has_texts == (file != NULL)) return luaL_error(L, "train: one of texts and file expected");
+  const char **texts = NULL, **special;
+  size_t *lengths = NULL, *unused, count = 1;
+  if (has_texts) count = string_list(L, "train: texts", &texts, &lengths);
+  if (lua_getfield(L, 1, "special") == LUA_TNIL) {
+    lua_newtable(L);
+    lua_pushliteral(L, "<|endoftext|>");
+    lua_rawseti(L, -2, 1);
+  }
+  string_list(L, "train: special", &special, &unused);
+  options.special = special;
+  box *b = new_box(L);
+  kava_map *map = NULL;
+  size_t length;
+  kava_status st = KAVA_OK;
+  if (file && (st = kava_map_open(file, &map)) == KAVA_OK) {
+    length = map->size;
+    st = kava_tokenizer_train(&(const char *){map->data ? (const char *)map->data : ""}, &length, 1, &options, &b->tok);
+    kava_map_release(&map);
+  } else if (!file) {
+    st = kava_tokenizer_train(texts, lengths, count, &options, &b->tok);
+  }
+  return st == KAVA_OK ? 1 : kava_l_fail(L, st);
+}
+
 static int tokenizer_index(lua_State *L) { /* [-0, +1, e] fields; methods are upvalue 1 */
   lua_pushvalue(L, 2);
   if (lua_gettable(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
@@ -159,9 +227,10 @@ static int tokenizer_tostring(lua_State *L) { /* [-0, +1, e] */
 }
 
 void kava_l_open_tokenizer(lua_State *L) {
-  static const luaL_Reg functions[] = {{"load", l_load}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"load", l_load}, {"train", l_train}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"encode", l_encode}, {"decode", l_decode},           {"id", l_id},
-                                     {"token", l_token},   {"fingerprint", l_fingerprint}, {NULL, NULL}};
+                                     {"token", l_token},   {"fingerprint", l_fingerprint}, {"save", l_save},
+                                     {NULL, NULL}};
   kava_l_class(L, TOKENIZER_TYPE, methods, tokenizer_gc);
   luaL_getmetatable(L, TOKENIZER_TYPE);
   lua_getfield(L, -1, "__index");

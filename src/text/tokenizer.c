@@ -300,16 +300,20 @@ static kava_status add_lossy(const uint8_t *text, size_t length, kava_buffer *ou
   return st;
 }
 
-kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids, size_t count, bool skip_special,
+kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids, size_t count, unsigned flags,
                                   kava_buffer *out) {
   kava_status st = KAVA_OK;
   kava_buffer bytes = {0};
   for (size_t i = 0; i < count; i++) {
-    if (!kava_bpe_has(&tok->bpe, ids[i]))
-      KAVA_FAIL(KAVA_MISUSE, "decode: id %lld at position %zu has no token (the vocabulary has %d)", (long long)ids[i],
-                i + 1, tok->bpe.size);
+    if (!kava_bpe_has(&tok->bpe, ids[i])) {
+      if (!(flags & KAVA_DECODE_REPLACE))
+        KAVA_FAIL(KAVA_MISUSE, "decode: id %lld at position %zu has no token (the vocabulary has %d)",
+                  (long long)ids[i], i + 1, tok->bpe.size);
+      KAVA_TRY(kava_buffer_add(&bytes, "\xef\xbf\xbd", 3));
+      continue;
+    }
     kava_token token = tok->bpe.tokens[ids[i]];
-    if (skip_special && token.special) continue;
+    if ((flags & KAVA_DECODE_SKIP_SPECIAL) && token.special) continue;
     KAVA_TRY(kava_buffer_add(&bytes, tok->bpe.bytes.data + token.offset, token.length));
   }
   st = add_lossy(bytes.data, bytes.size, out);

@@ -41,8 +41,9 @@ int32_t kava_tokenizer_find(const kava_tokenizer *tok, const char *text,
                             size_t length); /* as the vocabulary spells it; -1 */
 bool kava_tokenizer_has(const kava_tokenizer *tok, int64_t id);
 kava_status kava_tokenizer_spell(const kava_tokenizer *tok, int32_t id, kava_buffer *out);
-/* Appends the text of ids; what is not valid UTF-8 becomes U+FFFD. KAVA_MISUSE names an id that has no token. */
-kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids, size_t count, bool skip_special,
+enum { KAVA_DECODE_SKIP_SPECIAL = 1, KAVA_DECODE_REPLACE = 2 /* an id without a token becomes U+FFFD */ };
+/* Appends the text of ids; bytes that are not valid UTF-8 become U+FFFD. KAVA_MISUSE names an id that has no token. */
+kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids, size_t count, unsigned flags,
                                   kava_buffer *out);
 
 typedef struct kava_encoder kava_encoder;

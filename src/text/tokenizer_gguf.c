@@ -1,6 +1,155 @@
+/* text/tokenizer_gguf: the tokenizer inside a GGUF file: tokens, their types, merges, and the pre-tokenizer by its
+ * name. */
 #include "text/tokenizer_parts.h"
+#include "formats/gguf.h"
+
+enum { TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5 }; /* tokenizer.ggml.token_type */
+
+/* Names of tokenizer.ggml.pre whose splitting is one of ours. */
+static const struct {
+  const char *name, *pattern;
+  bool ignore_merges, bos;
+} known[] = {
+    {"smollm", "smollm", false, false},  {"qwen2", "qwen2", false, false}, {"deepseek-r1-qwen", "qwen2", false, false},
+    {"llama-bpe", "llama3", true, true}, {"llama3", "llama3", true, true}, {"llama-v3", "llama3", true, true},
+    {"gpt-2", "gpt2", false, false}};
+
+static kava_status text_of(const kava_gguf *gguf, const char *key, const char **data, size_t *length) {
+  const kava_gguf_value *value = kava_gguf_find(gguf, key);
+  if (!value) return kava_fail(KAVA_UNSUPPORTED, "%s is not there: the file has no tokenizer that can be read", key);
+  if (value->array || !kava_gguf_string(value, data, length))
+    return kava_fail(KAVA_FORMAT, "%s: a string expected", key);
+  return KAVA_OK;
+}
+
+static kava_status list_of(const kava_gguf *gguf, const char *key, kava_gguf_type type, const kava_gguf_value **out) {
+  const kava_gguf_value *value = kava_gguf_find(gguf, key);
+  if (!value) return kava_fail(KAVA_FORMAT, "%s is not there", key);
+  if (!value->array || value->type != type)
+    return kava_fail(KAVA_FORMAT, "%s: an array of %s expected", key, kava_gguf_type_name(type));
+  *out = value;
+  return KAVA_OK;
+}
+
+static bool flag_of(const kava_gguf *gguf, const char *key, bool fallback) {
+  int64_t value;
+  return kava_gguf_integer(kava_gguf_find(gguf, key), 0, &value) ? value != 0 : fallback;
+}
+
+static kava_status special_id(const kava_gguf *gguf, const kava_tokenizer *tok, const char *key, int32_t *out) {
+  const kava_gguf_value *value = kava_gguf_find(gguf, key);
+  int64_t id;
+  if (!value) return KAVA_OK;
+  if (value->array || !kava_gguf_integer(value, 0, &id)) return kava_fail(KAVA_FORMAT, "%s: an integer expected", key);
+  if (!kava_bpe_has(&tok->bpe, id))
+    return kava_fail(KAVA_FORMAT, "%s: %lld is no token (the vocabulary has %d)", key, (long long)id, tok->bpe.size);
+  *out = (int32_t)id;
+  return KAVA_OK;
+}
+
+static kava_status read_tokens(const kava_gguf *gguf, kava_tokenizer *tok, const kava_gguf_value *tokens,
+                               const kava_gguf_value *types) {
+  const char *text;
+  size_t length, cursor = 0;
+  for (uint64_t id = 0; kava_gguf_next_string(tokens, &cursor, &text, &length); id++) {
+    int64_t type = 1;
+    if (types) kava_gguf_integer(types, id, &type);
+    if (type == TYPE_UNUSED) continue; /* rows that only pad the embedding */
+    kava_status st = kava_bpe_add_token(&tok->bpe, text, length, (int64_t)id);
+    if (st != KAVA_OK) return kava_fail_in(st, "tokenizer.ggml.tokens");
+  }
+  kava_bpe_finish_tokens(&tok->bpe);
+  cursor = 0;
+  for (uint64_t id = 0; types && kava_gguf_next_string(tokens, &cursor, &text, &length); id++) {
+    int64_t type = 1;
+    kava_gguf_integer(types, id, &type);
+    if (type != TYPE_CONTROL && type != TYPE_USER && type != TYPE_UNKNOWN) continue;
+    kava_added added = {
+        .content = (char *)(uintptr_t)text, .length = length, .id = (int32_t)id, .special = type != TYPE_USER};
+    kava_status st = kava_tokenizer_add(tok, &added);
+    if (st != KAVA_OK) return kava_fail_in(st, "tokenizer.ggml.tokens");
+  }
+  return KAVA_OK;
+}
+
+static kava_status read_merges(kava_tokenizer *tok, const kava_gguf_value *merges) {
+  const char *text;
+  size_t length, cursor = 0;
+  while (kava_gguf_next_string(merges, &cursor, &text, &length)) {
+    const char *space = memchr(text, ' ', length);
+    kava_status st = space ? kava_bpe_add_merge(&tok->bpe, text, (size_t)(space - text), space + 1,
+                                                length - (size_t)(space - text) - 1)
+                           : kava_fail(KAVA_FORMAT, "merge %u is not \"left right\"", tok->bpe.next_rank + 1);
+    if (st != KAVA_OK) return kava_fail_in(st, "tokenizer.ggml.merges");
+  }
+  return KAVA_OK;
+}
+
+static kava_status read_pre(const kava_gguf *gguf, kava_tokenizer *tok, bool *bos) {
+  const char *name;
+  size_t length;
+  kava_status st = text_of(gguf, "tokenizer.ggml.pre", &name, &length);
+  if (st != KAVA_OK) return st;
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strlen(known[i].name) == length && memcmp(known[i].name, name, length) == 0) {
+      tok->bpe.ignore_merges = known[i].ignore_merges;
+      *bos = known[i].bos;
+      return kava_tokenizer_pattern(tok, known[i].pattern);
+    }
+  return kava_fail(KAVA_UNSUPPORTED,
+                   "tokenizer.ggml.pre '%.*s' is not supported (smollm, qwen2, llama-bpe and gpt-2 are)",
+                   (int)(length < 60 ? length : 60), name);
+}
+
+static kava_status read_all(const kava_gguf *gguf, kava_tokenizer *tok) {
+  kava_status st = KAVA_OK;
+  const char *text;
+  size_t length;
+  const kava_gguf_value *tokens = NULL, *merges = NULL, *types = kava_gguf_find(gguf, "tokenizer.ggml.token_type");
+  KAVA_TRY(text_of(gguf, "tokenizer.ggml.model", &text, &length));
+  if (length != 4 || memcmp(text, "gpt2", 4) != 0)
+    KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.model '%.*s' is not supported (gpt2, byte-level BPE, is)",
+              (int)(length < 60 ? length : 60), text);
+  KAVA_TRY(list_of(gguf, "tokenizer.ggml.tokens", KAVA_GGUF_STRING, &tokens));
+  KAVA_TRY(list_of(gguf, "tokenizer.ggml.merges", KAVA_GGUF_STRING, &merges));
+  if (types && (!types->array || types->count != tokens->count))
+    KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.token_type: an array of %llu expected, one for each token",
+              (unsigned long long)tokens->count);
+  if (tokens->count > INT32_MAX / 2 || merges->count > INT32_MAX / 2)
+    KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.tokens: too many");
+  KAVA_TRY(kava_bpe_init(&tok->bpe, (int64_t)tokens->count, (int64_t)merges->count));
+  KAVA_TRY(read_tokens(gguf, tok, tokens, types));
+  KAVA_TRY(read_merges(tok, merges));
+  bool add_bos = false;
+  KAVA_TRY(read_pre(gguf, tok, &add_bos));
+  KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.eos_token_id", &tok->eos));
+  KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.bos_token_id", &tok->bos));
+  KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.padding_token_id", &tok->pad));
+  if (flag_of(gguf, "tokenizer.ggml.add_bos_token", add_bos) && tok->bos >= 0)
+    KAVA_TRY(kava_ids_add(&tok->before, tok->bos));
+  if (flag_of(gguf, "tokenizer.ggml.add_eos_token", false) && tok->eos >= 0)
+    KAVA_TRY(kava_ids_add(&tok->after, tok->eos));
+  const kava_gguf_value *chat = kava_gguf_find(gguf, "tokenizer.chat_template");
+  if (chat && !chat->array && kava_gguf_string(chat, &text, &length)) {
+    tok->chat_template = kava_format("%.*s", (int)length, text);
+    if (!tok->chat_template) st = KAVA_MEMORY;
+  }
+  if (st == KAVA_OK && text_of(gguf, "general.architecture", &text, &length) == KAVA_OK) {
+    char *key = kava_format("%.*s.context_length", (int)(length < 60 ? length : 60), text);
+    if (!key) return KAVA_MEMORY;
+    kava_gguf_integer(kava_gguf_find(gguf, key), 0, &tok->context_length);
+    kava_free(key);
+  }
+out:
+  return st;
+}
 
 kava_status kava_tokenizer_load_gguf(const char *path, kava_tokenizer *tok) {
-  (void)tok;
-  return kava_fail(KAVA_UNSUPPORTED, "%s: tokenizers are not read from GGUF files yet", path);
+  kava_gguf *gguf = NULL;
+  kava_status st = kava_gguf_open(path, &gguf); /* names the file itself */
+  if (st != KAVA_OK) return st;
+  st = read_all(gguf, tok);
+  if (st != KAVA_OK) kava_fail_in(st, "%s", path);
+  kava_gguf_release(&gguf);
+  return st;
 }

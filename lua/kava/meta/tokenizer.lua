@@ -1,0 +1,69 @@
+---@meta
+-- What src/bind/l_tokenizer.c registers in kava.tokenizer.
+
+---@class kava.tokenizer
+local tokenizer = {}
+
+--- Reads a byte-level BPE tokenizer: a folder with tokenizer.json (and tokenizer_config.json), such a file, or a GGUF file.
+--- Ids equal those of Hugging Face's tokenizers. Failures name the file and the component: "unsupported" for everything
+--- that is not byte-level BPE (SentencePiece, Unigram, WordPiece, ...), "format", "io".
+---@param path string
+---@return kava.Tokenizer?
+---@return string? message
+---@return string? code
+function tokenizer.load(path) end
+
+--- Learns a small vocabulary by plain BPE (Sennrich et al. 2016): the special tokens get ids 0 .. n-1, then the 256 bytes,
+--- then merges, the most frequent pair first; of equals that of the lower ids. The first special token is eos and pad.
+--- Deterministic; equals Hugging Face's BpeTrainer. Stops early where no pair occurs twice.
+---@param options { texts: string[]?, file: string?, vocab_size: integer?, pattern: string?, special: string[]? } one of texts and file; 512; "gpt2" "llama3" "qwen2" or "smollm" (default); {"<|endoftext|>"}
+---@return kava.Tokenizer?
+---@return string? message
+---@return string? code
+function tokenizer.train(options) end
+
+---@class kava.Tokenizer
+---@field vocab_size integer 1 + the highest id; a model's embedding may have more rows
+---@field eos_id integer? from tokenizer_config.json or the GGUF keys
+---@field bos_id integer?
+---@field pad_id integer?
+---@field path string the file it came from
+local Tokenizer = {}
+
+--- Raises, with the byte's offset, where the text is not valid UTF-8; errors = "replace" reads U+FFFD instead.
+---@param text string
+---@param options { add_special_tokens: boolean?, errors: string? }? true, "strict"
+---@return integer[] ids from 0, as the model counts them
+function Tokenizer:encode(text, options) end
+
+--- Bytes that are not valid UTF-8 become U+FFFD. Raises for an id that has no token; errors = "replace" writes U+FFFD for it.
+---@param ids integer[]
+---@param options { skip_special_tokens: boolean?, errors: string? }? false, "strict"
+---@return string
+function Tokenizer:decode(ids, options) end
+
+--- The id of a token as the vocabulary spells it ("Ġthe"); nil where there is none.
+---@param token string
+---@return integer?
+function Tokenizer:id(token) end
+
+--- The token of an id as the vocabulary spells it; nil where there is none.
+---@param id integer
+---@return string?
+function Tokenizer:token(id) end
+
+--- 32 hex digits over all that decides ids: tokens, merges, added tokens, splitting, normalisation, template. Two tokenizers
+--- with equal fingerprints give equal ids, whether they came from tokenizer.json or from GGUF.
+---@return string
+function Tokenizer:fingerprint() end
+
+--- Writes tokenizer.json and tokenizer_config.json into a folder, which is made where absent: byte-for-byte copies when it was
+--- loaded from such files, else new ones that Hugging Face's libraries read.
+---@param folder string
+---@return true?
+---@return string? message
+---@return string? code
+function Tokenizer:save(folder) end
+
+--- Frees it; also done by <close> and the garbage collector.
+function Tokenizer:release() end
