@@ -15,14 +15,17 @@ return {
   paths = {
     models = "./local_models",
     data = "./local_data",
-    output = "./runs",
-    cache = "./local_cache",
+    output = "./outputs",
+    cache = "./cache",
   },
 
   teacher = { quantize = "none" },
 
   data = {
     template = "{question}\n{answer}",
+    count = 4000,
+    eval_count = 256,
+    seed = 1,
     max_length = 512,
     mode = "bucket",
     skip = 0,
@@ -62,7 +65,7 @@ return {
   weight_decay = 0.01,
   max_bad_steps = 10,
 
-  eval = { every = 100, rows = 128, generate = 0 },
+  eval = { every = 100, before = true, rows = 128, generate = 0 },
   checkpoint = { every = 200, keep = 2 },
   log = { every = 1 },
 }

@@ -26,8 +26,11 @@ return {
     alias = "student.derive", min = 1 },
 
   { heading = "Data" },
-  { "data.train", "string", "JSON lines to train on", alias = "data" },
-  { "data.eval", "string", "JSON lines held out" },
+  { "data.train", "string", "JSON lines to train on, or a Lua file that makes them: recipes/problems.lua", alias = "data" },
+  { "data.eval", "string", "JSON lines held out, or a Lua file that makes them" },
+  { "data.count", "integer", "rows such a Lua file makes to train on", min = 1 },
+  { "data.eval_count", "integer", "rows it makes to hold out", min = 1 },
+  { "data.seed", "integer", "what it makes them from" },
   { "data.template", "string", "how a row becomes text: {field} is replaced" },
   { "data.max_length", "integer", "tokens a row may have; longer ones are cut", min = 2 },
   { "data.mode", "string", "rows of like length together, or packed end to end", choices = { "bucket", "pack" } },
@@ -59,7 +62,7 @@ return {
   { "loss.attention", "number", "structural: weight of the attention maps", min = 0 },
 
   { heading = "Training" },
-  { "training.steps", "integer", "optimizer steps; auto: as many as training.epochs takes", choices = { "auto" }, min = 1, alias = "steps" },
+  { "training.steps", "integer", "optimizer steps; auto: as training.epochs takes", choices = { "auto" }, min = 1, alias = "steps" },
   { "training.epochs", "number", "passes over the data, where training.steps is auto", above = 0, alias = "epochs" },
   { "batch_size", "integer", "rows a micro-batch; auto: by memory; what does not divide target_batch is lowered until it does",
     choices = { "auto" }, min = 1, alias = "training.batch_size" },
@@ -74,6 +77,7 @@ return {
 
   { heading = "Evaluation, checkpoints, logs" },
   { "eval.every", "integer", "steps between evaluations; 0: only before and after", min = 0 },
+  { "eval.before", "boolean", "whether to evaluate before the first step", free = true },
   { "eval.rows", "integer", "held-out rows an evaluation takes; 0: all", min = 0 },
   { "eval.generate", "integer", "held-out rows whose answers are generated before and after; 0: none", min = 0, free = true },
   { "checkpoint.every", "integer", "steps between checkpoints; 0: only the last", min = 0, free = true },

@@ -157,13 +157,13 @@ end
 
 local kinds = { story, story, story, together, shopping, sharing }
 
--- One problem of a split: {question =, answer =}.
+-- One problem of a split: {question =, answer =}. The end of the line is part of the answer: it says that the number is over.
 local function draw(random, split)
   while true do
     local question, steps, result = random.pick(kinds)(random)
     local text = table.concat(question, " ")
     if problems.split_of(text) == split then
-      return { question = text, answer = ("%s\n#### %d"):format(table.concat(steps, "; "), result) }
+      return { question = text, answer = ("%s\n#### %d\n"):format(table.concat(steps, "; "), result) }
     end
   end
 end
@@ -204,6 +204,50 @@ function problems.write(path, rows)
   ok, message = file:close()
   if not ok then return nil, message end
   return os.rename(partial, path)
+end
+
+-- Rows as batches for pretraining and comparison: texts tokenised once; per epoch a shuffle that is a function of (seed, epoch); rows
+-- of like length share a batch, so that little is padded. -> function(step) -> {input_ids =, attention_mask =} [B,T], steps an epoch.
+-- opts: batch, seed (1), shuffle (true)
+function problems.batches(rows, tokenizer, opts)
+  local kava = require "kava"
+  local ids, size, seed = {}, opts.batch, opts.seed or 1
+  for i, row in ipairs(rows) do ids[i] = tokenizer:encode(row.question .. "\n" .. row.answer) end
+  local per_epoch = (#rows + size - 1) // size
+  local WINDOW = 16 -- batches that are sorted by length together
+  local cached_epoch, plan
+
+  local function plan_of(epoch)
+    local order = {}
+    for i = 1, #rows do order[i] = opts.shuffle == false and i or kava.permute(seed * 1000003 + epoch, #rows, i) end
+    local batches = {}
+    for first = 1, #order, WINDOW * size do
+      local window = table.move(order, first, math.min(first + WINDOW * size - 1, #order), 1, {})
+      table.sort(window, function(a, b) return #ids[a] < #ids[b] or #ids[a] == #ids[b] and a < b end)
+      for start = 1, #window, size do
+        batches[#batches + 1] = table.move(window, start, math.min(start + size - 1, #window), 1, {})
+      end
+    end
+    return batches
+  end
+
+  return function(step)
+    local epoch = (step - 1) // per_epoch
+    if epoch ~= cached_epoch then cached_epoch, plan = epoch, plan_of(epoch) end
+    local at = (step - 1) % per_epoch + 1
+    local chosen = plan[opts.shuffle == false and at or kava.permute(seed * 1000003 + epoch, #plan, at)]
+    local longest, flat, mask = 0, {}, {}
+    for _, row in ipairs(chosen) do longest = math.max(longest, #ids[row]) end
+    for n, row in ipairs(chosen) do
+      for t = 1, longest do
+        flat[(n - 1) * longest + t] = ids[row][t] or 0
+        mask[(n - 1) * longest + t] = ids[row][t] and 1 or 0
+      end
+    end
+    local shape = { #chosen, longest }
+    return { input_ids = kava.tensor(flat, { shape = shape, dtype = "i64" }),
+      attention_mask = kava.tensor(mask, { shape = shape, dtype = "i64" }) }
+  end, per_epoch
 end
 
 local help = [[

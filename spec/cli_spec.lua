@@ -72,7 +72,8 @@ describe("the front door", function()
 
   describe("the prompt", function()
     it("prints expressions, keeps globals, goes on after errors and over lines", function()
-      local code, out, err = run("-i", { input = "x = 5\nx * 2, 'a'\nerror('boo')\nx\nfor i = 1, 2 do\nprint(i)\nend\n{ 1, 2, a = { b = 3 } }\n)\n'end'\n" })
+      local input = "x = 5\nx * 2, 'a'\nerror('boo')\nx\nfor i = 1, 2 do\nprint(i)\nend\n{ 1, 2, a = { b = 3 } }\n)\n'end'\n"
+      local code, out, err = run("-i", { input = input })
       assert.equal(0, code)
       assert.equal("10\ta\n5\n1\n2\n{ 1, 2, a = { b = 3 } }\nend\n", out)
       assert.truthy(err:find("boo", 1, true))

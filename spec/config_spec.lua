@@ -35,8 +35,8 @@ describe("config", function()
   end)
 
   it("writes itself as a config file that reads back the same", function()
-    local layer = config.layer(schema, { name = 'a "quoted"\nname', kv = { method = "mean", weights = { 0.1, 1 / 3 } }, rate = 5e-5, steps = 7,
-      weight = { from = 1.0, to = 0 } }, "here")
+    local layer = config.layer(schema, { name = 'a "quoted"\nname', kv = { method = "mean", weights = { 0.1, 1 / 3 } }, rate = 5e-5,
+      steps = 7, weight = { from = 1.0, to = 0 } }, "here")
     local resolved = config.resolve(schema, { layer })
     local text = resolved:text()
     assert.truthy(text:find('["rate"] = 5e-05', 1, true))

@@ -66,7 +66,7 @@ local function gradcheck(fn, inputs, options)
       end
       for j, expected in ipairs(numeric) do
         local off = math.max(math.abs(once[i][j] - expected), math.abs(thrice[i][j] - 3 * expected) / 3) / largest
-        if not (off <= tol) then
+        if off > tol or off ~= off then
           error(("input %d, element %d: gradient %.12g, accumulated three times %.12g; finite differences say %.12g"):format(
             i, j, once[i][j], thrice[i][j], expected), 2)
         end

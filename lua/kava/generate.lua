@@ -49,7 +49,7 @@ local function complete(model, tokenizer, prompts, opts)
       local step <close> = kava.scope() -- luacheck: ignore 211
       local ids_next, going = next_tokens(model, rows, ids), {}
       for n, row in ipairs(rows) do
-        local id = math.tointeger(ids_next[n])
+        local id = math.tointeger(ids_next[n]) - 1 -- positions count from 1, token ids from 0
         if not is_end[id] then
           table.insert(ids[row], id)
           table.insert(made[row], id)

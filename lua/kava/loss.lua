@@ -44,16 +44,6 @@ loss.kv_defaults = {
   weights = nil, -- of the aggregation "weighted": a list, or {teacher = list, student = list}
 }
 
--- Whole settings by name; a config's `preset` picks one.
-loss.presets = {
-  -- The guide that KAVA replaces: concatenated keys, trained teacher-side projector, no anchor. It collapses on real models
-  -- (the projector and the student agree on one constant direction); kept so that it can be seen to.
-  original = {
-    loss = { name = "mercator", weight = 1.0, ce = 0.0, kl = 0.0, alpha = 1.0, beta = 0.01, eps = 1e-8 },
-    kv = { method = "concat", project = "teacher", rope = "post", dropout = 0.1 },
-  },
-}
-
 local function merged(defaults, given, what)
   local out = {}
   for key, value in pairs(defaults) do out[key] = value end
@@ -390,12 +380,14 @@ function loss.mask(batch) return batch.mask or batch.attention_mask end
 -- Cross-entropy and KL from hidden states: the logits are never whole in memory.
 local function head(self, batch, teacher_out, student_out, ce, kl)
   local with_teacher = teacher_out and teacher_out.hidden
-  return loss.head(student_out.hidden, self.student:head(), {
+  return loss.head {
+    hidden = student_out.hidden,
+    weight = self.student:head(),
     targets = loss.batch_targets(batch),
     teacher_hidden = with_teacher and teacher_out.hidden or nil,
-    teacher_head = with_teacher and self.teacher:head() or nil,
-    ce = ce, kl = kl, temperature = self.settings.temperature,
-  })
+    teacher_weight = with_teacher and self.teacher:head() or nil,
+    ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature,
+  }
 end
 loss.apply_head = head
 
@@ -411,7 +403,7 @@ function Loss:compute(batch, teacher_out, student_out, step)
   end
   if ce > 0 or kl > 0 then
     local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl)
-    for name, metric in pairs(more) do metrics[name] = metric end
+    metrics.ce, metrics.kl, metrics.agreement = more.ce, more.kl, more.agreement
     total = total and total + value or value
   end
   metrics.loss = total:detach()

@@ -70,7 +70,8 @@ describe("paths", function()
   local config = { paths = { models = "/scratch/{username}/kava/{job}/{other}", data = "./d", output = "./o", cache = "{home}/c" } }
 
   it("put variables over patterns", function()
-    local facts = machine { variables = { USER = "ada", HOME = "/home/ada", SLURM_JOB_ID = "5", KAVA_DATA_PATH = "/data", KAVA_OUTPUT_PATH = "" } }
+    local variables = { USER = "ada", HOME = "/home/ada", SLURM_JOB_ID = "5", KAVA_DATA_PATH = "/data", KAVA_OUTPUT_PATH = "" }
+    local facts = machine { variables = variables }
     local resolved = paths.resolve(facts, config)
     assert.equal("/scratch/ada/kava/5/{other}", resolved.models)
     assert.equal("/data", resolved.data)

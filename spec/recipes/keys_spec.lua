@@ -1,7 +1,8 @@
 local config = require "kava.config"
 local schema = config.schema(require "recipes.keys")
 
-local OPTIONAL = { "teacher.path", "student.path", "student.layers", "data.train", "data.eval", "kv.weights", "kv.layers", "checkpoint.dir" }
+local OPTIONAL = { "teacher.path", "student.path", "student.layers", "data.train", "data.eval", "kv.weights", "kv.layers",
+  "checkpoint.dir" }
 
 it("every key has a default or is known to have none", function()
   local defaults = assert(config.layer(schema, assert(config.read "configs/environment.lua"), "configs/environment.lua"))

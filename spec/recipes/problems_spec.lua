@@ -20,7 +20,7 @@ describe("word problems", function()
         assert.equal(tonumber(c), compute[op](tonumber(a), tonumber(b)), row.answer)
         last = c
       end
-      assert.equal(last, row.answer:match "\n#### (%d+)$")
+      assert.equal(last, row.answer:match "\n#### (%d+)\n$")
     end
   end)
 

@@ -1,7 +1,8 @@
 local tune = require "recipes.tune"
 
 local facts = { cpus = 16, memory = 8 << 30, device = "cpu", precision = "bf16", why = { cpus = "c", device = "d", precision = "p" } }
-local small = { fixed_bytes = 1 << 20, row_tokens = 512, typical_tokens = 64, student = { layers = 2, hidden = 64, intermediate = 128, kv_dim = 64 } }
+local shape = { layers = 2, hidden = 64, intermediate = 128, kv_dim = 64 }
+local small = { fixed_bytes = 1 << 20, row_tokens = 512, typical_tokens = 64, student = shape }
 
 local function decide(config, models, other)
   local full = { batch_size = "auto", target_batch = 32, precision = "auto", threads = 0 }
@@ -31,8 +32,8 @@ describe("tune", function()
   end)
 
   it("stays within the memory of the job", function()
-    local shape = { layers = 24, hidden = 896, intermediate = 4864, kv_dim = 256 }
-    local big = { fixed_bytes = 1 << 30, row_tokens = 512, typical_tokens = 100, student = shape }
+    local large = { layers = 24, hidden = 896, intermediate = 4864, kv_dim = 256 }
+    local big = { fixed_bytes = 1 << 30, row_tokens = 512, typical_tokens = 100, student = large }
     local tight = { cpus = 2, memory = 4 << 30, device = "cpu", precision = "f32", why = facts.why }
     local d = decide({}, big, tight)
     assert.truthy(big.fixed_bytes + d.batch_size * tune.row_bytes(big.student, 512) <= tight.memory)

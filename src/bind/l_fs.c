@@ -4,6 +4,7 @@
 #include "formats/writer.h"
 #include <dirent.h>
 #include <errno.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,53 @@ static int l_remove(lua_State *L) { /* [-0, +1|3, e] remove(path) -> true; a fil
   return 1;
 }
 
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *where) {
+  (void)info;
+  (void)where;
+  return (kind == FTW_DP || kind == FTW_DNR ? rmdir(path) : unlink(path)) != 0;
+}
+
+static int l_remove_tree(lua_State *L) { /* [-0, +1|3, e] remove_tree(path) -> true; links are removed, not followed */
+  const char *path = luaL_checkstring(L, 1);
+  struct stat info;
+  if (lstat(path, &info) != 0) return fail_path(L, path);
+  if ((S_ISDIR(info.st_mode) ? nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) : unlink(path)) != 0)
+    return fail_path(L, path);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_rename(lua_State *L) { /* [-0, +1|3, e] rename(from, to) -> true; a file at `to` is replaced at once */
+  const char *from = luaL_checkstring(L, 1), *to = luaL_checkstring(L, 2);
+  if (rename(from, to) != 0) return fail_path(L, from);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_realpath(lua_State *L) { /* [-0, +1|3, e] realpath(path) -> absolute, links resolved */
+  const char *path = luaL_checkstring(L, 1);
+  char full[PATH_MAX];
+  if (!realpath(path, full)) return fail_path(L, path);
+  lua_pushstring(L, full);
+  return 1;
+}
+
+static int
+l_writable(lua_State *L) { /* [-0, +1|3, e] writable(path) -> true: this process may write to the file or folder */
+  const char *path = luaL_checkstring(L, 1);
+  if (access(path, W_OK) != 0) return fail_path(L, path);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int l_mtime(lua_State *L) { /* [-0, +1|3, e] mtime(path) -> seconds since 1970, with a fraction */
+  const char *path = luaL_checkstring(L, 1);
+  struct stat info;
+  if (stat(path, &info) != 0) return fail_path(L, path);
+  lua_pushnumber(L, (lua_Number)info.st_mtim.tv_sec + (lua_Number)info.st_mtim.tv_nsec * 1e-9);
+  return 1;
+}
+
 static int l_write(lua_State *L) { /* [-0, +1|3, e] write(path, text) -> true; the file is whole or as it was before */
   size_t size;
   const char *path = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &size);
@@ -118,9 +166,20 @@ static int l_list(lua_State *L) { /* [-0, +1|3, e] list(path) -> names, sorted, 
 }
 
 void kava_l_open_fs(lua_State *L) {
-  static const luaL_Reg functions[] = {{"exists", l_exists}, {"isdir", l_isdir}, {"size", l_size},
-                                       {"free", l_free},     {"mkdir", l_mkdir}, {"remove", l_remove},
-                                       {"write", l_write},   {"list", l_list},   {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"exists", l_exists},
+                                       {"isdir", l_isdir},
+                                       {"size", l_size},
+                                       {"free", l_free},
+                                       {"mkdir", l_mkdir},
+                                       {"remove", l_remove},
+                                       {"write", l_write},
+                                       {"list", l_list},
+                                       {"remove_tree", l_remove_tree},
+                                       {"rename", l_rename},
+                                       {"realpath", l_realpath},
+                                       {"writable", l_writable},
+                                       {"mtime", l_mtime},
+                                       {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, FOLDER_TYPE, none, folder_gc);
   kava_l_subtable(L, "fs");

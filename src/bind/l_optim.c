@@ -2,6 +2,7 @@
 #include "bind/bind.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,7 +75,7 @@ static int l_adamw(lua_State *L) { /* [-0, +1, e] adamw({{params, lr, weight_dec
   static const char *const known[] = {"lr", "betas", "eps", "weight_decay", "state_dtype", NULL};
   static const char *const group_keys[] = {"params", "lr", "weight_decay", NULL};
   kava_adamw_options options = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .state_dtype = KAVA_F32};
-  double lr = -1, decay = 0.01;
+  double lr = NAN, decay = 0.01; /* NAN: none given */
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 2);
   if (!lua_isnil(L, 2)) {
@@ -108,7 +109,7 @@ static int l_adamw(lua_State *L) { /* [-0, +1, e] adamw({{params, lr, weight_dec
       luaL_error(L, "adamw: group %I is a %s; a table {params =, lr =} expected", i, luaL_typename(L, at));
     kava_l_check_keys(L, at, "adamw: a group", group_keys);
     double group_lr = kava_l_field_number(L, at, "lr", lr);
-    if (group_lr == -1) luaL_error(L, "adamw: group %I has no lr, and the options give none", i);
+    if (isnan(group_lr)) luaL_error(L, "adamw: group %I has no lr, and the options give none", i);
     kava_l_check(L, kava_adamw_add_group(*box, group_lr, kava_l_field_number(L, at, "weight_decay", decay), &index));
     if (lua_getfield(L, at, "params") != LUA_TTABLE)
       luaL_error(L, "adamw: params of group %I is a %s; a list or map of tensors expected", i, luaL_typename(L, -1));

@@ -320,10 +320,11 @@ static kava_status check_items(int64_t count, kava_safetensors_item *items) {
   return KAVA_OK;
 }
 
-kava_status kava_safetensors_write(kava_writer *w, int64_t count, kava_safetensors_item *items, int64_t metadata_count,
-                                   const kava_text (*metadata)[2]) {
+kava_status kava_safetensors_header(int64_t count, kava_safetensors_item *items, int64_t metadata_count,
+                                    const kava_text (*metadata)[2], char **header, size_t *size) {
   kava_json_writer json = {0};
   kava_status st = KAVA_OK;
+  char *text = NULL;
   int64_t offset = 0;
   KAVA_TRY(check_items(count, items));
   if (count) qsort(items, (size_t)count, sizeof *items, by_type_and_name);
@@ -354,12 +355,15 @@ kava_status kava_safetensors_write(kava_writer *w, int64_t count, kava_safetenso
   size_t padded = (json.size + 7) & ~(size_t)7;
   if (padded > HEADER_MOST)
     KAVA_FAIL(KAVA_UNSUPPORTED, "a header of %zu bytes; at most %d are allowed", padded, HEADER_MOST);
-  unsigned char length[8];
-  for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)padded >> 8 * i);
-  KAVA_TRY(kava_writer_put(w, length, 8));
-  KAVA_TRY(kava_writer_put(w, json.data, json.size));
-  KAVA_TRY(kava_writer_put(w, "       ", padded - json.size));
-  for (int64_t i = 0; i < count; i++) KAVA_TRY(kava_writer_tensor(w, items[i].tensor));
+  if (!(text = kava_alloc(8 + padded))) {
+    st = KAVA_MEMORY;
+    goto out;
+  }
+  for (int i = 0; i < 8; i++) text[i] = (char)((uint64_t)padded >> 8 * i);
+  memcpy(text + 8, json.data, json.size);
+  memset(text + 8 + json.size, ' ', padded - json.size);
+  *header = text;
+  *size = 8 + padded;
 out:
   kava_free(json.data);
   return st;
@@ -367,10 +371,19 @@ out:
 
 kava_status kava_safetensors_save(const char *path, int64_t count, kava_safetensors_item *items, int64_t metadata_count,
                                   const kava_text (*metadata)[2]) {
+  char *header = NULL;
+  size_t size;
   kava_writer w;
-  kava_status st = kava_writer_open(&w, path);
-  if (st == KAVA_OK) st = kava_safetensors_write(&w, count, items, metadata_count, metadata);
-  if (st == KAVA_OK) return kava_writer_commit(&w);
-  kava_writer_abort(&w);
+  kava_status st = kava_safetensors_header(count, items, metadata_count, metadata, &header, &size);
+  if (st == KAVA_OK) st = kava_writer_open(&w, path);
+  if (st == KAVA_OK) {
+    st = kava_writer_put(&w, header, size);
+    for (int64_t i = 0; i < count && st == KAVA_OK; i++) st = kava_writer_tensor(&w, items[i].tensor);
+    if (st == KAVA_OK)
+      st = kava_writer_commit(&w);
+    else
+      kava_writer_abort(&w);
+  }
+  kava_free(header);
   return st;
 }

@@ -36,8 +36,8 @@ typedef struct kava_safetensors_item {
  * format = "pt" unless it has a format. KAVA_MISUSE on quantised tensors and names that come twice. */
 kava_status kava_safetensors_save(const char *path, int64_t count, kava_safetensors_item *items, int64_t metadata_count,
                                   const kava_text (*metadata)[2]);
-/* The same into a writer that is the caller's to commit. */
-struct kava_writer;
-kava_status kava_safetensors_write(struct kava_writer *w, int64_t count, kava_safetensors_item *items,
-                                   int64_t metadata_count, const kava_text (*metadata)[2]);
+/* What such a file begins with, up to its data: length, JSON, padding. Sorts the items; their data follows in that
+ * order. The caller frees *header. */
+kava_status kava_safetensors_header(int64_t count, kava_safetensors_item *items, int64_t metadata_count,
+                                    const kava_text (*metadata)[2], char **header, size_t *size);
 #endif

@@ -71,6 +71,18 @@ kava_status kava_writer_put(kava_writer *w, const void *data, size_t size) {
   return KAVA_OK;
 }
 
+kava_status kava_writer_patch(kava_writer *w, uint64_t at, const void *data, size_t size) {
+  kava_status st = flush(w);
+  for (size_t done = 0; st == KAVA_OK && done < size;) {
+    ssize_t n = pwrite(w->file, (const char *)data + done, size - done, (off_t)(at + done));
+    if (n >= 0)
+      done += (size_t)n;
+    else if (errno != EINTR)
+      st = fail(w);
+  }
+  return st;
+}
+
 kava_status kava_writer_pad(kava_writer *w, size_t alignment) {
   static const char zeros[4096];
   size_t over = (size_t)(w->size % alignment);

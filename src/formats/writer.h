@@ -9,12 +9,13 @@ typedef struct kava_writer {
   int file;
   char *path, *temporary;
   uint64_t size; /* bytes written so far */
-  uint32_t crc;  /* CRC-32C of them */
+  uint32_t crc;  /* CRC-32C of what was put since it was last set to 0; patches do not count */
   char *buffer;  /* gathers small pieces */
   size_t filled;
 } kava_writer;
 kava_status kava_writer_open(kava_writer *w, const char *path);
 kava_status kava_writer_put(kava_writer *w, const void *data, size_t size);
+kava_status kava_writer_patch(kava_writer *w, uint64_t at, const void *data, size_t size); /* over bytes already put */
 kava_status kava_writer_pad(kava_writer *w, size_t alignment); /* zero bytes up to a multiple of it, at most 4096 */
 kava_status kava_writer_tensor(kava_writer *w,
                                const kava_tensor *t); /* its elements, row-major, whatever its strides */

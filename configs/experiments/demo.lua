@@ -1,0 +1,14 @@
+-- The embedded default: a 4-bit teacher that ships with KAVA (recipes/pretrain.lua made it) teaches three of its six layers the
+-- arithmetic word problems of recipes/problems.lua. Nothing is downloaded.
+return {
+  name = "demo",
+  teacher = { path = "assets/demo/teacher.gguf" },
+  student = { layers = { 2, 4, 6 } },
+  data = { train = "recipes/problems.lua", eval = "recipes/problems.lua", count = 8000, eval_count = 256, max_length = 128 },
+  loss = { name = "layer_matched", weight = 1.0, ce = 1.0 },
+  training = { steps = 250 },
+  learning_rate = { student = 1e-3, projector = 1e-3 },
+  schedule = { name = "cosine", warmup = 20 },
+  eval = { every = 50, rows = 128, generate = 64 },
+  checkpoint = { every = 50, keep = 1 },
+}

@@ -1,0 +1,463 @@
+-- train_adaptive: distils a teacher into a student by matching their KV caches.
+--
+--   kava recipes/train_adaptive.lua                                        the demo that is shipped
+--   kava recipes/train_adaptive.lua --config FILE [--cluster=NAME] [key=value …]
+--
+-- Read from the bottom: `train` is the whole run, one line a stage. Facts come from env.lua, decisions from paths.lua and tune.lua; what
+-- is taught from recipes/loss, aggregations from recipes/aggregate, rates from recipes/schedule. This file alone has effects.
+local kava = require "kava"
+local cli = require "kava.cli"
+local config = require "kava.config"
+local checkpoints = require "kava.checkpoints"
+local log = require "kava.log"
+local progress = require "kava.progress"
+local env = require "recipes.env"
+local paths = require "recipes.paths"
+local tune = require "recipes.tune"
+
+local stage, try = progress.stage, cli.try
+
+local function is_finite(x) return x == x and x ~= math.huge and x ~= -math.huge end
+
+local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) or "unknown" end
+
+-- ------------------------------------------------------------------------------------------------- models, data, decisions
+
+-- Calls f(…), whose errors are the config's: shown without a traceback, exit code 2.
+local function configured(f, ...)
+  local ok, result = pcall(f, ...)
+  if not ok then cli.fail(result, cli.exit.usage) end
+  return result
+end
+
+-- The first of the places where `name` may be that is there.
+local function locate(key, name, folder)
+  if not name then cli.fail(key .. ": nothing given; --help says what it may be", cli.exit.usage) end
+  local candidates = paths.candidates(name, folder, cli.home)
+  for _, path in ipairs(candidates) do
+    if kava.fs.exists(path) then return path end
+  end
+  cli.fail(("%s = %s: not found; looked for %s"):format(key, name, table.concat(candidates, ", ")), cli.exit.usage)
+end
+
+-- The teacher as its file has it (quantised weights stay quantised), the student in f32: read, or derived from the teacher's layers.
+local function load_models(c, places)
+  local started = kava.clock()
+  local path = locate("teacher.path", c.teacher.path, places.models)
+  local teacher = try(kava.model.load(path))
+  local student, origin
+  if c.student.path then
+    if c.student.layers then cli.fail("student.path and student.layers: one of them expected, both given", cli.exit.usage) end
+    local from = locate("student.path", c.student.path, places.models)
+    student, origin = try(kava.model.load(from, { dtype = "f32" })), from
+  else
+    student = configured(kava.model.derive, teacher, { layers = c.student.layers, dtype = "f32" })
+    origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
+  end
+  student:requires_grad(true)
+  local tokenizer = try(kava.tokenizer.load(path))
+  stage("load", ("teacher %s: %s"):format(path, tostring(teacher)), ("%.2f s"):format(kava.clock() - started))
+  stage("", ("student %s: %s"):format(origin, tostring(student)))
+  return { teacher = teacher, student = student, tokenizer = tokenizer, student_path = c.student.path and origin }
+end
+
+-- Positions match only when both models read a text as the same tokens: compared on rows, refused where they differ.
+local function compare_tokenizers(models, file)
+  if not models.student_path then return end
+  local other = kava.tokenizer.load(models.student_path)
+  if not other then return end -- the student brings none: it is fed the teacher's ids, as every model of one family may be
+  local count = 0
+  for line in io.lines(file) do
+    count = count + 1
+    local a, b = models.tokenizer:encode(line), other:encode(line)
+    if table.concat(a, " ") ~= table.concat(b, " ") then
+      cli.fail(("teacher and student tokenise line %d of %s differently: their positions do not match"):format(count, file))
+    end
+    if count == 100 then break end
+  end
+end
+
+-- A file of rows: as given, or made by a Lua file that has rows{ seed =, count =, split = } and kept in the cache.
+local function rows_file(c, places, key, split, count)
+  local path = locate("data." .. key, c.data[key], places.data)
+  if not path:find "%.lua$" then return path end
+  local made = ("%s/%s-%s-%d-%d.jsonl"):format(places.cache, path:match "([^/]+)%.lua$", split, count, c.data.seed)
+  if kava.fs.exists(made) then return made end
+  local lines = {}
+  for i, row in ipairs(dofile(path).rows { seed = c.data.seed, count = count, split = split }) do lines[i] = kava.json.encode(row) end
+  try(kava.fs.write(made, table.concat(lines, "\n") .. "\n"))
+  return made
+end
+
+-- Rows as tokens, in a cache keyed by content; the held-out rows are a file of their own.
+local function load_data(c, places, models, workers)
+  local started = kava.clock()
+  try(kava.fs.mkdir(places.cache))
+  local options = { template = c.data.template, max_length = c.data.max_length, workers = workers, skip = c.data.skip,
+    cache = places.cache }
+  local train_file = rows_file(c, places, "train", "train", c.data.count)
+  local eval_file = rows_file(c, places, "eval", "heldout", c.data.eval_count)
+  compare_tokenizers(models, train_file)
+  local train = try(kava.data.tokens(train_file, models.tokenizer, options))
+  local eval = try(kava.data.tokens(eval_file, models.tokenizer, options))
+  if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
+  if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
+  local text = "%s: %d rows, %.1f tokens a row, at most %d; held out %s: %d rows"
+  stage("data", text:format(train_file, train.rows, train.tokens / train.rows, train.longest, eval_file, eval.rows),
+    ("%.2f s"):format(kava.clock() - started))
+  return { train = train, eval = eval, eval_file = eval_file }
+end
+
+local function layout(p)
+  return ("%d layers x %d heads x %d = %d, in all %d"):format(p.layers, p.kv_heads, p.head_dim, p.layer_dim, p.total_dim)
+end
+
+-- What tune decides from: the bytes that stay (student, gradients, two moments), the rows, the student's shape.
+local function measure(models, data, probe)
+  local weights = 0
+  for _, t in pairs(models.student:parameters()) do weights = weights + t:numel() * 4 end
+  local spec = models.student.config
+  return {
+    fixed_bytes = kava.memory().cpu.current + 3 * weights,
+    row_tokens = data.train.longest,
+    typical_tokens = math.ceil(data.train.tokens / data.train.rows),
+    student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size, kv_dim = probe.layer_dim },
+  }
+end
+
+-- ---------------------------------------------------------------------------------------------------------- state and resume
+
+-- All that a resumed run must find again: weights, optimizer, random numbers, data order, schedule (the step), best figure.
+local function snapshot(run)
+  local tensors = {}
+  for name, t in pairs(run.student:parameters()) do tensors["student." .. name] = t end
+  for name, t in pairs(run.objective:parameters()) do tensors["objective." .. name] = t end
+  for name, t in pairs(run.optimizer:state()) do tensors["optimizer." .. name] = t end
+  local meta = { step = run.step, identity = run.identity, mark = run.mark, decided = run.decided, bad = run.bad, skipped = run.skipped,
+    best = run.best, before = run.before, after = run.after, finished = run.finished }
+  return tensors, meta
+end
+
+local function save(run, best)
+  local tensors, meta = snapshot(run)
+  return try(run.store:save(run.step, tensors, meta, best))
+end
+
+local function restore(run, checkpoint)
+  local meta, optimizer = checkpoint.meta, {}
+  for name, t in pairs(checkpoint.tensors) do
+    local part, rest = name:match "^(%a+)%.(.+)$"
+    if part == "optimizer" then
+      optimizer[rest] = t
+    else
+      local target = (part == "student" and run.student or run.objective):parameters()[rest]
+      if not target then cli.fail(("%s: %s is not a parameter of this run"):format(checkpoint.path, name)) end
+      target:copy_(t)
+    end
+  end
+  if next(optimizer) then try(run.optimizer:load_state(optimizer)) end
+  run.step, run.bad, run.skipped, run.best, run.before = meta.step, meta.bad, meta.skipped, meta.best, meta.before
+  run.finished, run.after = meta.finished, meta.after
+  run.epoch = meta.mark.epoch
+  run.sampler = run.batches(run.epoch)
+  run.sampler:seek(meta.mark.sampler)
+  kava.rng_state(meta.mark.rng[1], meta.mark.rng[2])
+end
+
+-- The checkpoint to go on from, or nil. One of another config is refused, naming the keys. What "auto" leaves open is taken from it, so
+-- that a run may move to another machine and still give the same bits.
+local function find_checkpoint(c, run, resolved)
+  local checkpoint
+  if c.resume == "auto" then
+    checkpoint = run.store:latest(function(message) stage("resume", message) end)
+  elseif c.resume ~= "none" then
+    local tensors, meta = kava.checkpoint.load(c.resume)
+    if not tensors then cli.fail(("resume = %s: %s"):format(c.resume, meta)) end
+    checkpoint = { tensors = tensors, meta = meta, path = c.resume }
+  end
+  run.identity = resolved:identity()
+  if not checkpoint then return nil end
+  local there = checkpoint.meta.identity
+  local different = config.differences(there, run.identity)
+  if #different > 0 then
+    cli.fail(("%s is of another config:\n  %s\nGive the same keys, another output=, or resume=none to start anew"):format(checkpoint.path,
+      table.concat(different, "\n  ")), cli.exit.usage)
+  end
+  return checkpoint
+end
+
+-- -------------------------------------------------------------------------------------------------------------- evaluation
+
+-- The held-out batches: always the same rows in the same order.
+local function held_out(run)
+  local sampler = run.data.eval:batches { batch = run.batch_size, seed = 0, epoch = 1, mode = "bucket" }
+  local rows, limit = 0, run.config.eval.rows
+  return function()
+    if limit > 0 and rows >= limit then return nil end
+    local batch = sampler:next()
+    rows = rows + (batch and batch.input_ids.shape[1] or 0)
+    return batch
+  end
+end
+
+local function answers(run, model)
+  local count, rows = run.config.eval.generate, {}
+  if count == 0 then return nil end
+  for line in io.lines(run.data.eval_file) do
+    rows[#rows + 1] = require("cjson").decode(line)
+    if #rows == count then break end
+  end
+  return (kava.generate.exact_match(model, run.tokenizer, rows))
+end
+
+-- Without what is not finite: neither JSON nor a table can show it.
+local function finite_only(figures)
+  local kept = {}
+  for name, value in pairs(figures) do
+    if type(value) == "table" then kept[name] = finite_only(value)
+    elseif type(value) ~= "number" or is_finite(value) then kept[name] = value end
+  end
+  return kept
+end
+
+-- Figures on the held-out rows, with a line on the console, a record in the log, and a collapse named in words.
+local function evaluate(run, bar)
+  local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step) })
+  local collapse = figures.collapse
+  local text = ("eval  step %d: CE %.3f (teacher %.3f), KL %.3f, same top token %.3f, KV cosine %s"):format(run.step, figures.ce,
+    figures.teacher_ce, figures.kl, figures.agreement, figures.cosine and ("%.4f"):format(figures.cosine) or "of unlike widths")
+  local say = bar and function(line) bar:line(line) end or print
+  say(text)
+  if collapse then say("      " .. collapse.verdict) end
+  run.log:record { step = run.step, kind = "eval", loss = figures.loss, kv = figures.kv, ce = figures.ce, kl = figures.kl,
+    agreement = figures.agreement, cosine = figures.cosine, cosine_by_layer = figures.cosine_by_layer, teacher_ce = figures.teacher_ce,
+    effective_rank = collapse and collapse.effective_rank, mean_direction = collapse and collapse.mean_direction,
+    shuffled = collapse and collapse.shuffled, collapsed = collapse and collapse.collapsed, verdict = collapse and collapse.verdict }
+  if collapse and collapse.collapsed and run.config.collapse == "stop" then
+    save(run)
+    cli.fail(("stopped at step %d, as collapse=stop asks"):format(run.step))
+  end
+  return finite_only(figures)
+end
+
+local function final_table(run)
+  local before, after = run.before, run.after
+  local function number(value, format) return value and (format or "%.3f"):format(value) or "-" end
+  local function collapse(figures, name, format) return number(figures.collapse and figures.collapse[name], format) end
+  print()
+  progress.table {
+    { "held-out rows", "student before", "student after", "teacher" },
+    { "CE, nats a token", number(before.ce), number(after.ce), number(after.teacher_ce) },
+    { "KL from the teacher", number(before.kl), number(after.kl), "0" },
+    { "same top token", number(before.agreement), number(after.agreement), "1" },
+    { "KV cosine", number(before.cosine, "%.4f"), number(after.cosine, "%.4f"), "1" },
+    { "exact match of answers", number(before.exact), number(after.exact), number(before.teacher_exact) },
+    { "KV loss", number(before.kv, "%.4f"), number(after.kv, "%.4f"), "" },
+    { "  against a shuffled teacher", collapse(before, "shuffled", "%.4f"), collapse(after, "shuffled", "%.4f"), "" },
+    { "target's effective rank", collapse(before, "effective_rank", "%.1f"), collapse(after, "effective_rank", "%.1f"), "" },
+    { "target's mean direction", collapse(before, "mean_direction"), collapse(after, "mean_direction"), "" },
+  }
+  if after.collapse then print(after.collapse.verdict) end
+end
+
+-- ---------------------------------------------------------------------------------------------------------------- training
+
+-- The state a checkpoint holds is that between two optimizer steps: the data order and the random numbers as they are now.
+local function set_mark(run)
+  local seed, position = kava.rng_state()
+  run.mark = { epoch = run.epoch, sampler = run.sampler:state(), rng = { seed, position } }
+end
+
+-- The micro-batches of one optimizer step; fewer rows than the target at the end of an epoch: the tail is a step of its own.
+local function next_batches(run)
+  local list, tokens = {}, 0
+  while #list < run.accumulate do
+    local batch = run.sampler:next()
+    if not batch then
+      if #list > 0 then break end
+      run.epoch = run.epoch + 1
+      run.sampler = run.batches(run.epoch)
+      batch = run.sampler:next() or cli.fail "the training data gives no batches"
+    end
+    list[#list + 1] = batch
+    tokens = tokens + batch.tokens
+  end
+  return list, tokens
+end
+
+-- One optimizer step -> its metrics, or nil when a signal came. A micro-batch weighs as much as it has real tokens, so that the gradient
+-- is that of the mean over all tokens of the step, however it was cut into micro-batches.
+local function optimizer_step(run)
+  local batches, tokens = next_batches(run)
+  local sums = {}
+  for _, batch in ipairs(batches) do
+    local scope <close> = kava.scope() -- luacheck: ignore 211
+    local share = batch.tokens / tokens
+    local loss, metrics = run.objective:step(batch, run.step + 1)
+    local weighted = loss * share
+    weighted:backward()
+    for name, value in pairs(kava.loss.numbers(metrics)) do sums[name] = (sums[name] or 0) + value * share end
+    if kava.signals.pending() then return nil end
+  end
+  sums.tokens = tokens
+  sums.grad_norm = kava.optim.clip_grad_norm(run.parameters, run.config.clip > 0 and run.config.clip or math.huge)
+  run.step = run.step + 1
+  local factor = run.schedule(run.step, { steps = run.steps, warmup = run.config.schedule.warmup })
+  sums.lr = run.config.learning_rate.student * factor
+  if is_finite(sums.loss) and is_finite(sums.grad_norm) then
+    run.optimizer:set_lr(1, sums.lr)
+    if run.has_projector then run.optimizer:set_lr(2, run.config.learning_rate.projector * factor) end
+    try(run.optimizer:step())
+    run.bad = 0
+  else
+    run.bad, run.skipped, sums.skipped = run.bad + 1, run.skipped + 1, true
+  end
+  run.optimizer:zero_grad()
+  return sums
+end
+
+-- Steps until the end -> true, or false when a signal came: the state is saved then.
+local function train_steps(run)
+  local c = run.config
+  local bar = progress.new { total = run.steps, from = run.step }
+  while run.step < run.steps do
+    set_mark(run)
+    local metrics = not kava.signals.pending() and optimizer_step(run)
+    if not metrics then
+      run.optimizer:zero_grad()
+      local path = save(run)
+      bar:line(("SIG%s: saved %s after step %d; the same command goes on from there"):format(kava.signals.pending(), path, run.step))
+      return false
+    end
+    bar:step(run.step, metrics)
+    if metrics.skipped then
+      bar:line(("step %d: loss %s, gradient norm %s: skipped (%d in all)"):format(run.step, metrics.loss, metrics.grad_norm, run.skipped))
+      if run.bad >= c.max_bad_steps then
+        cli.fail(("stopped after %d steps in a row without a finite loss and gradient (max_bad_steps)"):format(run.bad))
+      end
+    end
+    if run.step % c.log.every == 0 or run.step == run.steps then
+      metrics.step, metrics.kind, metrics.tokens_per_s = run.step, "train", bar:rate()
+      run.log:record(metrics)
+    end
+    if run.step == run.steps then break end
+    set_mark(run)
+    if c.eval.every > 0 and run.step % c.eval.every == 0 then
+      local figures = evaluate(run, bar)
+      if figures.ce and (not run.best or figures.ce < run.best) then
+        run.best = figures.ce
+        save(run, "best")
+      end
+    end
+    if c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
+  end
+  bar:done()
+  return true
+end
+
+-- ----------------------------------------------------------------------------------------------------------------- the run
+
+local function train(c, _, resolved)
+  kava.signals.watch { "INT", "TERM", "USR1" }
+  local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
+
+  local facts = env.facts()
+  stage("detect", ("%s, %d CPUs, %s of memory, %s"):format(facts.place, facts.cpus, bytes(facts.memory), facts.isa))
+
+  local places = paths.resolve(facts, c, resolved.from)
+  local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
+  run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
+  stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
+  try(kava.fs.mkdir(run.output))
+  run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep }))
+  local checkpoint = find_checkpoint(c, run, resolved)
+  kava.seed(c.seed)
+
+  local models = load_models(c, places)
+  run.student, run.tokenizer = models.student, models.tokenizer
+  run.data = load_data(c, places, models, tune.workers(facts, c))
+
+  local teacher_probe, student_probe = models.teacher:probe(), models.student:probe()
+  stage("probe", ("teacher's KV %s"):format(layout(teacher_probe)), ("config.json's hidden_size: %d"):format(teacher_probe.config_dim))
+  stage("", ("student's KV %s"):format(layout(student_probe)), ("hidden_size: %d"):format(student_probe.config_dim))
+
+  local objective = configured(kava.loss.build, c.loss.name, { teacher = models.teacher, student = models.student, loss = c.loss,
+    kv = c.kv, teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed })
+  run.objective = objective
+  stage("aggregate", objective:describe())
+  local extra, count = objective:parameters(), 0
+  for _, t in pairs(extra) do count = count + t:numel() end
+  run.has_projector = next(extra) ~= nil
+  stage("project", run.has_projector and ("%d weights beside the student's, tried on a test batch"):format(count) or "nothing to project")
+
+  local decisions = tune.decide(facts, c, measure(models, run.data, student_probe))
+  if checkpoint then
+    for key, value in pairs(checkpoint.meta.decided) do decisions[key], decisions.why[key] = value, "as in the checkpoint" end
+  end
+  kava.threads(decisions.threads)
+  kava.matmul_precision(decisions.precision)
+  run.batch_size, run.accumulate = decisions.batch_size, c.target_batch // decisions.batch_size
+  run.decided = { batch_size = decisions.batch_size, precision = decisions.precision }
+  stage("tune", ("micro-batch %d, %d of them a step"):format(run.batch_size, run.accumulate), decisions.why.batch_size)
+  stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
+
+  function run.batches(epoch)
+    return run.data.train:batches {
+      batch = run.batch_size, seed = c.seed, epoch = epoch, mode = c.data.mode, length = c.data.max_length }
+  end
+  run.sampler = run.batches(1)
+  local an_epoch = math.ceil(run.data.train.rows / c.target_batch)
+  run.steps = c.training.steps ~= "auto" and c.training.steps or math.max(1, math.floor(c.training.epochs * an_epoch + 0.5))
+  run.schedule = configured(kava.loss.schedule, c.schedule.name)
+  run.parameters = { run.student:parameters(), extra }
+  local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
+  if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
+  run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay })
+  if checkpoint then restore(run, checkpoint) end
+  run.log = try(log.open(run.output, run.step))
+  try(kava.fs.write(run.output .. "/config.lua", resolved:text()))
+
+  if run.finished then
+    stage("resume", ("%s: this run is finished; resume=none starts it anew"):format(checkpoint.path))
+    final_table(run)
+    return cli.exit.done
+  elseif checkpoint then
+    run.store:clear(run.step) -- later ones are of another road, or broken
+    stage("resume", ("%s, after step %d of %d"):format(checkpoint.path, run.step, run.steps))
+  else
+    run.store:clear(0)
+    run.before = {}
+    if c.eval.before then
+      run.before = evaluate(run)
+      run.before.exact, run.before.teacher_exact = answers(run, run.student), answers(run, models.teacher)
+    end
+  end
+
+  stage("train", ("%d steps of %d rows; rates %g and %g, %s after %d steps of warm-up"):format(run.steps, c.target_batch,
+    c.learning_rate.student, c.learning_rate.projector, c.schedule.name, c.schedule.warmup))
+  local started = kava.clock()
+  kava.train(true)
+  local finished = train_steps(run)
+  kava.train(false)
+  if not finished then return cli.exit.checkpointed end
+  stage("trained", ("%s"):format(progress.duration(kava.clock() - started)), ("%d steps skipped"):format(run.skipped))
+
+  run.after = evaluate(run)
+  run.after.exact = answers(run, run.student)
+  set_mark(run)
+  run.finished = true
+  stage("save", save(run))
+  try(run.student:save(run.output .. "/student"))
+  stage("", run.output .. "/student", "a Hugging Face folder")
+  final_table(run)
+  return cli.exit.done
+end
+
+return cli.recipe({
+  name = "train_adaptive",
+  about = "Distils a teacher into a student by matching their KV caches; without a config, the demo that is shipped.",
+  keys = require "recipes.keys",
+  defaults = "configs/environment.lua",
+  default_config = "configs/experiments/demo.lua",
+  run = train,
+}, ...)

@@ -1,0 +1,63 @@
+-- silu, gelu, gelu_tanh, relu; swiglu, geglu, geglu_tanh.
+local kava = require "kava"
+local agree = require "spec.agree"
+local gradcheck = require "spec.gradcheck"
+
+local function f64(...) return kava.randn({ ... }, { dtype = "f64" }) end
+
+describe("activation", function()
+  before_each(function() kava.seed(13) end)
+
+  it("computes the functions as written", function()
+    -- gelu(1) = Phi(1), gelu_tanh(1): tabulated values
+    local expected = { silu = 1 / (1 + math.exp(-1)), gelu = 0.8413447460685429, gelu_tanh = 0.8411919906082768, relu = 1 }
+    for name, value in pairs(expected) do
+      assert.near(value, kava[name](kava.tensor({ 1 }, { dtype = "f64" })):item(), 1e-12)
+      assert.near(value, kava[name](kava.tensor { 1 }):item(), 2e-7)
+      assert.equal(0, kava[name](kava.tensor { 0 }):item())
+    end
+    local gate, up = kava.tensor { 1, -2 }, kava.tensor { 3, 5 }
+    for pair, single in pairs { swiglu = "silu", geglu = "gelu", geglu_tanh = "gelu_tanh" } do
+      assert.is_true(kava.allclose(kava[pair](gate, up), kava[single](gate) * up, { rtol = 1e-6, atol = 0 }))
+    end
+  end)
+
+  it("keeps the negative tail of gelu", function()
+    local x = kava.tensor { -3, -4, -5 }
+    local y, exact = kava.gelu(x):totable(), kava.gelu(x:to { dtype = "f64" }):totable()
+    for i = 1, 3 do assert.near(1, y[i] / exact[i], 5e-3) end -- the polynomial's error shrinks with the tail
+  end)
+
+  for _, name in ipairs { "silu", "gelu", "gelu_tanh", "relu" } do
+    it(name .. " has the gradients that finite differences have, and is the same in f32", function()
+      gradcheck(kava[name], { f64(3, 5) + 0.01 })
+      for _, count in ipairs { 1, 15, 16, 17, 40000 } do agree(kava[name], { f64(count) * 3 }) end
+    end)
+    it(name .. " hands NaN on", function()
+      local y = kava[name](kava.full({ 20 }, 0 / 0)):totable()
+      for i = 1, 20 do assert.is_true(y[i] ~= y[i]) end
+    end)
+  end
+
+  for _, name in ipairs { "swiglu", "geglu", "geglu_tanh" } do
+    it(name .. " has the gradients that finite differences have, and is the same in f32", function()
+      gradcheck(kava[name], { f64(3, 5), f64(3, 5) })
+      gradcheck(function(x) return kava[name](x, x) end, { f64(3, 5) })
+      gradcheck(function(x, y) return kava[name](x:permute(2, 1), y) end, { f64(3, 5), f64(5, 3) })
+      for _, count in ipairs { 1, 17, 40000 } do agree(kava[name], { f64(count) * 3, f64(count) }) end
+    end)
+  end
+
+  it("gives a gradient to one side alone", function()
+    local gate, up = kava.randn { 9 }, kava.randn({ 9 }):requires_grad(true)
+    kava.swiglu(gate, up):sum():backward()
+    assert.is_nil(gate.grad)
+    assert.is_true(kava.allclose(up.grad, kava.silu(gate), { rtol = 1e-6, atol = 1e-7 }))
+  end)
+
+  it("names what is wrong", function()
+    assert.has_error(function() kava.swiglu(kava.randn { 2, 3 }, kava.randn { 3, 2 }) end, "swiglu: up is [3, 2]; [2, 3] expected")
+    assert.has_error(function() kava.silu(kava.arange(3)) end)
+    assert.has_error(function() kava.silu(3) end)
+  end)
+end)
