@@ -54,3 +54,39 @@ function fs.size(path) end
 ---@return string? message
 ---@return string? code
 function fs.free(path) end
+
+--- Removes a file, or a folder with all that is in it; links are removed, not followed.
+---@param path string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.remove_tree(path) end
+
+--- Renames; a file that is at `to` is replaced at once.
+---@param from string
+---@param to string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.rename(from, to) end
+
+--- The absolute path, links resolved.
+---@param path string
+---@return string?
+---@return string? message
+---@return string? code
+function fs.realpath(path) end
+
+--- Whether this process may write to the file or folder; why not, where it may not.
+---@param path string
+---@return true?
+---@return string? message
+---@return string? code
+function fs.writable(path) end
+
+--- When the contents changed last, in seconds since 1970, with a fraction.
+---@param path string
+---@return number?
+---@return string? message
+---@return string? code
+function fs.mtime(path) end

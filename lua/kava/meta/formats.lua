@@ -1,0 +1,169 @@
+---@meta
+-- What src/bind/l_{json,safetensors,gguf,checkpoint}.c register. Failures of the world return nil, message, code ("io", "format",
+-- "unsupported", "memory"); the message names the file and what in it is wrong. Wrong arguments raise.
+
+-- ------------------------------------------------------------------------------------------------------------------- json
+
+--- Strict JSON (RFC 8259). Objects are tables; arrays are sequences whose metatable marks them as arrays; integers stay
+--- integers; null is kava.json.null, which is true in conditions.
+---@class kava.json
+---@field null lightuserdata
+local json = {}
+
+--- Duplicate keys, lone surrogates, bytes that are not UTF-8 and more than 200 levels are errors: "byte N: ...".
+---@param text string
+---@return any value
+---@return string? message
+---@return string? code
+function json.decode(text) end
+
+--- The value in a file.
+---@param path string
+---@return any value
+---@return string? message
+---@return string? code
+function json.load(path) end
+
+--- The text of a value; keys are sorted, so that equal tables give equal texts. A table with items 1..n is an array, as is one
+--- marked by decode or kava.json.array; every other table is an object, an empty one too. Numbers read back as they were.
+--- Raises for functions, NaN and infinities, strings that are not UTF-8, mixed tables, and tables that contain themselves.
+---@param value any
+---@param options { indent: integer? }? spaces a level; 0 (the default): one line
+---@return string? text
+---@return string? message
+---@return string? code
+function json.encode(value, options) end
+
+--- Marks a table as an array, which matters where it is empty, and returns it.
+---@generic T: table
+---@param t T
+---@return T
+function json.array(t) end
+
+-- ------------------------------------------------------------------------------------------------------------ safetensors
+
+---@class kava.safetensors
+local safetensors = {}
+
+--- The tensors of a file, mapped: bytes are read when they are touched, and writing to a tensor does not change the file.
+--- `path` may be an index of shards (*.json). Tensors of types KAVA lacks (F8_E4M3, U16, ...) are left out of the map:
+--- indexing one raises, and the third result says why.
+---@param path string
+---@return table<string, kava.Tensor>? tensors
+---@return table<string, string> metadata or the message
+---@return table<string, string>? unsupported or the code
+function safetensors.load(path) end
+
+--- Replaces `path` at once or not at all. Views are written as they are seen. metadata.format is "pt" unless given.
+--- Raises for quantised tensors.
+---@param path string
+---@param tensors table<string, kava.Tensor>
+---@param metadata table<string, string>?
+---@return true?
+---@return string? message
+---@return string? code
+function safetensors.save(path, tensors, metadata) end
+
+-- ------------------------------------------------------------------------------------------------------------------- gguf
+
+---@class kava.gguf
+local gguf = {}
+
+--- A file opened for lazy use: metadata and tensors are made when they are asked for.
+---@param path string
+---@return kava.GgufFile?
+---@return string? message
+---@return string? code
+function gguf.open(path) end
+
+--- The whole file: tensors as it orders their rows (shape [out, in]), floats and quantised types in f32, or, with
+--- dequantize = false, mapped as they are stored. Indexing a tensor whose type KAVA lacks raises.
+---@param path string
+---@param options { dequantize: boolean? }? true
+---@return table<string, kava.Tensor>? tensors
+---@return table<string, any> metadata or the message
+---@return string? code
+function gguf.load(path, options) end
+
+---@class kava.GgufField
+---@field key string
+---@field type string "u8" "i8" "u16" "i16" "u32" "i32" "u64" "i64" "f32" "f64" "bool" "string" "array"
+---@field element string? an array's elements' type
+---@field value any
+
+--- Writes version 3, whole or not at all. tensors: a list of {name=, tensor=} in the order to write, or a map. metadata: what
+--- fields() gave, or a map of values: integers become u32 (i32, i64 where needed), floats f32, or {type=, element=, value=}.
+--- Raises for names longer than 63 bytes and dtypes GGUF lacks.
+---@param path string
+---@param tensors { name: string, tensor: kava.Tensor }[] | table<string, kava.Tensor>
+---@param metadata (kava.GgufField[] | table<string, any>)?
+---@return true?
+---@return string? message
+---@return string? code
+function gguf.save(path, tensors, metadata) end
+
+--- A float tensor in a quantised type, rounded to nearest as GGUF's reference quantisers round: q4_0: d = the element of the
+--- greatest magnitude / -8; q4_1: d = (max - min) / 15; q8_0: d = max |x| / 127. Rows must be whole blocks of 32.
+--- Raises for values that are not finite.
+---@param t kava.Tensor
+---@param dtype "q4_0" | "q4_1" | "q8_0"
+---@return kava.Tensor
+function gguf.quantize(t, dtype) end
+
+---@class kava.GgufFile
+local GgufFile = {}
+
+--- One metadata value, nil where there is none; without a key, all of them as a table.
+---@param key string?
+---@return any
+function GgufFile:metadata(key) end
+
+--- The metadata with its types, in the file's order: what kava.gguf.save writes back byte for byte.
+---@return kava.GgufField[]
+function GgufFile:fields() end
+
+--- The tensors' names in the file's order.
+---@return string[]
+function GgufFile:names() end
+
+--- A tensor, mapped as it is stored, or with dequantize = true in f32.
+---@param name string
+---@param options { dequantize: boolean? }? false
+---@return kava.Tensor?
+---@return string? message
+---@return string? code
+function GgufFile:tensor(name, options) end
+
+--- Lets go of the file; tensors made from it stay. Also done by <close> and the garbage collector.
+function GgufFile:release() end
+
+-- ------------------------------------------------------------------------------------------------------------- checkpoint
+
+---@class kava.checkpoint
+local checkpoint = {}
+
+--- Writes tensors and a table of plain values (whatever JSON can hold) into one file, which replaces the one before at once or
+--- not at all: a full disk, a crash or a kill leaves that one good. The file is a safetensors file with checksums.
+---@param path string
+---@param tensors table<string, kava.Tensor>
+---@param state table?
+---@return true?
+---@return string? message
+---@return string? code
+function checkpoint.save(path, tensors, state) end
+
+--- Reads one back, every checksum verified; the message names what is damaged.
+---@param path string
+---@return table<string, kava.Tensor>? tensors
+---@return table state or the message
+---@return string? code
+function checkpoint.load(path) end
+
+--- Whether the file is a whole checkpoint.
+---@param path string
+---@return boolean
+---@return string? message
+function checkpoint.valid(path) end
+
+---@class kava
+local kava = { json = json, safetensors = safetensors, gguf = gguf, checkpoint = checkpoint }
