@@ -13,7 +13,7 @@ kava_tensor **kava_l_result(lua_State *L) {
   static size_t left; /* bytes in use after the last collection made here */
   kava_memory_stats stats;
   kava_memory_get(&stats);
-  if (stats.current > 2 * left + ((size_t)64 << 20)) {
+  if (stats.current > left + left / 4 + ((size_t)64 << 20)) {
     lua_gc(L, LUA_GCCOLLECT);
     kava_memory_get(&stats);
     left = stats.current;
@@ -107,7 +107,7 @@ static void push_element(lua_State *L, kava_dtype dtype, const void *at) {
   }
 }
 
-/* --- making ------------------------------------------------------------------------------------------------------- */
+/* --- making --- */
 
 /* Where kava.tensor's values go: doubles, or integers when the wanted type is one. */
 typedef struct filling {
@@ -322,8 +322,7 @@ l_allclose(lua_State *L) { /* [-0, +3, e] allclose(a, b [, {rtol=1e-5, atol=1e-8
   return 3;
 }
 
-/* --- what a tensor tells -------------------------------------------------------------------------------------------
- */
+/* --- what a tensor tells --- */
 
 static int t_numel(lua_State *L) { /* [-0, +1, e] */
   lua_pushinteger(L, (lua_Integer)kava_tensor_numel(kava_l_check_tensor(L, 1)));
@@ -434,8 +433,7 @@ static int t_eq(lua_State *L) { /* [-0, +1, -] the same tensor, whatever handle 
   return 1;
 }
 
-/* --- moving ---------------------------------------------------------------------------------------------------------
- */
+/* --- moving --- */
 
 static int t_to(lua_State *L) { /* [-0, +1, e] to{device=, dtype=}: the tensor itself when it is that already */
   static const char *const known[] = {"device", "dtype", NULL};
@@ -499,8 +497,7 @@ static int t_zero(lua_State *L) { /* [-0, +1, e] */
   return 1;
 }
 
-/* --- gradients ------------------------------------------------------------------------------------------------------
- */
+/* --- gradients --- */
 
 static int
 t_requires_grad(lua_State *L) { /* [-0, +1, e] requires_grad() -> boolean; requires_grad(flag) -> the tensor */

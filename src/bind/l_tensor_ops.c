@@ -10,8 +10,7 @@
 #include "ops/shape.h"
 #include <math.h>
 
-/* --- operands: tensors and numbers -----------------------------------------------------------------------------------
- */
+/* --- operands: tensors and numbers --- */
 
 /* A number beside a tensor: whole numbers stay integers beside integer tensors; else it takes the tensor's float type.
  * [-0, +1, e] its tensor of no dimensions */
@@ -137,8 +136,7 @@ l_where(lua_State *L) { /* [-0, +1, e] where(condition, a, b): a and b tensors o
   return 1;
 }
 
-/* --- functions of one tensor
- * ------------------------------------------------------------------------------------------ */
+/* --- functions of one tensor --- */
 
 #define UNARY(name, op)                                                                                                \
   static int t_##name(lua_State *L) { /* [-0, +1, e] */                                                                \
@@ -204,8 +202,7 @@ static int t_log_softmax(lua_State *L) { /* [-0, +1, e] log_softmax([dim=-1]) */
   return 1;
 }
 
-/* --- reductions
- * -------------------------------------------------------------------------------------------------------- */
+/* --- reductions --- */
 
 typedef kava_status (*reduction)(kava_tensor *, int, const int *, bool, kava_tensor **);
 
@@ -258,8 +255,7 @@ static int t_matmul(lua_State *L) { /* [-0, +1, e] */
   return 1;
 }
 
-/* --- shapes
- * ------------------------------------------------------------------------------------------------------------ */
+/* --- shapes --- */
 
 static int t_reshape(lua_State *L) { /* [-0, +1, e] reshape(sizes…): one may be -1 */
   kava_tensor *x = kava_l_check_tensor(L, 1);

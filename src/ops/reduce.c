@@ -228,8 +228,8 @@ static kava_status reduced(const char *op, kava_reduce kind, kava_tensor *x, int
   KAVA_TRY(reduce_plain(kind, wide, &a, keepdim, scale, &y));
   if (kind == KAVA_SUM_SQUARES)
     kava_kernels_cpu()->unary(KAVA_SQRT, compute, kava_tensor_data(y), kava_tensor_data(y), kava_tensor_numel(y), 0, 0);
-  kava_dtype final = compute != KAVA_I64 ? compute : x->dtype == KAVA_BOOL && kind == KAVA_SUM ? KAVA_I64 : x->dtype;
-  if (final != compute) { /* integers keep their type; counting bools gives i64 */
+  kava_dtype final = compute == KAVA_I64 && kind >= KAVA_MAX ? x->dtype : compute; /* sums of integers are i64 */
+  if (final != compute) {
     KAVA_TRY(kava_contiguous_as(y, final, &narrow));
     kava_tensor_release(&y);
     y = narrow;

@@ -1,6 +1,6 @@
 /* ops/reduce: sums, means, extremes and norms over dimensions (count 0: over all of them), softmax over one dimension.
- * Dimensions count from 0, negative ones from the end; keepdim leaves them with size 1. Integers sum and compare as
- * integers (of their own type); mean, norm and softmax want floats. f16 and bf16 give f32. */
+ * Dimensions count from 0, negative ones from the end; keepdim leaves them with size 1. Integers sum to i64, and
+ * their extremes are of their own type; mean, norm and softmax want floats. f16 and bf16 give f32. */
 #ifndef KAVA_OPS_REDUCE_H
 #define KAVA_OPS_REDUCE_H
 #include "tensor/tensor.h"

@@ -8,20 +8,20 @@
 
 enum { BLOCK = 1 << 13, COLUMNS = 128, GRAIN = 1 << 15 };
 
+/* In double, as the reference: f32 lanes would lose some 2^-20 of a long sum of equal terms. Memory is slower still. */
 static double block_sum(const float *x, int64_t n, bool squares) {
-  vf sum[4] = {vf_set(0), vf_set(0), vf_set(0), vf_set(0)};
+  double sum[32] = {0};
   int64_t i = 0;
-  for (; i + 4 * VF_LANES <= n; i += 4 * VF_LANES) {
-    for (int k = 0; k < 4; k++) {
-      vf v = vf_load(x + i + k * VF_LANES);
-      sum[k] = squares ? vf_fma(v, v, sum[k]) : vf_add(sum[k], v);
-    }
+  if (squares) {
+    for (; i + 32 <= n; i += 32)
+      for (int k = 0; k < 32; k++) sum[k] += (double)x[i + k] * (double)x[i + k];
+  } else {
+    for (; i + 32 <= n; i += 32)
+      for (int k = 0; k < 32; k++) sum[k] += (double)x[i + k];
   }
-  for (; i < n; i += VF_LANES) {
-    vf v = n - i >= VF_LANES ? vf_load(x + i) : vf_load_n(x + i, n - i);
-    sum[0] = squares ? vf_fma(v, v, sum[0]) : vf_add(sum[0], v);
-  }
-  return (double)vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
+  for (; i < n; i++) sum[0] += squares ? (double)x[i] * (double)x[i] : (double)x[i];
+  for (int k = 1; k < 32; k++) sum[0] += sum[k];
+  return sum[0];
 }
 
 /* The vector instructions drop a NaN, so it is looked for apart. */
@@ -135,8 +135,27 @@ static void reduce(kava_reduce op, kava_dtype type, const void *x, void *y, int6
   kava_parallel(outer, GRAIN / n > 0 ? GRAIN / n : 1, rows_range, &j);
 }
 
-/* --- softmax
- * ----------------------------------------------------------------------------------------------------------- */
+typedef struct arg_job {
+  kava_reduce op;
+  kava_dtype type;
+  const char *x;
+  int64_t *index, n, inner;
+} arg_job;
+
+static void arg_range(void *ctx, int64_t begin, int64_t end) {
+  const arg_job *j = ctx;
+  int64_t slab = j->n * j->inner * kava_dtype_block_bytes(j->type);
+  kava_ref_argreduce(j->op, j->type, j->x + begin * slab, j->index + begin * j->inner, end - begin, j->n, j->inner);
+}
+
+static void argreduce(kava_reduce op, kava_dtype type, const void *x, int64_t *index, int64_t outer, int64_t n,
+                      int64_t inner) {
+  arg_job j = {op, type, x, index, n, inner};
+  int64_t slab = n * inner > 0 ? n * inner : 1;
+  kava_parallel(outer, GRAIN / slab > 0 ? GRAIN / slab : 1, arg_range, &j);
+}
+
+/* --- softmax --- */
 
 typedef struct softmax_job {
   const float *x, *gy;
@@ -236,8 +255,7 @@ static void softmax_grad(kava_dtype type, const void *y, const void *gy, void *g
   kava_parallel(rows, n < 8192 ? 8192 / (n > 0 ? n : 1) : 1, softmax_grad_range, &j);
 }
 
-/* --- comparison
- * -------------------------------------------------------------------------------------------------------- */
+/* --- comparison --- */
 
 typedef struct difference_job {
   const float *a, *b;
@@ -304,6 +322,7 @@ static void difference(kava_dtype type, const void *a, const void *b, int64_t co
 void KAVA_SIMD(reduce)(kava_kernels *table);
 void KAVA_SIMD(reduce)(kava_kernels *table) {
   table->reduce = reduce;
+  table->argreduce = argreduce;
   table->softmax = softmax;
   table->softmax_grad = softmax_grad;
   table->difference = difference;

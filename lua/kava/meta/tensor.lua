@@ -205,8 +205,8 @@ function Tensor:gt(other) end
 ---@return kava.Tensor
 function Tensor:ge(other) end
 
---- Reductions: over all dimensions to a scalar, or over one or several. Sums, maxima and minima of integers are integers
---- (bools are counted in i64); mean and norm want floats.
+--- Reductions: over all dimensions to a scalar, or over one or several. Sums of integers and bools are i64, their maxima
+--- and minima of their own type; mean and norm want floats.
 ---@param dims (integer|integer[])? all when nil
 ---@param keepdim (boolean|{ keepdim: boolean? })? leaves the reduced dimensions with size 1
 ---@return kava.Tensor
