@@ -53,6 +53,7 @@ if not required then
   package.loaded["spec.helper"] = helper -- the one that specs get
   local busted = require "busted"
   local core = require "kava.core"
+  package.loaded["kava.core"] = nil -- each spec file opens its own: what the Lua parts put into it ends with the file
   -- The second collection frees what the finalizers of the first let go.
   local function settle(expected)
     collectgarbage()

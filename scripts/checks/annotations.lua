@@ -111,7 +111,9 @@ return function()
       local value = class and classes[class] and classes[class][method]
       if not class then
         value = kava
-        for key in name:gsub("^kava%.", ""):gmatch "[^.:]+" do value = type(value) == "table" and value[key] or nil end
+        for key in name:gsub("^kava%.", ""):gmatch "[^.:]+" do
+          value = type(value) == "table" and value[key] or nil
+        end
       end
       if value == nil and not is_box_method(name) then complaints[#complaints + 1] = ("%s: %s is declared but not there"):format(place, name) end
     end
