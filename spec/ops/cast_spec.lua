@@ -63,6 +63,17 @@ describe("conversions", function()
     end
   end)
 
+  it("write their own elements and no others", function()
+    for _, pair in ipairs { { "f32", "f16" }, { "f32", "bf16" }, { "f16", "f32" }, { "bf16", "f32" }, { "i64", "u8" }, { "f32", "f32" } } do
+      for n = 1, 35 do
+        local x = kava.full({ 3, 40 }, 7, { dtype = pair[2] })
+        x:narrow(1, 2, 1):narrow(2, 3, n):copy_(kava.full({ 1, n }, 5, { dtype = pair[1] }))
+        assert.equal(120 * 7 - 2 * n, x:sum():item())
+        assert.equal(5 * n, x:narrow(1, 2, 1):narrow(2, 3, n):sum():item())
+      end
+    end
+  end)
+
   it("to integers truncate and saturate; NaN is 0", function()
     assert.same({ 1, -1, 127, -128, 0, 127, -128 }, cast({ 1.9, -1.9, 300, -300, nan, inf, -inf }, "f32", "i8"))
     assert.same({ 0, 255, 0 }, cast({ -5, 1e9, nan }, "f64", "u8"))

@@ -58,6 +58,12 @@ describe("matmul", function()
     close(p:matmul(p:transpose(3, 4)), p:contiguous():matmul(p:contiguous():transpose(3, 4)), { rtol = 1e-5, atol = 1e-5 })
     local e = kava.randn(1, 3, 4):expand(5, 3, 4)
     close(e:matmul(kava.ones(4, 2)), e:contiguous():matmul(kava.ones(4, 2)), { rtol = 1e-5, atol = 1e-6 })
+    local square = kava.randn(3, 4, 4)
+    for _, right in ipairs { kava.randn(4, 2), kava.randn(2, 4):transpose(1, 2), kava.randn(3, 4, 2) } do
+      for _, left in ipairs { square, square:transpose(2, 3), square:permute(2, 1, 3):contiguous():permute(2, 1, 3) } do
+        close(left:matmul(right):to { dtype = "f64" }, by_hand(left, right), { rtol = 1e-5, atol = 1e-5 })
+      end
+    end
     local s = kava.randn(6, 8):narrow(2, 1, 1):matmul(kava.ones(1, 3)) -- one column of many
     assert.same({ 6, 3 }, s.shape)
   end)
