@@ -109,7 +109,7 @@ typedef struct kava_attention_args {
   double scale;
   const void *q, *k, *v;
   const int32_t *start;
-  void *o, *lse;
+  void *o, *lse; /* o: read by the backward pass */
   /* backward only: gradients; any of dq, dk, dv may be NULL; add_*: add instead of overwrite */
   const void *grad_o;
   void *dq, *dk, *dv;

@@ -24,11 +24,12 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .lse = lse ? kava_tensor_data(lse) : NULL};
 }
 
-/* node: inputs q, k, v; saved q, k, v, start, lse (contiguous, in the output's dtype); numbers[0] scale */
+/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers[0] scale */
 static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk, *dv;
   kava_attention_args a = arguments(saved[0], saved[1], saved[2], saved[3], saved[4], node->numbers[0]);
+  a.o = kava_tensor_data(saved[5]);
   a.grad_o = kava_tensor_data(grad);
   KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
   KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
@@ -116,6 +117,7 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
     KAVA_TRY(kava_tape_record(op, backward, 3, inputs, y, &node));
     node->numbers[0] = scale;
     for (int i = 0; i < 5; i++) KAVA_TRY(kava_tape_save(node, i, given[i]));
+    if (v) KAVA_TRY(kava_tape_save(node, 5, y));
   }
   *out = y;
   y = NULL;

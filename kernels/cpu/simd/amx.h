@@ -15,7 +15,7 @@
 
 /* Whether the processor has AMX with bf16 and the kernel lets this process use it (Linux gives tile registers only on
  * request: ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA). */
-static bool amx_usable(void) {
+__attribute__((unused)) static bool amx_usable(void) {
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & 1u << 22) == 0 || (d & 1u << 24) == 0) return false;
   return syscall(SYS_arch_prctl, 0x1023, 18L) == 0;
