@@ -1,0 +1,282 @@
+-- The main job on a model of a few thousand weights: what a run leaves behind, that it goes on bit by bit after any end, and that bad
+-- input is named. The runs are programs of their own, as a user starts them.
+local cjson = require "cjson"
+local helper = require "spec.helper"
+local program = require "spec.program"
+local config = require "kava.config"
+
+local RECIPE = "recipes/train_adaptive.lua"
+
+describe("train_adaptive", function()
+  local dir, experiment
+
+  -- kava recipes/train_adaptive.lua with the toy experiment. -> exit code, output, errors
+  local function train(arguments, before)
+    local prelude = os.getenv "KAVA_PRELUDE" or ""
+    return program.shell(("%s %s %s %s --config=%s %s"):format(before or "", program.path, prelude, RECIPE, experiment, arguments or ""))
+  end
+
+  local function rows(path, first, count)
+    local lines = {}
+    for i, row in ipairs(dofile("recipes/problems.lua").rows { seed = first, count = count, split = "train" }) do
+      lines[i] = cjson.encode(row)
+    end
+    return helper.write(path, table.concat(lines, "\n") .. "\n")
+  end
+
+  setup(function()
+    dir = helper.tmp()
+    require("spec.tiny").model(dir .. "/teacher", { layers = 4, hidden = 16 })
+    rows(dir .. "/train.jsonl", 1, 44)
+    rows(dir .. "/eval.jsonl", 2, 8)
+    experiment = helper.write(dir .. "/toy.lua", ([[return {
+      name = "toy", seed = 3, teacher = { path = "DIR/teacher" }, student = { layers = 2 },
+      data = { train = "DIR/train.jsonl", eval = "DIR/eval.jsonl", max_length = 32 },
+      training = { steps = 8 }, target_batch = 16, batch_size = 4, schedule = { name = "cosine", warmup = 2 },
+      learning_rate = { student = 1e-2 }, eval = { every = 3, rows = 8 }, checkpoint = { every = 2, keep = 1 },
+      paths = { output = "DIR/runs", cache = "DIR/cache" } }]]):gsub("DIR", dir))
+  end)
+
+  local function records(folder, kind)
+    local list = {}
+    for line in io.lines(folder .. "/metrics.jsonl") do
+      local record = cjson.decode(line)
+      record.tokens_per_s = nil
+      if not kind or record.kind == kind then list[#list + 1] = record end
+    end
+    return list
+  end
+
+  local function weights(folder) return helper.read(folder .. "/student/model.safetensors") end
+
+  local whole, seconds -- the folder of the unbroken run, and how long it took
+  local function unbroken()
+    if not whole then
+      local clock = require("kava").clock
+      local started = clock()
+      assert.equal(0, (train("resume=none output=" .. dir .. "/whole")))
+      whole, seconds = dir .. "/whole", clock() - started
+    end
+    return whole
+  end
+
+  it("shows every stage and leaves logs, checkpoints, config and a student that loads", function()
+    local code, out, err = train("output=" .. dir .. "/whole")
+    assert.equal("", err)
+    assert.equal(0, code)
+    unbroken()
+    local at = 0
+    for _, name in ipairs { "detect", "paths", "load", "data", "probe", "aggregate", "project", "tune", "eval  step 0", "train", "trained", "save",
+      "student after" } do
+      local found = out:find("\n" .. name, at, true) or out:find(name, at + 1, true)
+      assert.truthy(found and found >= at, name .. " in its place in: " .. out)
+      at = found
+    end
+    assert.truthy(out:find("micro-batch 4, 4 of them a step", 1, true))
+    local steps = records(whole, "train")
+    assert.equal(8, #steps)
+    assert.truthy(steps[8].loss < steps[1].loss)
+    assert.equal(3, #records(whole, "eval") - 1) -- before, 3, 6, after
+    local kava = require "kava"
+    assert.same({ "best.kava", "step-00000006.kava", "step-00000008.kava" }, kava.fs.list(whole .. "/checkpoints"))
+    local resolved = assert(config.read(whole .. "/config.lua"))
+    assert.equal(4, resolved.batch_size)
+    assert.truthy(helper.read(whole .. "/config.lua"):find("-- " .. experiment, 1, true))
+    local student = assert(kava.model.load(whole .. "/student"))
+    assert.equal(2, #student.spec.layer)
+    local _, rows_of_csv = helper.read(whole .. "/metrics.csv"):gsub("\n", "")
+    assert.equal(1 + 8 + 4, rows_of_csv)
+  end)
+
+  it("reads the tail of an epoch as a smaller step", function()
+    local steps = records(unbroken(), "train")
+    -- 44 rows: 16, 16, 12, then the next epoch
+    assert.truthy(steps[3].tokens < steps[1].tokens * 0.9)
+    assert.truthy(steps[4].tokens > steps[3].tokens)
+  end)
+
+  it("gives the same bits again, on any number of threads", function()
+    assert.equal(0, (train("threads=1 output=" .. dir .. "/again")))
+    assert.equal(weights(unbroken()), weights(dir .. "/again"))
+    assert.same(records(whole), records(dir .. "/again"))
+  end)
+
+  it("gives the same gradients however a step is cut into micro-batches", function()
+    assert.equal(0, (train("precision=f32 steps=2 output=" .. dir .. "/small")))
+    assert.equal(0, (train("precision=f32 steps=2 batch_size=16 output=" .. dir .. "/large")))
+    local small, large = records(dir .. "/small", "train"), records(dir .. "/large", "train")
+    -- Sums over 512 tokens in another order: a few units of f32's last place.
+    assert.near(large[1].ce, small[1].ce, 1e-4)
+    assert.near(large[1].grad_norm, small[1].grad_norm, 2e-2 * large[1].grad_norm)
+  end)
+
+  it("goes on bit by bit after kill -9 at any moment", function()
+    local folder, kills = dir .. "/killed", 0
+    unbroken()
+    for i = 1, 8 do -- at moments spread over the run, whatever the machine's speed
+      local code = train("output=" .. folder, ("timeout -s KILL %.3f"):format(seconds * (0.25 + 0.09 * i)))
+      if code == 137 then kills = kills + 1 else assert.equal(0, code) end
+    end
+    assert.truthy(kills >= 1, "it was killed " .. kills .. " times")
+    assert.equal(0, (train("output=" .. folder)))
+    assert.equal(weights(unbroken()), weights(folder))
+    assert.same(records(whole), records(folder))
+  end)
+
+  it("saves and ends with 85 on a signal, in the middle of a step, and goes on from there", function()
+    local folder = dir .. "/signalled"
+    -- The loss sends the signal to its own program, in the middle of a step.
+    local loss = helper.write(dir .. "/signal.lua", [[
+      local kava = require "kava"
+      local build = dofile "recipes/loss/layer_matched.lua"
+      local calls = 0
+      return function(context)
+        local term = build(context)
+        local whole = term.loss
+        term.loss = function(...)
+          if kava.train() then calls = calls + 1 end
+          if calls == 6 then os.execute("kill -" .. os.getenv "KAVA_SIGNAL" .. " $PPID") end
+          return whole(...)
+        end
+        return term
+      end]])
+    for _, signal in ipairs { "TERM", "USR1", "TERM" } do
+      local code, out = train(("loss.name=%s output=%s"):format(loss, folder), "KAVA_SIGNAL=" .. signal)
+      assert.equal(85, code)
+      assert.truthy(out:find("SIG" .. signal .. ": saved " .. folder .. "/checkpoints/step-", 1, true), out)
+    end
+    assert.equal(0, (train(("loss.name=%s output=%s"):format(loss, folder), "KAVA_SIGNAL=CONT")))
+    assert.equal(weights(unbroken()), weights(folder))
+    assert.same(records(whole), records(folder))
+  end)
+
+  it("keeps the previous checkpoint when the disk is full", function()
+    local folder = dir .. "/full"
+    assert.equal(0, (train("steps=2 schedule.name=constant output=" .. folder .. "/probe")))
+    local kava = require "kava"
+    local size = kava.fs.size(folder .. "/probe/checkpoints/step-00000002.kava")
+    -- ulimit counts KiB: logs fit, a checkpoint does not. The first run makes one; the second may not make another.
+    local code = train("output=" .. folder, "timeout -s TERM 100")
+    assert.equal(0, code)
+    kava.fs.remove_tree(folder .. "/student")
+    local kept = helper.read(folder .. "/checkpoints/step-00000006.kava")
+    kava.fs.remove(folder .. "/checkpoints/step-00000008.kava")
+    local out, err
+    code, out, err = train("output=" .. folder, ("trap '' XFSZ; ulimit -f %d;"):format(size // 1024 // 2))
+    assert.equal(1, code)
+    assert.truthy(err:find("step-00000008.kava", 1, true), err .. out)
+    assert.equal(kept, helper.read(folder .. "/checkpoints/step-00000006.kava"))
+    assert.same({ "best.kava", "step-00000006.kava" }, kava.fs.list(folder .. "/checkpoints"))
+    assert.equal(0, (train("output=" .. folder)))
+    assert.equal(weights(unbroken()), weights(folder))
+  end)
+
+  it("tries an older checkpoint where the last is damaged, and says so", function()
+    local folder = dir .. "/damaged"
+    assert.equal(0, (train("output=" .. folder)))
+    local path = folder .. "/checkpoints/step-00000008.kava"
+    local text = helper.read(path)
+    helper.write(path, text:sub(1, #text // 2) .. "x" .. text:sub(#text // 2 + 2))
+    local code, out = train("output=" .. folder)
+    assert.equal(0, code)
+    assert.truthy(out:find("step-00000008.kava cannot be used", 1, true))
+    assert.truthy(out:find("step-00000006.kava, after step 6 of 8", 1, true))
+    assert.equal(weights(unbroken()), weights(folder))
+  end)
+
+  it("refuses a checkpoint of another config, naming the keys", function()
+    local code, _, err = train("lr=1e-3 kv.part=keys output=" .. unbroken())
+    assert.equal(2, code)
+    assert.truthy(err:find("kv.part: \"both\" there, \"keys\" here", 1, true), err)
+    assert.truthy(err:find("learning_rate.student: 0.01 there, 0.001 here", 1, true), err)
+    assert.equal(0, (train("threads=1 checkpoint.every=5 output=" .. unbroken()))) -- free keys may differ
+  end)
+
+  it("skips steps whose loss is not finite, and stops after a limit", function()
+    local bad = helper.write(dir .. "/bad.lua", [[
+      local kava = require "kava"
+      local build = dofile "recipes/loss/layer_matched.lua"
+      local calls = 0
+      return function(context)
+        local term = build(context)
+        local whole = term.loss
+        term.loss = function(...)
+          if kava.train() then calls = calls + 1 end
+          local value, metrics = whole(...)
+          if calls > 4 and calls <= tonumber(os.getenv "KAVA_BAD_UNTIL") then value = value * (0 / 0) end
+          return value, metrics
+        end
+        return term
+      end]])
+    local code, out = train(("loss.name=%s resume=none output=%s/skipped"):format(bad, dir), "KAVA_BAD_UNTIL=11")
+    assert.equal(0, code)
+    assert.truthy(out:find("step 3: loss ", 1, true) and out:find("skipped (2 in all)", 1, true), out)
+    local steps = records(dir .. "/skipped", "train")
+    assert.is_true(steps[2].skipped)
+    assert.is_nil(steps[4].skipped)
+    local err
+    code, _, err = train(("loss.name=%s max_bad_steps=3 resume=none output=%s/stopped"):format(bad, dir), "KAVA_BAD_UNTIL=1000")
+    assert.equal(1, code)
+    assert.truthy(err:find("stopped after 3 steps in a row", 1, true), err)
+  end)
+
+  it("names bad input and where it stands", function()
+    local function refused(arguments, code, ...)
+      local got, _, err = train("resume=none output=" .. dir .. "/refused " .. arguments)
+      assert.equal(code, got, arguments .. ": " .. err)
+      for _, part in ipairs { ... } do assert.truthy(err:find(part, 1, true), part .. " in: " .. err) end
+      assert.falsy(err:find("traceback", 1, true), err)
+    end
+    refused("data.train=" .. dir .. "/none.jsonl", 2, "data.train", "none.jsonl", "not found")
+    refused("teacher.path=" .. dir .. "/none", 2, "teacher.path", "not found")
+    refused("student.path=" .. dir .. "/teacher", 2, "student.path and student.layers")
+    refused("loss.name=layers_matched", 2, "unknown loss 'layers_matched'", "layer_matched")
+    refused("schedule.name=cosin", 2, "cosin", "cosine")
+    refused("loss.name=hybrid kv.method=means", 2, "unknown aggregate 'means'", "mean")
+    refused("student.layers={9}", 2, "layer from 1 to 4")
+    refused("loss.weight=0 loss.ce=0", 2, "every weight is 0")
+    refused("output=/proc/none", 1, "/proc/none")
+    helper.write(dir .. "/empty.jsonl", "")
+    refused("data.train=" .. dir .. "/empty.jsonl", 1, "empty.jsonl")
+    helper.write(dir .. "/broken.jsonl", '{"question": "a", "answer": "b"}\n{"question": \n')
+    refused("data.train=" .. dir .. "/broken.jsonl", 1, "broken.jsonl", "2")
+  end)
+
+  describe("aggregations", function()
+    local function with(body, arguments)
+      local path = helper.write(dir .. "/inline.lua", "return {\n loss = { name = 'hybrid' },\n kv = { method = " .. body .. " } }")
+      return train(("--config=%s steps=2 output=%s/inline resume=none %s"):format(path, dir, arguments or ""))
+    end
+
+    it("may be a function given inline", function()
+      local code, out = with "function(layers)\n local l = layers[1]\n return l:permute(1, 3, 2, 4):reshape(l.shape[1], l.shape[3], -1) end"
+      assert.equal(0, code)
+      assert.truthy(out:find("own aggregation", 1, true), out)
+    end)
+
+    it("are named with file and line when they fail or return a wrong shape", function()
+      local code, _, err = with "function(layers)\n return layers.none.more end"
+      assert.equal(2, code)
+      assert.truthy(err:find("inline.lua:4:", 1, true), err)
+      code, _, err = with "function(layers)\n return layers[1] end"
+      assert.equal(2, code)
+      assert.truthy(err:find("inline.lua:3", 1, true) and err:find("expected a tensor [1, 4, D]", 1, true), err)
+    end)
+
+    it("in a new file of the user's are found by their name and train", function()
+      os.execute("mkdir -p " .. dir .. "/mine/recipes/aggregate")
+      helper.write(dir .. "/mine/recipes/aggregate/first.lua", [[
+        -- first: the first layer alone
+        return function(layers)
+          local l = layers[1]
+          return l:permute(1, 3, 2, 4):reshape(l.shape[1], l.shape[3], l.shape[2] * l.shape[4])
+        end]])
+      local root = io.popen("pwd"):read "l"
+      local code, out, err = program.shell(("cd %s/mine && %s/%s %s %s/%s --config=%s kv.method=first loss.name=hybrid steps=3 output=%s/first")
+        :format(dir, root, program.path, os.getenv "KAVA_PRELUDE" or "", root, RECIPE, experiment, dir))
+      assert.equal(0, code, err)
+      assert.truthy(out:find("first, projector on the student's side", 1, true), out)
+      assert.equal(3, #records(dir .. "/first", "train"))
+    end)
+  end)
+end)
