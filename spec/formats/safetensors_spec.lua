@@ -82,7 +82,8 @@ describe("kava.safetensors", function()
   end)
 
   it("needs no alignment", function()
-    local tensors = assert(load(file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}}  ',
+    local tensors = assert(load(file('{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+      .. '"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}}  ',
       string.pack("<Bf", 9, 2.5))))
     assert.equal(2.5, tensors.b:item())
   end)
@@ -124,7 +125,8 @@ describe("kava.safetensors", function()
   end)
 
   it("leaves out types it lacks, and names them when they are asked for", function()
-    local tensors, _, unsupported = load(file('{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}', "123"))
+    local tensors, _, unsupported = load(file('{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},'
+      .. '"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}', "123"))
     assert.equal(51, tensors.b:item())
     assert.is_nil(tensors.c)
     assert.same({ a = "its dtype (F8_E4M3) is not supported" }, unsupported)
@@ -135,7 +137,8 @@ describe("kava.safetensors", function()
 
   it("is unharmed by files cut off or changed anywhere", function()
     local path = dir .. "/whole.safetensors"
-    assert(save(path, { first = kava.ones { 2, 3 }, second = kava.tensor({ 1, 2, 3 }, { dtype = "i64" }), third = kava.zeros { 0 } }, { note = "x" }))
+    assert(save(path, { first = kava.ones { 2, 3 }, second = kava.tensor({ 1, 2, 3 }, { dtype = "i64" }),
+      third = kava.zeros { 0 } }, { note = "x" }))
     local whole = helper.read(path)
     for cut = 0, #whole - 1 do
       helper.write(path, whole:sub(1, cut))
@@ -146,7 +149,7 @@ describe("kava.safetensors", function()
     end
     math.randomseed(5)
     local header, accepted = 8 + string.unpack("<I8", whole), 0
-    for _ = 1, 4000 do
+    for _ = 1, 2000 do
       local at = math.random(header)
       helper.write(path, whole:sub(1, at - 1) .. string.char(math.random(0, 255)) .. whole:sub(at + 1))
       local tensors, message, code = load(path)
@@ -157,7 +160,7 @@ describe("kava.safetensors", function()
         assert.truthy(code == "format" and message:find(path, 1, true), message)
       end
     end
-    assert.truthy(accepted > 100 and accepted < 3000, accepted)
+    assert.truthy(accepted > 50 and accepted < 1500, accepted)
   end)
 
   it("fails cleanly when memory does", function()
@@ -188,7 +191,7 @@ describe("an index of shards", function()
   local function index(map)
     return helper.write(folder .. "/model.safetensors.index.json", kava.json.encode { metadata = { total_size = 1 }, weight_map = map })
   end
-  local function reject(expected, map)
+  local function refuse(expected, map)
     local tensors, message, code = load(index(map))
     assert.is_nil(tensors, expected)
     assert.truthy(code == "format" or code == "io")
@@ -206,17 +209,17 @@ describe("an index of shards", function()
   it("must agree with its files, both ways, and stay in its folder", function()
     save(folder .. "/one", { a = kava.ones { 1 }, b = kava.zeros { 2 } })
     save(folder .. "/two", { c = kava.ones { 3 } })
-    reject("tensor 'b' is not in the index", { a = "one", c = "two" })
-    reject("tensor 'd' is not in one, where the index has it", { a = "one", b = "one", d = "one" })
-    reject("tensor 'b' should be in two", { a = "one", b = "two", c = "two" })
-    reject("No such file", { a = "three" })
-    reject("is not a shard's name", { a = "../one" })
-    reject("is not a shard's name", { a = "/etc/passwd" })
-    reject("is not a shard's name", { a = "sub/one" })
-    reject("is not a shard's name", { a = ".." })
-    reject("is not a shard's name", { a = "" })
-    reject("is not a shard's name", { a = "one\0" })
-    reject("must be a string", { a = 1 })
+    refuse("tensor 'b' is not in the index", { a = "one", c = "two" })
+    refuse("tensor 'd' is not in one, where the index has it", { a = "one", b = "one", d = "one" })
+    refuse("tensor 'b' should be in two", { a = "one", b = "two", c = "two" })
+    refuse("No such file", { a = "three" })
+    refuse("is not a shard's name", { a = "../one" })
+    refuse("is not a shard's name", { a = "/etc/passwd" })
+    refuse("is not a shard's name", { a = "sub/one" })
+    refuse("is not a shard's name", { a = ".." })
+    refuse("is not a shard's name", { a = "" })
+    refuse("is not a shard's name", { a = "one\0" })
+    refuse("must be a string", { a = 1 })
     local _, message = load(helper.write(folder .. "/i.json", "{}"))
     assert.truthy(message:find "weight_map must be an object")
   end)

@@ -10,11 +10,11 @@ static int file_gc(lua_State *L) {
   return 0;
 }
 
-/* Calls kava.json.<upvalue>(the value at the top); leaves its one result. [-1, +1, e] */
+/* Calls kava.json.encode or .decode (upvalues 1, 2) with the value at the top: a result, or nil, message, code. [-1, +3, e] */
 static void through_json(lua_State *L, int upvalue) {
   lua_pushvalue(L, lua_upvalueindex(upvalue));
   lua_insert(L, -2);
-  lua_call(L, 1, 1);
+  lua_call(L, 1, 3);
 }
 
 static int l_save(lua_State *L) { /* [-0, +1|3, e] save(path, {name = tensor}, state) -> true | nil, message, code */
@@ -29,7 +29,7 @@ static int l_save(lua_State *L) { /* [-0, +1|3, e] save(path, {name = tensor}, s
   }
   luaL_checktype(L, 3, LUA_TTABLE);
   through_json(L, 1);
-  if (lua_type(L, 3) != LUA_TSTRING) return kava_l_fail(L, KAVA_MEMORY); /* encode raises all else */
+  if (lua_isnil(L, 3)) return 3;
   state.data = lua_tolstring(L, 3, &state.length);
   kava_l_list_safetensors(L, 2, 0, &count, &items, &pair_count, &pairs);
   kava_status st = kava_checkpoint_save(path, count, items, state);
@@ -56,7 +56,8 @@ static int l_load(lua_State *L) { /* [-0, +2|3, e] load(path) -> {name = tensor}
   lua_pushlstring(L, state.data, state.length);
   kava_safetensors_release(box);
   through_json(L, 2);
-  if (lua_isnil(L, -1)) return kava_l_fail(L, KAVA_FORMAT);
+  if (lua_isnil(L, 4)) return 3;
+  lua_settop(L, 4);
   return 2;
 }
 

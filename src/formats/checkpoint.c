@@ -1,12 +1,7 @@
 #include "formats/checkpoint.h"
 #include "base/crc32c.h"
 #include "formats/writer.h"
-#include <dirent.h>
-#include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* What every checkpoint begins with, behind the eight bytes of length: the header's checksum follows. */
 static const char prefix[] = "{\"__metadata__\":{\"kava.crc32c\":\"";
@@ -26,30 +21,10 @@ static uint32_t header_sum(const char *header, size_t size) {
   return kava_crc32c(crc, header + SUM_AT + 8, size - SUM_AT - 8);
 }
 
-/* Removes `path`.tmp<pid> of processes that are no more. Best effort: what cannot be removed stays. */
-static void remove_leftovers(const char *path) {
-  const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-  char *folder = slash ? kava_format("%.*s", (int)(slash - path) + 1, path) : kava_strdup("./");
-  DIR *list = folder ? opendir(folder) : NULL;
-  size_t length = strlen(name);
-  for (const struct dirent *entry; list && (entry = readdir(list));) {
-    const char *rest = entry->d_name + length;
-    if (strncmp(entry->d_name, name, length) != 0 || strncmp(rest, ".tmp", 4) != 0) continue;
-    char *end;
-    long pid = strtol(rest + 4, &end, 10);
-    if (pid <= 0 || *end || pid == (long)getpid() || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
-    char *full = kava_format("%s%s", folder, entry->d_name);
-    if (full) unlink(full);
-    kava_free(full);
-  }
-  if (list) closedir(list);
-  kava_free(folder);
-}
-
 /* The header holds the checksums of the data behind it, so it is written twice: with zeros first, then over them. */
 kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetensors_item *items, kava_text state) {
   kava_status st = KAVA_OK;
-  kava_writer w = {.file = -1};
+  kava_writer w = {.file = -1, .folder = -1};
   char *header = NULL, *sums = NULL;
   size_t size;
   if (!(sums = kava_alloc(8 * (size_t)count + 9))) return KAVA_MEMORY;
@@ -58,7 +33,7 @@ kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetenso
   const kava_text metadata[3][2] = {
       {{"kava.crc32c", 11}, {sums, 8 * (size_t)count + 8}}, {{"format", 6}, {"pt", 2}}, {{"kava.state", 10}, state}};
   KAVA_TRY(kava_safetensors_header(count, items, 3, metadata, &header, &size));
-  remove_leftovers(path);
+  kava_writer_sweep(path);
   KAVA_TRY(kava_writer_open(&w, path));
   KAVA_TRY(kava_writer_put(&w, header, size));
   for (int64_t i = 0; i < count; i++) {

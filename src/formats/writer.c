@@ -1,11 +1,13 @@
 #include "formats/writer.h"
 #include "base/crc32c.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,14 +18,22 @@ static kava_status fail(const kava_writer *w) {
 }
 
 kava_status kava_writer_open(kava_writer *w, const char *path) {
-  *w = (kava_writer){.file = -1};
+  *w = (kava_writer){.file = -1, .folder = -1};
   if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%ld", path, (long)getpid())) ||
       !(w->buffer = kava_alloc(ROOM))) {
     kava_writer_abort(w);
     return KAVA_MEMORY;
   }
+  char *slash = strrchr(w->path, '/'), first = slash ? slash[1] : 0;
+  if (slash) slash[1] = 0;
+  w->folder =
+      open(slash ? w->path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* one that may not be read is not synced */
+  if (slash) slash[1] = first;
   w->file = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (w->file >= 0) return KAVA_OK;
+  if (w->file >= 0) {
+    flock(w->file, LOCK_EX | LOCK_NB); /* held until the file is closed: kava_writer_sweep lets it be */
+    return KAVA_OK;
+  }
   kava_status st = fail(w);
   kava_writer_abort(w);
   return st;
@@ -115,24 +125,6 @@ kava_status kava_writer_tensor(kava_writer *w, const kava_tensor *t) {
   return kava_tensor_is_contiguous(t) ? kava_writer_put(w, kava_tensor_data(t), bytes) : put_strided(w, t);
 }
 
-kava_status kava_sync_folder(const char *path) {
-  int file = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file < 0) return kava_fail(KAVA_IO, "%s: %s", path, strerror(errno));
-  fsync(file);
-  close(file);
-  return KAVA_OK;
-}
-
-static kava_status sync_folder_of(const char *path) {
-  const char *slash = strrchr(path, '/');
-  if (!slash) return kava_sync_folder(".");
-  char *folder = kava_format("%.*s", slash == path ? 1 : (int)(slash - path), path);
-  if (!folder) return KAVA_MEMORY;
-  kava_status st = kava_sync_folder(folder);
-  kava_free(folder);
-  return st;
-}
-
 kava_status kava_writer_commit(kava_writer *w) {
   kava_status st = flush(w);
   if (st == KAVA_OK && fsync(w->file) != 0) st = fail(w);
@@ -142,7 +134,7 @@ kava_status kava_writer_commit(kava_writer *w) {
   if (st == KAVA_OK) {
     kava_free(w->temporary); /* it is the file now */
     w->temporary = NULL;
-    st = sync_folder_of(w->path);
+    if (w->folder >= 0) fsync(w->folder); /* some file systems refuse; the file is in its place whatever this says */
   }
   kava_writer_abort(w);
   return st;
@@ -150,11 +142,32 @@ kava_status kava_writer_commit(kava_writer *w) {
 
 void kava_writer_abort(kava_writer *w) {
   if (w->path && w->file >= 0) close(w->file);
+  if (w->path && w->folder >= 0) close(w->folder);
   if (w->temporary) unlink(w->temporary);
   kava_free(w->temporary);
   kava_free(w->path);
   kava_free(w->buffer);
-  *w = (kava_writer){.file = -1};
+  *w = (kava_writer){.file = -1, .folder = -1};
+}
+
+void kava_writer_sweep(const char *path) {
+  const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+  char *folder = slash ? kava_format("%.*s", (int)(slash - path) + 1, path) : kava_strdup("./");
+  DIR *list = folder ? opendir(folder) : NULL;
+  size_t length = strlen(name);
+  for (const struct dirent *entry; list && (entry = readdir(list));) {
+    const char *rest = entry->d_name + length;
+    if (strncmp(entry->d_name, name, length) != 0 || strncmp(rest, ".tmp", 4) != 0 ||
+        strspn(rest + 4, "0123456789") != strlen(rest + 4))
+      continue;
+    char *full = kava_format("%s%s", folder, entry->d_name);
+    int file = full ? open(full, O_RDONLY | O_CLOEXEC) : -1;
+    if (file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0) unlink(full);
+    if (file >= 0) close(file);
+    kava_free(full);
+  }
+  if (list) closedir(list);
+  kava_free(folder);
 }
 
 kava_status kava_writer_file(const char *path, const void *data, size_t size) {

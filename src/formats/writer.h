@@ -6,7 +6,7 @@
 #include "tensor/tensor.h"
 
 typedef struct kava_writer {
-  int file;
+  int file, folder;
   char *path, *temporary;
   uint64_t size; /* bytes written so far */
   uint32_t crc;  /* CRC-32C of what was put since it was last set to 0; patches do not count */
@@ -23,7 +23,10 @@ kava_status
 kava_writer_commit(kava_writer *w);     /* afterwards, and after a failure, w is empty: nothing is left to close */
 void kava_writer_abort(kava_writer *w); /* removes the temporary file; harmless on an empty or committed writer */
 
+/* Removes the temporary files that dead processes left beside `path`; best effort. A live writer's is locked and stays.
+ */
+void kava_writer_sweep(const char *path);
+
 /* The whole of `text` as a file, in the same way. */
 kava_status kava_writer_file(const char *path, const void *data, size_t size);
-kava_status kava_sync_folder(const char *path); /* fsync of a folder; file systems that refuse it are forgiven */
 #endif
