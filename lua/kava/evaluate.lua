@@ -14,13 +14,14 @@ local evaluate = {}
 -- kava.effective_rank looks at no more rows than this, so no rank can be above it.
 local SPECTRUM_ROWS = 256
 -- Collapse is named when the student agrees with its target almost wholly, agrees as well with another document's target, and the
--- target is one direction. Measured on a real model (the original's loss): cosine 0.9975, mean direction 0.983, effective rank 12.6
--- of 2880. An honest target kept the first below 0.9 and its gap to the shuffled one above 0.05.
+-- target is one direction. The original's loss, measured: on SmolLM2-135M (PyTorch) loss 0.0025, mean direction 0.983, effective
+-- rank 12.6; on the demo after 40 steps cosine 0.988, with another document's target 0.983, mean direction 0.957, effective rank 30
+-- of 192 (120 before training). Layer-matched targets there: mean direction 0.19, and shuffling costs 0.07 and more once learnt.
 evaluate.thresholds = {
   agreement = 0.95, -- cosine with the target, at least
-  gap = 0.05, --       cosine lost by shuffling the documents, at most
+  gap = 0.02, --       cosine lost by shuffling the documents, at most
   direction = 0.9, --  norm of the target's mean direction, at least
-  rank = 0.10, --      effective rank as a share of the most it could be, at most
+  rank = 0.25, --      effective rank as a share of the most it could be, at most
 }
 
 -- Weighted means by name; what is absent from a batch is not counted for it.

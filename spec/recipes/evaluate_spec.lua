@@ -1,5 +1,4 @@
 local kava = require "kava"
-local helper = require "spec.helper"
 
 local function tiny(layers, hidden)
   return kava.model.create({ model_type = "llama", vocab_size = 40, hidden_size = hidden, intermediate_size = 2 * hidden,
@@ -143,7 +142,7 @@ describe("the verdict on collapse", function()
     assert.is_false((judge(0.86, 0.60, 0.7, 80)))
     assert.is_false((judge(0.99, 0.60, 0.7, 80))) -- learnt
     assert.is_false((judge(0.02, 0.01, 0.4, 30))) -- not begun
-    assert.is_false((judge(0.97, 0.94, 0.94, 120))) -- keys lean one way in many models: many directions are left
+    assert.is_false((judge(0.97, 0.96, 0.94, 120))) -- keys lean one way in many models: many directions are left
     local collapsed, words = judge(0.90, 0.89, 0.95, 10)
     assert.is_false(collapsed)
     assert.matches("suspicious", words)
@@ -174,10 +173,9 @@ describe("collapse on the demo", function()
   it("is what preset=original does, and layer_matched does not", function()
     if not kava.fs.exists "assets/demo/teacher.gguf" then return pending "skipped: assets/demo/teacher.gguf is not here" end
     local original = dofile "configs/presets/original.lua"
-    local steps = helper.sanitized and 20 or 60
-    local bad, good = train("mercator", original.loss, original.kv, steps), train("layer_matched", nil, nil, steps)
-    if not helper.sanitized then assert.is_true(bad.collapse.collapsed, bad.collapse.verdict) end
-    assert.is_true(bad.kv < 0.2)
+    local bad, good = train("mercator", original.loss, original.kv, 30), train("layer_matched", nil, nil, 30)
+    assert.is_true(bad.collapse.collapsed, bad.collapse.verdict)
+    assert.is_true(bad.kv < 0.1)
     -- The loss is near its floor, and the student has learnt nothing from it.
     assert.is_true(bad.ce > good.ce + 1)
     assert.is_false(good.collapse.collapsed, good.collapse.verdict)
