@@ -43,7 +43,6 @@ end
 
 local home = (arg[0]:match "^(.*)recipes/[^/]*$" or "./")
 local problems = dofile(home .. "recipes/problems.lua")
-local vocabulary = dofile(home .. "recipes/vocabulary.lua")
 local cosine = kava.loss.schedule "cosine"
 
 local function say(...)
@@ -58,16 +57,14 @@ local rows = problems.rows { seed = opts.seed, count = opts.rows, split = "train
 local heldout = problems.rows { seed = opts.seed, count = opts.heldout, split = "heldout" }
 assert(kava.fs.mkdir(opts.work))
 
--- 2. A tokenizer of its own.
+-- 2. A tokenizer of its own: SmolLM2's pattern keeps every digit alone, so that sums are done column by column.
 local function corpus()
   local texts = {}
   for i = 1, math.min(#rows, 4000) do texts[i] = rows[i].question .. "\n" .. rows[i].answer end
   return texts
 end
-local tokenizer_path = opts.work .. "/tokenizer.json"
-local entries = vocabulary.train(corpus(), opts.vocab)
-assert(kava.fs.write(tokenizer_path, kava.json.encode(vocabulary.document(entries))))
-local tokenizer = assert(kava.tokenizer.load(tokenizer_path))
+local tokenizer = assert(kava.tokenizer.train { texts = corpus(), vocab_size = opts.vocab })
+assert(tokenizer:save(opts.work))
 local batch_at, per_epoch = problems.batches(rows, tokenizer, { batch = opts.batch, seed = opts.seed })
 local held_at, held_count = problems.batches(heldout, tokenizer, { batch = 50, shuffle = false })
 
@@ -157,8 +154,25 @@ say("trained: held-out CE %.4f, exact match %.1f %%", ce, 100 * share)
 -- 5. 4 bits, named and ordered as llama.cpp has them: matrices in opts.type but for the embedding, which is the head as well, in 8 bits;
 -- rows of Q and K for interleaved rotation.
 local file_types = { q4_0 = 2, q4_1 = 3, q8_0 = 7 } -- general.file_type
+
+local function tokenizer_metadata()
+  local merges, names, kinds = {}, {}, {}
+  for i, merge in ipairs(assert(kava.json.load(opts.work .. "/tokenizer.json")).model.merges) do
+    merges[i] = type(merge) == "table" and table.concat(merge, " ") or merge
+  end
+  for id = 0, tokenizer.vocab_size - 1 do
+    names[id + 1], kinds[id + 1] = tokenizer:token(id), id == tokenizer.eos_id and 3 or 1 -- control, normal
+  end
+  return {
+    ["tokenizer.ggml.model"] = "gpt2", ["tokenizer.ggml.pre"] = "smollm", ["tokenizer.ggml.tokens"] = names,
+    ["tokenizer.ggml.token_type"] = kinds, ["tokenizer.ggml.merges"] = merges, ["tokenizer.ggml.bos_token_id"] = tokenizer.eos_id,
+    ["tokenizer.ggml.eos_token_id"] = tokenizer.eos_id, ["tokenizer.ggml.padding_token_id"] = tokenizer.eos_id,
+    ["tokenizer.ggml.add_bos_token"] = false,
+  }
+end
+
 local function write_gguf(path, m)
-  local metadata = vocabulary.metadata(entries)
+  local metadata = tokenizer_metadata()
   local c = m.config
   for key, value in pairs {
     ["general.architecture"] = "llama", ["general.name"] = "KAVA demo teacher: arithmetic word problems",
