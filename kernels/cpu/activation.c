@@ -60,13 +60,14 @@ void kava_ref_gated_grad(const kava_gated_args *a) {
 }
 
 void kava_ref_dropout(const kava_dropout_args *a) {
-  double scale = 1.0 / (1.0 - a->p);
-  for (int64_t i = 0; i < a->count; i += 4) {
-    uint32_t bits[4];
-    kava_philox(a->seed, a->stream, (uint64_t)i / 4, bits);
-    for (int64_t j = i; j < i + 4 && j < a->count; j++) {
-      bool drop = kava_unit_float(bits[j - i]) < (float)a->p;
-      element_put(a->dtype, a->y, j, drop ? 0 : element_get(a->dtype, a->x, j) * scale, a->add);
+  uint32_t limit = kava_dropout_limit(a->p), bits[4];
+  for (int64_t group = 0; group < a->count; group += KAVA_DROPOUT_GROUP)
+    for (int64_t lane = 0; lane < 8; lane++) {
+      kava_philox(a->seed, a->stream, (uint64_t)(group / 4 + lane), bits);
+      for (int64_t word = 0; word < 4; word++) {
+        int64_t i = group + 8 * word + lane;
+        if (i >= a->count) break;
+        element_put(a->dtype, a->y, i, bits[word] < limit ? 0 : element_get(a->dtype, a->x, i) / (1 - a->p), a->add);
+      }
     }
-  }
 }

@@ -5,6 +5,7 @@
 #include "kernels/cpu/simd/tail.h"
 #include "base/threads.h"
 #include "kernels/cpu/reference.h"
+#include <string.h>
 
 #define GRAIN 8192
 #define INLINE static inline __attribute__((always_inline))
@@ -157,48 +158,66 @@ static void gated_grad(const kava_gated_args *a) {
     kava_parallel(a->count, GRAIN, loops[a->kind], &j);
 }
 
-#define LANES 16
-/* Words of LANES successive Philox blocks from `index` on (base/rng.h has the scalar form), and of each the four in
- * order. */
-static void philox_lanes(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[LANES * 4]) {
-  uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-  for (int i = 0; i < LANES; i++) {
-    c0[i] = (uint32_t)(index + (uint64_t)i);
-    c1[i] = (uint32_t)((index + (uint64_t)i) >> 32);
-    c2[i] = (uint32_t)stream;
-    c3[i] = (uint32_t)(stream >> 32);
-  }
+#define BLOCKS 8             /* Philox blocks of a group of elements */
+#define LANES (VF_LANES / 2) /* of them in one vector */
+#define TILE (KAVA_DROPOUT_GROUP * 32)
+typedef uint64_t lanes __attribute__((vector_size(LANES * 8))); /* 32 bits in each; what stands above them is noise */
+typedef uint32_t words __attribute__((vector_size(LANES * 4)));
+
+/* The products of the low halves, for which there is an instruction that the compiler does not find by itself. */
+INLINE lanes multiply(lanes a, uint32_t factor) {
+#if defined(__AVX512F__)
+  return (lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(factor));
+#elif defined(__AVX2__)
+  return (lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(factor));
+#else
+  return (a & 0xffffffffu) * factor;
+#endif
+}
+
+/* The words of LANES successive Philox blocks from `index` on: word w of block i at out[BLOCKS w + i] (base/rng.h has
+ * the scalar form). */
+INLINE void philox_lanes(uint64_t seed, uint64_t stream, uint64_t index, uint32_t *out) {
+  static const uint64_t counts[BLOCKS] = {0, 1, 2, 3, 4, 5, 6, 7};
+  lanes c0, c1, c2 = {0}, c3 = {0};
+  memcpy(&c0, counts, sizeof c0);
+  c0 += index;
+  c1 = c0 >> 32;
+  c2 += stream;
+  c3 += stream >> 32;
+  uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
   for (int round = 0; round < 10; round++) {
-    for (int i = 0; i < LANES; i++) {
-      uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
-      c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-      c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-      c1[i] = (uint32_t)p1;
-      c3[i] = (uint32_t)p0;
-    }
+    lanes p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
+    c0 = p1 >> 32 ^ c1 ^ k0;
+    c2 = p0 >> 32 ^ c3 ^ k1;
+    c1 = p1;
+    c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < LANES; i++) {
-    out[4 * i] = c0[i];
-    out[4 * i + 1] = c1[i];
-    out[4 * i + 2] = c2[i];
-    out[4 * i + 3] = c3[i];
+  const lanes all[4] = {c0, c1, c2, c3};
+  for (int i = 0; i < 4; i++) {
+    words w = __builtin_convertvector(all[i], words);
+    memcpy(out + BLOCKS * i, &w, sizeof w);
   }
 }
 
-static void dropout_blocks(void *ctx, int64_t begin, int64_t end) {
+static void dropout_tiles(void *ctx, int64_t begin, int64_t end) {
   const kava_dropout_args *a = ctx;
-  const float *x = a->x;
-  float *y = a->y, scale = (float)(1.0 / (1.0 - a->p)), p = (float)a->p;
-  for (int64_t block = begin; block < end; block++) {
-    uint32_t bits[LANES * 4];
-    int64_t at = block * LANES * 4, n = a->count - at < LANES * 4 ? a->count - at : LANES * 4;
-    philox_lanes(a->seed, a->stream, (uint64_t)(block * LANES), bits);
-    for (int64_t i = 0; i < n; i++) {
-      float v = (float)(bits[i] >> 8) * 0x1p-24f < p ? 0.0f : x[at + i] * scale;
-      y[at + i] = a->add ? y[at + i] + v : v;
-    }
+  float scale = (float)(1.0 / (1.0 - a->p));
+  uint32_t limit = kava_dropout_limit(a->p);
+  for (int64_t at = begin * TILE; at < end * TILE && at < a->count; at += TILE) {
+    uint32_t bits[TILE];
+    int64_t n = a->count - at < TILE ? a->count - at : TILE;
+    for (int64_t i = 0; i < n; i += KAVA_DROPOUT_GROUP)
+      for (int lane = 0; lane < BLOCKS; lane += LANES)
+        philox_lanes(a->seed, a->stream, (uint64_t)((at + i) / KAVA_DROPOUT_GROUP * BLOCKS + lane), bits + i + lane);
+    const float *x = (const float *)a->x + at;
+    float *y = (float *)a->y + at;
+    if (a->add)
+      for (int64_t i = 0; i < n; i++) y[i] += bits[i] < limit ? 0.0f : x[i] * scale;
+    else
+      for (int64_t i = 0; i < n; i++) y[i] = bits[i] < limit ? 0.0f : x[i] * scale;
   }
 }
 
@@ -206,7 +225,7 @@ static void dropout(const kava_dropout_args *a) {
   if (a->dtype == KAVA_F64)
     kava_ref_dropout(a);
   else
-    kava_parallel((a->count + LANES * 4 - 1) / (LANES * 4), 64, dropout_blocks, (void *)a);
+    kava_parallel((a->count + TILE - 1) / TILE, 4, dropout_tiles, (void *)a);
 }
 
 void KAVA_SIMD(activation)(kava_kernels *table);
