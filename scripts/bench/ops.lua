@@ -25,7 +25,7 @@ local function forward(name, moved, fn)
 end
 local function both(name, moved, fn, leaves)
   case(name, moved, function()
-    local step <close> = kava.scope()
+    local _ <close> = kava.scope()
     local y = fn()
     local s = #y.shape == 0 and y or y:sum()
     s:backward()

@@ -108,7 +108,8 @@ describe("head_loss", function()
     local hs, ws = kava.randn { 3, 4 }, kava.randn { 6, 4 }
     local function call(t) return function() kava.loss.head(t) end end
     local ids = i64 { 1, 2, 5 }
-    assert.error_matches(call { hidden = hs, weight = ws, targets = i64 { 1, 6, 0 } }, "target 6 at position 2 is outside the vocabulary of 6")
+    assert.error_matches(call { hidden = hs, weight = ws, targets = i64 { 1, 6, 0 } },
+      "target 6 at position 2 is outside the vocabulary of 6")
     assert.error_matches(call { hidden = hs, weight = ws, targets = i64 { 1, 2 } }, "targets are %[2%]")
     assert.error_matches(call { hidden = hs, weight = ws, targets = i64 { -1, -1, -1 } }, "no target counts")
     assert.error_matches(call { hidden = hs, weight = kava.randn { 6, 5 }, targets = ids }, "hidden is %[3, 4%] and its weight %[6, 5%]")

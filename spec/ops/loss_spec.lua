@@ -178,7 +178,8 @@ describe("loss", function()
 
   it("cross_entropy names what is wrong", function()
     local logits = kava.randn { 1, 3, 5 }
-    assert.error_matches(function() loss.cross_entropy(logits, i64 { { 0, 5, 1 } }) end, "target 5 at position 1 is outside the vocabulary of 5")
+    assert.error_matches(function() loss.cross_entropy(logits, i64 { { 0, 5, 1 } }) end,
+      "target 5 at position 1 is outside the vocabulary of 5")
     assert.error_matches(function() loss.cross_entropy(logits, i64 { { 0, 1 } }) end, "targets is %[1, 2%]; %[1, 3%] expected")
     assert.error_matches(function() loss.cross_entropy(logits, i64 { { 0, 1, 2 } }, kava.zeros { 1, 3 }) end, "no target counts")
     assert.error_matches(function() loss.cross_entropy(logits, kava.zeros { 1, 3 }) end, "integer")

@@ -1,5 +1,5 @@
 /* bind/l_loss.c: kava.loss, the losses computed in C. Annotated in lua/kava/meta/loss.lua. */
-#include "bind/bind.h"
+#include "bind/l_tensor.h"
 #include "ops/head.h"
 #include "ops/loss.h"
 #include <string.h>
@@ -22,7 +22,7 @@ l_mercator(lua_State *L) { /* [-0, +2, e] mercator(student, teacher, {mask, alph
     beta = kava_l_field_number(L, 3, "beta", beta);
     eps = kava_l_field_number(L, 3, "eps", eps);
   }
-  kava_tensor **loss = kava_l_new_tensor_box(L), **metrics = kava_l_new_tensor_box(L);
+  kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_mercator(student, teacher, mask, alpha, beta, eps, loss, metrics));
   double cosine = kava_f64(*metrics)[0], magnitude = kava_f64(*metrics)[1];
   kava_tensor_release(metrics);
@@ -39,7 +39,7 @@ static int l_cosine(lua_State *L) { /* [-0, +1, e] cosine(student, teacher, {mas
   static const char *const known[] = {"mask", NULL};
   kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
   if (settings(L, 3, "kava.loss.cosine", known)) mask = kava_l_field_tensor(L, 3, "mask", false);
-  kava_l_check(L, kava_op_cosine_loss(student, teacher, mask, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_cosine_loss(student, teacher, mask, kava_l_result(L)));
   return 1;
 }
 
@@ -51,7 +51,7 @@ static int l_mse(lua_State *L) { /* [-0, +1, e] mse(student, teacher, {mask, rel
     mask = kava_l_field_tensor(L, 3, "mask", false);
     relative = kava_l_field_boolean(L, 3, "relative", relative);
   }
-  kava_l_check(L, kava_op_mse_loss(student, teacher, mask, relative, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_mse_loss(student, teacher, mask, relative, kava_l_result(L)));
   return 1;
 }
 
@@ -63,21 +63,21 @@ static int l_smooth_l1(lua_State *L) { /* [-0, +1, e] smooth_l1(student, teacher
     mask = kava_l_field_tensor(L, 3, "mask", false);
     beta = kava_l_field_number(L, 3, "beta", beta);
   }
-  kava_l_check(L, kava_op_smooth_l1_loss(student, teacher, mask, beta, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_smooth_l1_loss(student, teacher, mask, beta, kava_l_result(L)));
   return 1;
 }
 
 static int l_targets(lua_State *L) { /* [-0, +1, e] targets(ids, mask|nil) -> i64 [B,T] */
   kava_tensor *ids = kava_l_check_tensor(L, 1), *mask = kava_l_opt_tensor(L, 2);
-  kava_l_check(L, kava_next_token_targets(ids, mask, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_next_token_targets(ids, mask, kava_l_result(L)));
   return 1;
 }
 
 static int l_cross_entropy(lua_State *L) { /* [-0, +1, e] cross_entropy(logits [B,T,V], ids [B,T], mask|nil): shifts */
   kava_tensor *logits = kava_l_check_tensor(L, 1), *ids = kava_l_check_tensor(L, 2), *mask = kava_l_opt_tensor(L, 3);
-  kava_tensor **targets = kava_l_new_tensor_box(L);
+  kava_tensor **targets = kava_l_result(L);
   kava_l_check(L, kava_next_token_targets(ids, mask, targets));
-  kava_l_check(L, kava_op_cross_entropy(logits, *targets, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_cross_entropy(logits, *targets, kava_l_result(L)));
   return 1;
 }
 
@@ -89,7 +89,7 @@ static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits
     mask = kava_l_field_tensor(L, 3, "mask", false);
     temperature = kava_l_field_number(L, 3, "temperature", temperature);
   }
-  kava_l_check(L, kava_op_kl_divergence(student, teacher, mask, temperature, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_kl_divergence(student, teacher, mask, temperature, kava_l_result(L)));
   return 1;
 }
 
@@ -105,7 +105,7 @@ static int l_head(
   double ce = kava_l_field_number(L, 1, "ce_weight", 1), kl = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0);
   double temperature = kava_l_field_number(L, 1, "temperature", 1);
   if (!ht && kl != 0) return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", kl);
-  kava_tensor **loss = kava_l_new_tensor_box(L), **metrics = kava_l_new_tensor_box(L);
+  kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_head_loss(hs, ws, ht, wt, targets, ce, kl, temperature, loss, metrics));
   double parts[4];
   memcpy(parts, kava_f64(*metrics), sizeof parts);

@@ -1,5 +1,5 @@
 /* bind/l_nn.c: the ops of neural networks as functions on tensors. Annotated in lua/kava/meta/nn.lua. */
-#include "bind/bind.h"
+#include "bind/l_tensor.h"
 #include "ops/activation.h"
 #include "ops/collapse.h"
 #include "ops/dropout.h"
@@ -10,14 +10,14 @@
 static int l_rms_norm(lua_State *L) { /* [-0, +1, e] rms_norm(x, weight|nil, eps = 1e-6) */
   kava_tensor *x = kava_l_check_tensor(L, 1), *w = kava_l_opt_tensor(L, 2);
   double eps = luaL_optnumber(L, 3, 1e-6);
-  kava_l_check(L, kava_op_rms_norm(x, w, eps, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_rms_norm(x, w, eps, kava_l_result(L)));
   return 1;
 }
 
 static int l_layer_norm(lua_State *L) { /* [-0, +1, e] layer_norm(x, weight|nil, bias|nil, eps = 1e-5) */
   kava_tensor *x = kava_l_check_tensor(L, 1), *w = kava_l_opt_tensor(L, 2), *b = kava_l_opt_tensor(L, 3);
   double eps = luaL_optnumber(L, 4, 1e-5);
-  kava_l_check(L, kava_op_layer_norm(x, w, b, eps, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_layer_norm(x, w, b, eps, kava_l_result(L)));
   return 1;
 }
 
@@ -25,19 +25,19 @@ static int l_rope(lua_State *L) { /* [-0, +1, e] rope(x, inv_freq, positions|nil
   kava_tensor *x = kava_l_check_tensor(L, 1), *inv_freq = kava_l_check_tensor(L, 2),
               *positions = kava_l_opt_tensor(L, 3);
   double scale = luaL_optnumber(L, 4, 1);
-  kava_l_check(L, kava_op_rope(x, positions, inv_freq, scale, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_rope(x, positions, inv_freq, scale, kava_l_result(L)));
   return 1;
 }
 
 static int unary(lua_State *L, kava_status (*op)(kava_tensor *, kava_tensor **)) { /* [-0, +1, e] */
   kava_tensor *x = kava_l_check_tensor(L, 1);
-  kava_l_check(L, op(x, kava_l_new_tensor_box(L)));
+  kava_l_check(L, op(x, kava_l_result(L)));
   return 1;
 }
 
 static int binary(lua_State *L, kava_status (*op)(kava_tensor *, kava_tensor *, kava_tensor **)) { /* [-0, +1, e] */
   kava_tensor *a = kava_l_check_tensor(L, 1), *b = kava_l_check_tensor(L, 2);
-  kava_l_check(L, op(a, b, kava_l_new_tensor_box(L)));
+  kava_l_check(L, op(a, b, kava_l_result(L)));
   return 1;
 }
 
@@ -53,7 +53,7 @@ static int l_embedding(lua_State *L) { return binary(L, kava_op_embedding); }
 static int l_dropout(lua_State *L) { /* [-0, +1, e] dropout(x, p) */
   kava_tensor *x = kava_l_check_tensor(L, 1);
   double p = luaL_checknumber(L, 2);
-  kava_l_check(L, kava_op_dropout(x, p, kava_l_new_tensor_box(L)));
+  kava_l_check(L, kava_op_dropout(x, p, kava_l_result(L)));
   return 1;
 }
 

@@ -4,6 +4,7 @@
 #include "ops/operand.h"
 #include "tape/tape.h"
 #include <math.h>
+#include <string.h>
 
 typedef struct table_job {
   kava_dtype dtype;
@@ -21,12 +22,59 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end) {
     for (int64_t j = 0; j < job->half; j++) {
       double angle = position * job->inv_freq[j], c = cos(angle) * job->scale, s = sin(angle) * job->scale;
       int64_t at = row * job->half + j;
-      if (job->dtype == KAVA_F64)
-        ((double *)job->cosine)[at] = c, ((double *)job->sine)[at] = s;
-      else
-        ((float *)job->cosine)[at] = (float)c, ((float *)job->sine)[at] = (float)s;
+      if (job->dtype == KAVA_F64) {
+        ((double *)job->cosine)[at] = c;
+        ((double *)job->sine)[at] = s;
+      } else {
+        ((float *)job->cosine)[at] = (float)c;
+        ((float *)job->sine)[at] = (float)s;
+      }
     }
   }
+}
+
+/* The last table made: queries and keys of all layers of a step are rotated by the same angles, and sines in double
+ * cost as much as the rotation itself. Known again by its contents; only for what is recorded and run on one thread at
+ * a time. */
+#define LAST_BYTES_MOST ((size_t)4 << 20)
+static struct {
+  char *bytes; /* positions (rows * 8, when given), inv_freq (half * 8), cosine, sine */
+  kava_dtype dtype;
+  bool placed;
+  int64_t rows, half;
+  double scale;
+} last;
+
+static bool last_is(const table_job *job, int64_t rows) {
+  size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0;
+  return last.bytes && last.dtype == job->dtype && last.placed == (job->positions != NULL) && last.rows == rows &&
+         last.half == job->half && last.scale == job->scale &&
+         (!head || memcmp(last.bytes, job->positions, head) == 0) &&
+         memcmp(last.bytes + head, job->inv_freq, (size_t)job->half * sizeof(double)) == 0;
+}
+
+static void fill_tables(const table_job *job, int64_t rows) {
+  size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0, middle = (size_t)job->half * sizeof(double);
+  size_t table = (size_t)(rows * job->half) * (job->dtype == KAVA_F64 ? sizeof(double) : sizeof(float));
+  if (last_is(job, rows)) {
+    memcpy(job->cosine, last.bytes + head + middle, table);
+    memcpy(job->sine, last.bytes + head + middle + table, table);
+    return;
+  }
+  kava_parallel(rows, 64, fill_rows, (void *)job);
+  if (head + middle + 2 * table > LAST_BYTES_MOST) return;
+  kava_free(last.bytes);
+  last.bytes = kava_alloc(head + middle + 2 * table); /* without memory there is no last table, and nothing is wrong */
+  if (!last.bytes) return;
+  if (head) memcpy(last.bytes, job->positions, head);
+  memcpy(last.bytes + head, job->inv_freq, middle);
+  memcpy(last.bytes + head + middle, job->cosine, table);
+  memcpy(last.bytes + head + middle + table, job->sine, table);
+  last.dtype = job->dtype;
+  last.placed = head > 0;
+  last.rows = rows;
+  last.half = job->half;
+  last.scale = job->scale;
 }
 
 static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine, const kava_tensor *sine,
@@ -87,7 +135,7 @@ kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *in
                    scale,
                    kava_tensor_data(cosine),
                    kava_tensor_data(sine)};
-  kava_parallel(rows, 64, fill_rows, &job);
+  fill_tables(&job, rows);
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
   kava_rope_args a = arguments(cx, cosine, sine, y);
   if (kava_tensor_numel(y)) kava_kernels_cpu()->rope(&a);

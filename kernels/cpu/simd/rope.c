@@ -8,8 +8,10 @@ static void rope_tokens(void *ctx, int64_t begin, int64_t end) {
   int64_t half = a->rotated / 2;
   float sign = a->inverse ? -1.0f : 1.0f;
   vf signs = vf_set(sign);
-  for (int64_t row = begin * a->heads; row < end * a->heads; row++) {
-    int64_t table = row / a->heads % a->period * half, i = 0;
+  int64_t heads = a->heads, table = 0;
+  for (int64_t row = begin * heads; row < end * heads; row++) {
+    if (row % heads == 0) table = row / heads % a->period * half;
+    int64_t i = 0;
     const float *c = (const float *)a->cosine + table, *s = (const float *)a->sine + table;
     const float *x = (const float *)a->x + row * a->dim, *z = x + half;
     float *y = (float *)a->y + row * a->dim, *u = y + half;
