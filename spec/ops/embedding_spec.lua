@@ -27,6 +27,15 @@ describe("embedding", function()
     assert.same(kava.embedding(ids { 1 }, w:permute(2, 1):contiguous()):totable(), kava.embedding(ids { 1 }, w:permute(2, 1)):totable())
   end)
 
+  it("widens the rows it needs of a quantised table", function()
+    local w = kava.randn { 8, 64 }
+    for _, dtype in ipairs { "q4_0", "q4_1", "q8_0" } do
+      local quantised = kava.gguf.quantize(w, dtype)
+      local expected = quantised:to({ dtype = "f32" }):index_select(1, ids { 8, 1, 8 })
+      assert.is_true(kava.allclose(kava.embedding(ids { 7, 0, 7 }, quantised), expected, { rtol = 0, atol = 0 }))
+    end
+  end)
+
   it("has the gradients that finite differences have, ids repeated", function()
     gradcheck(function(w) return kava.embedding(ids { { 1, 4, 1 }, { 1, 0, 4 } }, w) end, { kava.randn({ 6, 3 }, { dtype = "f64" }) })
   end)

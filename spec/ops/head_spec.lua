@@ -72,6 +72,18 @@ describe("head_loss", function()
     end
   end)
 
+  it("takes a quantised teacher's head as it is", function()
+    local hs, ws, ht = kava.randn { 5, 4 }, kava.randn { 6, 4 }, kava.randn { 5, 64 }
+    local quantised = kava.gguf.quantize(kava.randn { 6, 64 }, "q4_1")
+    local function call(wt)
+      return kava.loss.head { hidden = hs, weight = ws, teacher_hidden = ht, teacher_weight = wt, targets = i64 { 1, 2, 5, 0, 3 } }
+    end
+    local loss, metrics = call(quantised)
+    local expected, plain = call(quantised:to { dtype = "f32" })
+    assert.near(expected:item(), loss:item(), 1e-5)
+    assert.equal(plain.agreement, metrics.agreement)
+  end)
+
   it("adds to a gradient that is there, and the next one adds to its own", function()
     local hs, ws = kava.randn { 3, 4 }, kava.randn({ 6, 4 }):requires_grad(true)
     local function step() kava.loss.head({ hidden = hs, weight = ws, targets = i64 { 1, -1, 5 } }):backward() end
