@@ -48,9 +48,9 @@ measure("turned [4096, 4096]", 8 << 24, function() return s:transpose(1, 2):cont
 measure("[4096, 4096] + [4096]", 8 << 24, function() return s + s:select(1, 1) end)
 
 local keys = {}
-for i = 1, 30 do keys[i] = kava.randn(4, 3, 256, 64) end -- SmolLM2-135M's keys: [B, Hkv, T, D] of 30 layers
+for i = 1, 30 do keys[i] = kava.randn(4, 256, 3, 64) end -- SmolLM2-135M's keys as the decoder keeps them: [B, T, Hkv, D]
 measure("30 layers' keys side by side", 8 * 30 * 4 * 3 * 256 * 64, function()
   local rows = {}
-  for i = 1, 30 do rows[i] = keys[i]:permute(1, 3, 2, 4):reshape(4, 256, 192) end
+  for i = 1, 30 do rows[i] = keys[i]:permute(1, 3, 2, 4):permute(1, 3, 2, 4):reshape(4, 256, 192) end
   return kava.cat(rows, 3)
 end)

@@ -101,6 +101,78 @@ describe("views", function()
     assert.near(sum, loss:item(), 1)
   end)
 
+  it("of views of views give what copies give, and the same gradients", function()
+    local state = 7
+    local function random(n) -- 1..n; a generator of its own, so that a failure can be repeated
+      state = (state * 6364136223846793005 + 1442695040888963407)
+      return (state >> 33) % n + 1
+    end
+    local steps = {
+      function(t)
+        local order, left = {}, {}
+        for d = 1, #t.shape do left[d] = d end
+        while #left > 0 do order[#order + 1] = table.remove(left, random(#left)) end
+        return function(x) return x:permute(order) end
+      end,
+      function(t)
+        local d = random(#t.shape)
+        local start = random(t.shape[d])
+        local length = random(t.shape[d] - start + 1)
+        return function(x) return x:narrow(d, start, length) end
+      end,
+      function(t)
+        local d = random(#t.shape)
+        local at = random(t.shape[d])
+        return function(x) return #t.shape > 1 and x:select(d, at) or x end
+      end,
+      function(t)
+        local shape, d = t.shape, random(#t.shape)
+        table.insert(shape, d, 1)
+        if #shape > 5 then shape = { t:numel() } end
+        return function(x) return x:reshape(shape) end
+      end,
+      function(t)
+        local shape, grown = t.shape, false
+        for d = 1, #shape do
+          if shape[d] == 1 and not grown then shape[d], grown = random(3), true end
+        end
+        return function(x) return x:expand(shape) end
+      end,
+      function(t)
+        local d = random(#t.shape)
+        return function(x) return kava.cat({ x, x }, d) end
+      end,
+      function(t)
+        local d = random(#t.shape)
+        return function(x) return x * x:sum(d, true) end
+      end,
+      function(t)
+        local d = random(#t.shape)
+        return function(x) return x:softmax(d) + x:max(d, true) end
+      end,
+    }
+    for round = 1, 300 do
+      local viewed = kava.randn({ random(4), random(5), random(3) }, { dtype = "f64", requires_grad = true })
+      local copied = viewed:detach():clone():requires_grad(true)
+      local x, y = viewed, copied
+      for _ = 1, 5 do
+        local step = steps[random(#steps)](x)
+        x, y = step(x), step(y:clone())
+        if x:numel() > 4000 then break end
+      end
+      assert.is_true(kava.allclose(x, y, { rtol = 1e-12, atol = 1e-12 }), "round " .. round)
+      local weight = kava.randn(x.shape, { dtype = "f64" })
+      local left, right = (x * weight):sum(), (y * weight):sum()
+      if x:requires_grad() then
+        left:backward()
+        right:backward()
+        assert.is_true(kava.allclose(viewed.grad, copied.grad, { rtol = 1e-9, atol = 1e-9 }), "round " .. round)
+      end
+      local narrow = viewed:detach():to { dtype = "f32" }
+      assert.is_true(kava.allclose(narrow:transpose(1, 3):to { dtype = "f64" }, narrow:to({ dtype = "f64" }):transpose(1, 3)))
+    end
+  end)
+
   it("say what is wrong", function()
     local x = kava.zeros(2, 3)
     assert.error_matches(function() x:reshape(4, 2) end, "reshape: %[2, 3%] has not as many elements as %[4, 2%]")
