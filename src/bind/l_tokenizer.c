@@ -1,9 +1,6 @@
 /* bind/l_tokenizer.c: kava.tokenizer: load, train; class kava.Tokenizer. */
-#include "bind/bind.h"
+#include "bind/tokenizer.h"
 #include "base/map.h"
-#include "text/tokenizer.h"
-
-#define TOKENIZER_TYPE "kava.Tokenizer"
 
 typedef struct box {
   kava_tokenizer *tok;
@@ -17,18 +14,20 @@ typedef struct box {
 static box *new_box(lua_State *L) { /* [-0, +1, m] */
   box *b = lua_newuserdatauv(L, sizeof *b, 0);
   *b = (box){0};
-  luaL_setmetatable(L, TOKENIZER_TYPE);
+  luaL_setmetatable(L, KAVA_TOKENIZER_TYPE);
   return b;
 }
 
 static box *check_box(lua_State *L, int arg) {
-  box *b = luaL_checkudata(L, arg, TOKENIZER_TYPE);
+  box *b = luaL_checkudata(L, arg, KAVA_TOKENIZER_TYPE);
   if (!b->tok) luaL_argerror(L, arg, "the tokenizer was released");
   return b;
 }
 
+kava_tokenizer *kava_l_check_tokenizer(lua_State *L, int arg) { return check_box(L, arg)->tok; }
+
 static int tokenizer_gc(lua_State *L) { /* [-0, +0, e] idempotent */
-  box *b = luaL_checkudata(L, 1, TOKENIZER_TYPE);
+  box *b = luaL_checkudata(L, 1, KAVA_TOKENIZER_TYPE);
   kava_encoder_release(&b->encoder);
   kava_tokenizer_release(&b->tok);
   kava_ids_free(&b->ids);
@@ -218,7 +217,7 @@ static int tokenizer_index(lua_State *L) { /* [-0, +1, e] fields; methods are up
 }
 
 static int tokenizer_tostring(lua_State *L) { /* [-0, +1, e] */
-  box *b = luaL_checkudata(L, 1, TOKENIZER_TYPE);
+  box *b = luaL_checkudata(L, 1, KAVA_TOKENIZER_TYPE);
   if (!b->tok)
     lua_pushliteral(L, "kava.Tokenizer (released)");
   else
@@ -231,8 +230,8 @@ void kava_l_open_tokenizer(lua_State *L) {
   static const luaL_Reg methods[] = {{"encode", l_encode}, {"decode", l_decode},           {"id", l_id},
                                      {"token", l_token},   {"fingerprint", l_fingerprint}, {"save", l_save},
                                      {NULL, NULL}};
-  kava_l_class(L, TOKENIZER_TYPE, methods, tokenizer_gc);
-  luaL_getmetatable(L, TOKENIZER_TYPE);
+  kava_l_class(L, KAVA_TOKENIZER_TYPE, methods, tokenizer_gc);
+  luaL_getmetatable(L, KAVA_TOKENIZER_TYPE);
   lua_getfield(L, -1, "__index");
   lua_pushcclosure(L, tokenizer_index, 1);
   lua_setfield(L, -2, "__index");
