@@ -99,7 +99,6 @@ typedef struct kava_linear_args {
   const void *w;
   kava_dtype wtype;
   kava_dtype precision;
-  const void *packed; /* what linear_pack made of w for this product and precision, or NULL */
 } kava_linear_args;
 
 /* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k. Every buffer but

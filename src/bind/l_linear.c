@@ -1,6 +1,7 @@
 /* bind/l_linear.c: kava.linear, attention, attention_map, matmul_precision, blas. */
 #include "bind/bind.h"
 #include "kernels/cpu/blas.h"
+#include "kernels/kernels.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 
@@ -46,13 +47,13 @@ static void set_text(lua_State *L, const char *key, const char *text) {
   lua_setfield(L, -2, key);
 }
 
-static int
-l_blas(lua_State *L) { /* [-0, +1, m] blas() -> {library=, core=, config=}: opens the library; {} without one */
+static int l_blas(lua_State *L) { /* [-0, +1, m] blas() -> {library=, core=, config=, bf16=}: opens the library */
   kava_blas_facts facts = kava_blas_info();
   lua_newtable(L);
   set_text(L, "library", facts.library);
   set_text(L, "core", facts.core);
   set_text(L, "config", facts.config);
+  set_text(L, "bf16", kava_kernels_cpu()->linear_bf16());
   return 1;
 }
 

@@ -97,8 +97,7 @@ static kava_status side_logits(const head *h, side *s, int64_t begin, int64_t co
   for (int64_t i = 0; i < count; i++)
     memcpy(s->rows + (size_t)i * row, from + (size_t)h->counted[begin + i] * row, row);
   a.rows = count;
-  kava_status st = kava_linear_packed(s->weight, &a, 0, &a.packed);
-  return st == KAVA_OK ? kava_kernels_cpu()->linear_forward(&a, s->rows, NULL, s->logits) : st;
+  return kava_kernels_cpu()->linear_forward(&a, s->rows, NULL, s->logits);
 }
 
 /* The student's logits hold their gradient by now. */
@@ -109,7 +108,6 @@ static kava_status piece_gradients(head *h, int64_t begin, int64_t count) {
   if (h->d_hidden) {
     size_t row = (size_t)a.in * h->element;
     char *to = kava_tensor_data(h->d_hidden);
-    KAVA_TRY(kava_linear_packed(h->student.weight, &a, 1, &a.packed));
     KAVA_TRY(kava_kernels_cpu()->linear_dx(&a, h->student.logits, h->d_rows, false));
     for (int64_t i = 0; i < count; i++)
       memcpy(to + (size_t)h->counted[begin + i] * row, h->d_rows + (size_t)i * row, row);

@@ -13,27 +13,6 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
-kava_status kava_linear_packed(kava_tensor *w, const kava_linear_args *a, int product, const void **packed) {
-  const kava_kernels *kernels = kava_kernels_cpu();
-  kava_derived *kept = &w->derived[product];
-  size_t bytes = kernels->linear_pack(a, product, NULL);
-  *packed = NULL;
-  if (bytes == 0) return KAVA_OK;
-  if (!kept->data || kept->version != w->storage->version || kept->kind != (int)a->precision || kept->bytes != bytes) {
-    if (kept->bytes != bytes || !kept->data) {
-      kava_free(kept->data);
-      *kept = (kava_derived){.data = kava_alloc(bytes)};
-      if (!kept->data) return KAVA_MEMORY;
-      kept->bytes = bytes;
-    }
-    kernels->linear_pack(a, product, kept->data);
-    kept->version = w->storage->version;
-    kept->kind = (int)a->precision;
-  }
-  *packed = kept->data;
-  return KAVA_OK;
-}
-
 /* node: inputs x, w, bias; saved[0] x, saved[1] w where it had to be copied; integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
@@ -48,10 +27,7 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .precision = (kava_dtype)node->integers[0]};
   a.rows = a.in ? kava_tensor_numel(x) / a.in : 0;
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add_x));
-  if (dx) {
-    KAVA_TRY(kava_linear_packed(w, &a, 1, &a.packed));
-    KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x));
-  }
+  if (dx) { KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x)); }
   KAVA_TRY(kava_grad_into(node->inputs[1], &dw, &add_w));
   KAVA_TRY(kava_grad_into(node->inputs[2], &db, &add_b));
   if (dw || db)
@@ -104,11 +80,9 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
                         .wtype = cw->dtype,
                         .precision = matmul_precision};
   a.rows = a.out ? kava_tensor_numel(y) / a.out : 0;
-  if (a.rows && a.out) {
-    KAVA_TRY(kava_linear_packed(cw, &a, 0, &a.packed));
+  if (a.rows && a.out)
     KAVA_TRY(kava_kernels_cpu()->linear_forward(&a, kava_tensor_data(cx), cb ? kava_tensor_data(cb) : NULL,
                                                 kava_tensor_data(y)));
-  }
   if (kava_tape_wanted(inputs, 3)) {
     KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, y, &node));
     node->integers[0] = a.precision;

@@ -9,10 +9,6 @@
  */
 kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out);
 
-/* What the kernel wants prepared of w for a product (kernel linear_pack), made once per version of its contents and
- * kept with w. *packed NULL: nothing. For the ops that multiply by a weight themselves (head). */
-kava_status kava_linear_packed(kava_tensor *w, const kava_linear_args *a, int product, const void **packed);
-
 /* How linear layers multiply from now on: KAVA_F32, or KAVA_BF16 = operands rounded to bf16, summed in f32. A backward
  * pass uses what its forward pass used. KAVA_MISUSE for any other type. */
 kava_status kava_set_matmul_precision(kava_dtype precision);

@@ -342,6 +342,10 @@ out:
   return st;
 }
 
+static const char *bf16_name(void) {
+  return bf16_panels == PANEL_AMX ? "amx" : bf16_panels == PANEL_BF16 ? "dot" : "f32";
+}
+
 void KAVA_SIMD(linear)(kava_kernels *table);
 void KAVA_SIMD(linear)(kava_kernels *table) {
   kernels = table;
@@ -360,4 +364,5 @@ void KAVA_SIMD(linear)(kava_kernels *table) {
   table->linear_forward = forward;
   table->linear_dx = dx;
   table->linear_dw = dw;
+  table->linear_bf16 = bf16_name;
 }

@@ -1,0 +1,42 @@
+---@meta
+-- What src/bind/l_linear.c registers: linear layers, attention, and what their products run on.
+
+---@class kava
+local kava = {}
+
+--- x w^T + bias. w may be quantised or of a narrower type than x: it is widened a few rows at a time. A quantised w gets no
+--- gradient. x, w and bias are all f64 (the result is f64), or none is (f32). Shapes that do not fit raise.
+---@param x kava.Tensor [.., in]
+---@param w kava.Tensor [out, in]
+---@param bias kava.Tensor? [out]
+---@return kava.Tensor [.., out]
+function kava.linear(x, w, bias) end
+
+---@class kava.AttentionArguments
+---@field q kava.Tensor [B, T, H, D]
+---@field k kava.Tensor [B, T, Hkv, D], H a multiple of Hkv: head h reads key head h // (H / Hkv)
+---@field v kava.Tensor? [B, T, Hkv, D]; attention only, and needed there
+---@field start kava.Tensor? integers [B, T]: the first position (from 0) that each query sees; nil: 0. Beyond the query: it sees nothing, and yields 0
+---@field scale number? of the scores, 1/sqrt(D)
+
+--- Causal grouped-query attention: softmax over the keys start[b,t] .. t of scale * q.k, times v (Vaswani et al. 2017; computed
+--- in tiles as Dao 2023, without T x T memory, forward and backward). An unknown key or a shape that does not fit raises.
+---@param arguments kava.AttentionArguments
+---@return kava.Tensor [B, T, H, D]
+function kava.attention(arguments) end
+
+--- The softmax of the same attention, averaged over the heads; 0 for keys a query does not see.
+---@param arguments kava.AttentionArguments without v
+---@return kava.Tensor [B, T, T]
+function kava.attention_map(arguments) end
+
+--- How linear layers and attention multiply from now on; given no name, only says how. "bf16" rounds the operands of every product to
+--- bf16 and sums in f32. A backward pass does as its forward pass did. f64 is not touched.
+---@param name? "f32"|"bf16"
+---@return "f32"|"bf16"
+function kava.matmul_precision(name) end
+
+--- What matrix products run on: the BLAS library found (nil: none, KAVA's own loops), the kernels it chose, its configuration;
+--- and the operands of bf16 products: "amx", "dot" (AVX512-BF16), or "f32" (rounded f32). Opens the library.
+---@return { library?: string, core?: string, config?: string, bf16: string }
+function kava.blas() end

@@ -1,0 +1,185 @@
+-- attention, attention_map: against a plain softmax, gradients, masks, odd sizes, memory.
+local kava = require "kava"
+local agree = require "spec.agree"
+local gradcheck = require "spec.gradcheck"
+local starve = require "spec.starve"
+
+local function f64(...) return kava.randn({ ... }, { dtype = "f64" }) end
+local function integers(rows) return kava.tensor(rows, { dtype = "i32" }) end
+local function off(a, b)
+  local _, most = kava.allclose(a:to { dtype = "f64" }, b:to { dtype = "f64" }, { rtol = 0, atol = 0 })
+  return most
+end
+
+-- P[t][j] of one head by the definition, from Lua tables q[t], k[j]
+local function softmax(q, k, start, scale)
+  local p = {}
+  for t = 1, #q do
+    local sum = 0
+    p[t] = {}
+    for j = 1, #k do
+      local s = 0
+      for d = 1, #q[t] do s = s + q[t][d] * k[j][d] end
+      p[t][j] = (j > (start and start[t] or 0) and j <= t) and math.exp(scale * s) or 0
+      sum = sum + p[t][j]
+    end
+    for j = 1, #k do p[t][j] = sum > 0 and p[t][j] / sum or 0 end
+  end
+  return p
+end
+
+local start = { { 0, 0, 0, 3, 3, 3, 3 }, { 1, 1, 0, 1, 2, 5, 6 } } -- two documents; queries 1, 2 see nothing or not everything
+
+describe("attention", function()
+  before_each(function() kava.seed(31) end)
+  after_each(function() kava.matmul_precision "f32" end)
+
+  it("is the softmax of scaled scores times v, head by head", function()
+    local B, T, H, G, D = 2, 7, 4, 2, 3
+    local q, k, v = f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D)
+    local o = kava.attention({ q = q, k = k, v = v, start = integers(start), scale = 0.7 }):totable()
+    local map = kava.attention_map({ q = q, k = k, start = integers(start), scale = 0.7 }):totable()
+    local Q, K, V = q:permute(1, 3, 2, 4):totable(), k:permute(1, 3, 2, 4):totable(), v:permute(1, 3, 2, 4):totable()
+    for b = 1, B do
+      local mean = {}
+      for h = 1, H do
+        local g = (h - 1) // (H // G) + 1
+        local p = softmax(Q[b][h], K[b][g], start[b], 0.7)
+        for t = 1, T do
+          mean[t] = mean[t] or {}
+          for j = 1, T do mean[t][j] = (mean[t][j] or 0) + p[t][j] / H end
+          for d = 1, D do
+            local sum = 0
+            for j = 1, T do sum = sum + p[t][j] * V[b][g][j][d] end
+            assert.near(sum, o[b][t][h][d], 1e-12)
+          end
+        end
+      end
+      for t = 1, T do
+        for j = 1, T do assert.near(mean[t][j], map[b][t][j], 1e-12) end
+      end
+    end
+  end)
+
+  it("has the gradients that finite differences have", function()
+    local function with(options)
+      return function(q, k, v) return kava.attention { q = q, k = k, v = v, start = options.start, scale = options.scale } end
+    end
+    gradcheck(with {}, { f64(2, 4, 2, 3), f64(2, 4, 1, 3), f64(2, 4, 1, 3) })
+    gradcheck(with { start = integers(start), scale = 0.3 }, { f64(2, 7, 2, 2), f64(2, 7, 2, 2), f64(2, 7, 2, 2) })
+    gradcheck(function(q, k, v)
+      return kava.attention { q = q:permute(1, 3, 2, 4), k = k:permute(1, 3, 2, 4), v = v:permute(1, 3, 2, 4) }
+    end, { f64(1, 2, 3, 4), f64(1, 1, 3, 4), f64(1, 1, 3, 4) })
+    gradcheck(function(q, k) return kava.attention_map { q = q, k = k, start = integers(start), scale = 0.9 } end, { f64(2, 7, 4, 2), f64(2, 7, 2, 2) })
+  end)
+
+  it("agrees with f64 at odd sizes and head dimensions, whatever the threads", function()
+    for _, s in ipairs { { 2, 7, 4, 2, 20 }, { 1, 65, 6, 2, 64 }, { 1, 150, 3, 3, 128 }, { 1, 130, 2, 1, 256 }, { 2, 129, 3, 1, 33 } } do
+      local B, T, H, G, D = table.unpack(s)
+      local first = {}
+      for b = 1, B do
+        first[b] = {}
+        for t = 1, T do first[b][t] = b == 1 and (t - 1) // 13 * 13 or math.max(0, t - 40) end
+      end
+      for _, mask in ipairs { false, integers(first) } do
+        agree(function(q, k, v) return kava.attention { q = q, k = k, v = v, start = mask or nil } end, { f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D) }, 4e-6)
+      end
+    end
+    agree(function(q, k) return kava.attention_map { q = q, k = k } end, { f64(2, 70, 6, 20), f64(2, 70, 2, 20) }, 4e-6)
+  end)
+
+  it("keeps documents packed in a row apart: each gives what it gives alone", function()
+    local lengths, H, G, D = { 70, 1, 33, 150 }, 4, 2, 24
+    local total, first = 0, { {} }
+    for _, n in ipairs(lengths) do
+      for t = total + 1, total + n do first[1][t] = total end
+      total = total + n
+    end
+    local q, k, v, w = kava.randn { 1, total, H, D }, kava.randn { 1, total, G, D }, kava.randn { 1, total, G, D }, kava.randn { 1, total, H, D }
+    for _, precision in ipairs { "f32", "bf16" } do
+      kava.matmul_precision(precision)
+      for _, t in ipairs { q, k, v } do
+        t:requires_grad(true)
+        t.grad = nil
+      end
+      local o = kava.attention { q = q, k = k, v = v, start = integers(first) }
+      ;(o * w):sum():backward()
+      local at = 1
+      for _, n in ipairs(lengths) do
+        local alone = {}
+        for i, t in ipairs { q, k, v } do alone[i] = t:detach():narrow(2, at, n):clone():requires_grad(true) end
+        local p = kava.attention { q = alone[1], k = alone[2], v = alone[3] }
+        ;(p * w:narrow(2, at, n)):sum():backward()
+        -- a document's place moves sums into other lanes and tiles, and in bf16 the rounding of P with the running maximum
+        local limit = precision == "f32" and 3e-6 or 3e-2
+        assert.is_true(off(p, o:narrow(2, at, n)) < limit)
+        for i, t in ipairs { q, k, v } do assert.is_true(off(alone[i].grad, t.grad:narrow(2, at, n)) < limit) end
+        at = at + n
+      end
+    end
+  end)
+
+  it("gives nothing to, and takes nothing from, a query that sees no key", function()
+    local T = 40
+    local first = { {} }
+    for t = 1, T do first[1][t] = t <= 20 and T or 20 end -- left padding
+    local q, k, v = kava.randn { 1, T, 2, 16 }, kava.randn { 1, T, 2, 16 }, kava.randn { 1, T, 2, 16 }
+    for _, t in ipairs { q, k, v } do t:requires_grad(true) end
+    local o = kava.attention { q = q, k = k, v = v, start = integers(first) }
+    o:sum():backward()
+    assert.equal(0, o:narrow(2, 1, 20):abs():max():item())
+    for _, t in ipairs { q, k, v } do
+      assert.equal(0, t.grad:narrow(2, 1, 20):abs():max():item())
+      assert.is_true(kava.allclose(t.grad, t.grad)) -- no NaN
+    end
+  end)
+
+  it("stays finite for scores far beyond exp", function()
+    local q, k, v = kava.randn { 1, 80, 1, 16 } * 300, kava.randn { 1, 80, 1, 16 }, kava.randn { 1, 80, 1, 16 }
+    for _, t in ipairs { k, v } do t:requires_grad(true) end
+    local o = kava.attention { q = q, k = k, v = v, scale = 1 }
+    o:sum():backward()
+    for _, t in ipairs { o, k.grad, v.grad } do assert.is_true(kava.allclose(t, t)) end
+  end)
+
+  it("in bf16 stays within its rounding of f64", function()
+    local q, k, v = f64(1, 200, 4, 64), f64(1, 200, 2, 64), f64(1, 200, 2, 64)
+    kava.matmul_precision "bf16"
+    -- operands are off by 2^-9 of themselves: scores of order 1 by as much, and so P and o; sums over 64 to 200 terms even it out
+    agree(function(a, b, c) return kava.attention { q = a, k = b, v = c } end, { q, k, v }, 1.5e-2)
+  end)
+
+  it("needs no T x T memory", function()
+    local T = 3000
+    local q, k, v = kava.randn { 1, T, 1, 32 }, kava.randn { 1, T, 1, 32 }, kava.randn { 1, T, 1, 32 }
+    for _, t in ipairs { q, k, v } do t:requires_grad(true) end
+    collectgarbage()
+    kava.memory_reset_peak()
+    local before = kava.memory().cpu.current
+    kava.attention({ q = q, k = k, v = v }):sum():backward()
+    -- T*T floats are 36 MB; vectors of T, packed copies of q, k, v, their gradients, and tiles: 32 * 3000 * 4 = 384 KB each
+    assert.is_true(kava.memory().cpu.peak - before < 8e6)
+  end)
+
+  it("says what does not fit", function()
+    local q, k = kava.zeros { 1, 4, 6, 8 }, kava.zeros { 1, 4, 4, 8 }
+    assert.error_matches(function() kava.attention { q = q, k = k, v = k } end, "q has 6 heads and k 4; the first must be a multiple of the second")
+    assert.error_matches(function() kava.attention { q = q, k = kava.zeros { 1, 5, 2, 8 }, v = k } end, "q is %[1, 4, 6, 8%] but k %[1, 5, 2, 8%]")
+    assert.error_matches(function() kava.attention { q = q, k = q, v = k } end, "v is %[1, 4, 4, 8%]; %[1, 4, 6, 8%] expected")
+    assert.error_matches(function() kava.attention { q = q, k = q, v = q, start = integers { 1, 2 } } end, "start is %[2%]; %[1, 4%] expected")
+    assert.error_matches(function() kava.attention { q = q, k = q, v = q, start = kava.zeros { 1, 4 } } end, "start is f32; an integer type expected")
+    assert.error_matches(function() kava.attention { q = q, k = q } end, "v: a tensor is required")
+    assert.error_matches(function() kava.attention { q = q, k = q, v = q, starts = 1 } end, "unknown key 'starts' %(did you mean 'start'")
+    assert.error_matches(function() kava.attention_map { q = kava.zeros { 2, 2 }, k = q } end, "attention_map: q is %[2, 2%]")
+  end)
+
+  it("survives running out of memory", function()
+    local q, k = kava.randn({ 1, 9, 2, 8 }):requires_grad(true), kava.randn({ 1, 9, 1, 8 }):requires_grad(true)
+    local count = starve(function()
+      (kava.attention({ q = q, k = k, v = k, start = integers { { 0, 0, 0, 0, 4, 4, 4, 4, 4 } } }):sum() + kava.attention_map({ q = q, k = k }):sum()):backward()
+    end, function()
+      q.grad, k.grad = nil, nil
+    end)
+    assert.is_true(count > 20)
+  end)
+end)
