@@ -170,16 +170,24 @@ static kava_status run_scanner(const walk *w, int at, const uint8_t *text, size_
   return st;
 }
 
+/* Digits' notion of a number comes from Rust, whose Unicode is newer than Oniguruma's. */
+static inline bool numeric_at(const uint8_t *p, size_t *n) {
+  if (class_at(p, n) == KAVA_CHAR_NUMBER) return true;
+  if (*n != 4) return false;
+  uint32_t c = kava_utf8_read(p, n);
+  return (c >= 0x11de0 && c <= 0x11de9) || (c >= 0x16ff4 && c <= 0x16ff6);
+}
+
 static kava_status run_digits(const walk *w, int at, const uint8_t *text, size_t length) {
   bool individual = w->splitter->steps[at].individual;
   const uint8_t *end = text + length, *p = text;
   kava_status st = KAVA_OK;
   while (p < end && st == KAVA_OK) {
     size_t n;
-    bool number = class_at(p, &n) == KAVA_CHAR_NUMBER;
+    bool number = numeric_at(p, &n);
     const uint8_t *q = p + n;
     if (!number || !individual)
-      while (q < end && (class_at(q, &n) == KAVA_CHAR_NUMBER) == number) q += n;
+      while (q < end && numeric_at(q, &n) == number) q += n;
     st = pass_on(w, at, p, (size_t)(q - p));
     p = q;
   }

@@ -47,15 +47,7 @@ void kava_tokenizer_release(kava_tokenizer **at) {
   kava_live_add(-1);
 }
 
-kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
-  kava_status st = KAVA_OK;
-  if (model->length == 0) return KAVA_OK; /* as Hugging Face does */
-  int32_t id = kava_bpe_find_text(&tok->bpe, model->content, model->length);
-  if (id < 0) {
-    id = model->id;
-    st = kava_bpe_add_unlisted(&tok->bpe, model->content, model->length, id);
-    if (st != KAVA_OK) return kava_fail_in(st, "added token '%.60s'", model->content);
-  }
+static kava_status append_added(kava_tokenizer *tok, const kava_added *model) {
   if (tok->added_count == tok->added_capacity) {
     int32_t capacity = tok->added_capacity * 2 + 16;
     kava_added *added = kava_realloc(tok->added, (size_t)capacity * sizeof *added);
@@ -65,14 +57,45 @@ kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
   }
   kava_added *added = &tok->added[tok->added_count];
   *added = *model;
-  added->id = id;
   added->content = kava_alloc(model->length + 1);
   if (!added->content) return KAVA_MEMORY;
   memcpy(added->content, model->content, model->length);
   added->content[model->length] = 0;
   tok->added_count++;
-  tok->bpe.tokens[id].special = model->special;
+  tok->bpe.tokens[model->id].special = model->special;
   return KAVA_OK;
+}
+
+kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
+  kava_status st = KAVA_OK;
+  kava_added added = *model;
+  kava_buffer normal = {0};
+  const uint8_t *text = (const uint8_t *)model->content;
+  if (model->length == 0) return KAVA_OK; /* as Hugging Face does */
+  if (kava_utf8_valid(text, model->length, NULL) != model->length)
+    return kava_fail(KAVA_FORMAT, "added token %d is not valid UTF-8", model->id);
+  if (model->normalized && tok->nfc) { /* it is looked for in normalised text */
+    bool changed;
+    KAVA_TRY(kava_nfc(text, model->length, &normal, &changed));
+    if (changed) {
+      added.content = (char *)normal.data;
+      added.length = normal.size;
+    }
+  }
+  int32_t there = kava_bpe_find_text(&tok->bpe, model->content, model->length);
+  if (there >= 0) {
+    added.id = there;
+  } else {
+    st = kava_bpe_add_unlisted(&tok->bpe, added.content, added.length, model->id);
+    if (st != KAVA_OK) {
+      st = kava_fail_in(st, "added token '%.60s'", model->content);
+      goto out;
+    }
+  }
+  st = append_added(tok, &added);
+out:
+  kava_buffer_free(&normal);
+  return st;
 }
 
 static kava_status trie_insert(kava_trie *trie, const uint8_t *text, size_t length, int32_t added) {
@@ -129,7 +152,7 @@ static void digest_number(digest *d, int64_t number) {
   digest_add(d, bytes, 8);
 }
 
-static kava_status fingerprint(kava_tokenizer *tok) {
+static void fingerprint(kava_tokenizer *tok) {
   digest d = {1, 2};
   const kava_bpe *bpe = &tok->bpe;
   digest_number(&d, bpe->size);
@@ -138,14 +161,19 @@ static kava_status fingerprint(kava_tokenizer *tok) {
     digest_number(&d, id);
     digest_add(&d, bpe->bytes.data + bpe->tokens[id].offset, bpe->tokens[id].length);
   }
-  kava_merge *merges;
-  kava_status st = kava_bpe_sorted_merges(bpe, &merges);
-  if (st != KAVA_OK) return st;
-  for (int64_t i = 0; i < bpe->merge_count; i++) {
-    digest_number(&d, (int64_t)merges[i].pair);
-    digest_number(&d, merges[i].id);
+  /* merges carry their rank, so that a sum over the table serves and nothing need be sorted */
+  uint64_t sum[2] = {0, 0};
+  for (uint64_t i = 0; i <= bpe->merge_mask; i++) {
+    const kava_merge *merge = &bpe->merges[i];
+    if (merge->pair == UINT64_MAX) continue;
+    uint64_t x = (merge->pair ^ (uint64_t)merge->rank << 40) * 0x9fb21c651e98df25u;
+    x = (x ^ x >> 32 ^ (uint64_t)merge->rank << 32 ^ (uint32_t)merge->id) * 0xd6e8feb86659fd93u;
+    sum[0] += x ^ x >> 29;
+    sum[1] += (x ^ x >> 31) * 0x94d049bb133111ebu;
   }
-  kava_free(merges);
+  digest_number(&d, bpe->merge_count);
+  digest_number(&d, (int64_t)sum[0]);
+  digest_number(&d, (int64_t)sum[1]);
   digest_number(&d, bpe->unknown);
   digest_number(&d, (bpe->unknown >= 0 && bpe->fuse_unknown) | bpe->ignore_merges << 1 | tok->nfc << 2);
   /* added tokens in the order of ids, whichever the file has */
@@ -174,27 +202,17 @@ static kava_status fingerprint(kava_tokenizer *tok) {
   digest_number(&d, -2);
   snprintf(tok->fingerprint, sizeof tok->fingerprint, "%016llx%016llx", (unsigned long long)d.a,
            (unsigned long long)d.b);
-  return KAVA_OK;
 }
 
 kava_status kava_tokenizer_finish(kava_tokenizer *tok) {
-  kava_status st = KAVA_OK;
-  kava_buffer content = {0};
   for (int32_t i = 0; i < tok->added_count; i++) {
     const kava_added *added = &tok->added[i];
-    const uint8_t *text = (const uint8_t *)added->content;
-    if (kava_utf8_valid(text, added->length, NULL) != added->length)
-      KAVA_FAIL(KAVA_FORMAT, "added token %d is not valid UTF-8", added->id);
-    bool changed = false;
-    content.size = 0;
-    if (added->normalized && tok->nfc) KAVA_TRY(kava_nfc(text, added->length, &content, &changed));
-    KAVA_TRY(trie_insert(added->normalized ? &tok->normalized : &tok->raw, changed ? content.data : text,
-                         changed ? content.size : added->length, i));
+    kava_status st = trie_insert(added->normalized ? &tok->normalized : &tok->raw, (const uint8_t *)added->content,
+                                 added->length, i);
+    if (st != KAVA_OK) return st;
   }
-  st = fingerprint(tok);
-out:
-  kava_buffer_free(&content);
-  return st;
+  fingerprint(tok);
+  return KAVA_OK;
 }
 
 kava_status kava_tokenizer_pattern(kava_tokenizer *tok, const char *name) {

@@ -38,6 +38,7 @@ bool kava_char_is_space(uint32_t c) {
 
 bool kava_char_is_word(uint32_t c) {
   if (c == 0x200c || c == 0x200d) return true;
+  if (c != 0x180e && kava_char_stand_in(c) != c) return true; /* a new letter or digit */
   /* Other_Alphabetic beyond the marks: circled, squared and negative letters */
   if ((c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
       (c >= 0x1f170 && c <= 0x1f189))
