@@ -27,6 +27,8 @@ return {
     eval_count = 256,
     seed = 1,
     max_length = 512,
+    long = "truncate",
+    eos = true,
     mode = "bucket",
     skip = 0,
   },

@@ -32,8 +32,10 @@ return {
   { "data.eval_count", "integer", "rows it makes to hold out", min = 1 },
   { "data.seed", "integer", "what it makes them from" },
   { "data.template", "string", "how a row becomes text: {field} is replaced" },
-  { "data.max_length", "integer", "tokens a row may have; longer ones are cut", min = 2 },
-  { "data.mode", "string", "rows of like length together, or packed end to end", choices = { "bucket", "pack" } },
+  { "data.max_length", "integer", "tokens a row may have", min = 2 },
+  { "data.long", "string", "what happens to longer rows", choices = { "truncate", "skip", "error" } },
+  { "data.eos", "boolean", "an end-of-text token behind each row" },
+  { "data.mode", "string", "shuffled, rows of like length together, or packed end to end", choices = { "pad", "bucket", "pack" } },
   { "data.skip", "integer", "broken rows to tolerate", min = 0 },
 
   { heading = "KV caches" },

@@ -93,8 +93,8 @@ end
 local function load_data(c, places, models, workers)
   local started = kava.clock()
   try(kava.fs.mkdir(places.cache))
-  local options = { template = c.data.template, max_length = c.data.max_length, workers = workers, skip = c.data.skip,
-    cache = places.cache }
+  local options = { template = c.data.template, max_length = c.data.max_length, long = c.data.long, eos = c.data.eos,
+    skip = c.data.skip, workers = workers, cache = places.cache }
   local train_file = rows_file(c, places, "train", "train", c.data.count)
   local eval_file = rows_file(c, places, "eval", "heldout", c.data.eval_count)
   compare_tokenizers(models, train_file)
@@ -102,9 +102,11 @@ local function load_data(c, places, models, workers)
   local eval = try(kava.data.tokens(eval_file, models.tokenizer, options))
   if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
   if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
-  local text = "%s: %d rows, %.1f tokens a row, at most %d; held out %s: %d rows"
-  stage("data", text:format(train_file, train.rows, train.tokens / train.rows, train.longest, eval_file, eval.rows),
-    ("%.2f s"):format(kava.clock() - started))
+  local text, stats = "%d rows, %.1f tokens a row, at most %d", train:stats()
+  stage("data", ("%s: "):format(train_file) .. text:format(train.rows, train.tokens / train.rows, train.longest),
+    ("%d cut, %d too long, %d broken; %s, %.2f s"):format(stats.truncated, stats.too_long, stats.broken,
+      stats.cached and "from the cache" or "tokenised", kava.clock() - started))
+  stage("", ("held out %s: "):format(eval_file) .. text:format(eval.rows, eval.tokens / eval.rows, eval.longest))
   return { train = train, eval = eval, eval_file = eval_file }
 end
 
@@ -406,7 +408,7 @@ local function train(c, _, resolved)
       batch = run.batch_size, seed = c.seed, epoch = epoch, mode = c.data.mode, length = c.data.max_length }
   end
   run.sampler = run.batches(1)
-  local an_epoch = math.ceil(run.data.train.rows / c.target_batch)
+  local an_epoch = math.ceil(run.sampler:count() / run.accumulate)
   run.steps = c.training.steps ~= "auto" and c.training.steps or math.max(1, math.floor(c.training.epochs * an_epoch + 0.5))
   run.schedule = configured(kava.loss.schedule, c.schedule.name)
   run.parameters = { run.student:parameters(), extra }
