@@ -25,9 +25,9 @@ local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) or "unkn
 
 -- Calls f(…), whose errors are the config's: shown without a traceback, exit code 2.
 local function configured(f, ...)
-  local ok, result = pcall(f, ...)
-  if not ok then cli.fail(result, cli.exit.usage) end
-  return result
+  local results = table.pack(pcall(f, ...))
+  if not results[1] then cli.fail((tostring(results[2]):gsub("^[^\n:]*train_adaptive%.lua:%d+: ", "")), cli.exit.usage) end
+  return table.unpack(results, 2, results.n)
 end
 
 -- The first of the places where `name` may be that is there.
@@ -98,8 +98,8 @@ local function load_data(c, places, models, workers)
   local train_file = rows_file(c, places, "train", "train", c.data.count)
   local eval_file = rows_file(c, places, "eval", "heldout", c.data.eval_count)
   compare_tokenizers(models, train_file)
-  local train = try(kava.data.tokens(train_file, models.tokenizer, options))
-  local eval = try(kava.data.tokens(eval_file, models.tokenizer, options))
+  local train = try(configured(kava.data.tokens, train_file, models.tokenizer, options))
+  local eval = try(configured(kava.data.tokens, eval_file, models.tokenizer, options))
   if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
   if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
   local text, stats = "%d rows, %.1f tokens a row, at most %d", train:stats()

@@ -18,7 +18,7 @@ function program.shell(command, input)
     file:write(input)
     file:close()
   end
-  local _, how, code = os.execute(("( %s\n) >%s 2>%s <%s"):format(command, out, err, from or "/dev/null"))
+  local _, how, code = os.execute(("exec 2>/dev/null; ( %s\n) >%s 2>%s <%s"):format(command, out, err, from or "/dev/null"))
   if from then os.remove(from) end
   if how == "signal" then code = 128 + code end
   return code, slurp(out), slurp(err)
