@@ -10,7 +10,7 @@ ap.add_argument("peer"); ap.add_argument("kava")
 ap.add_argument("--rounds", type=int, default=5); ap.add_argument("--threads", type=int, default=2)
 ap.add_argument("--precision", default="f32"); ap.add_argument("--variant", default="tuned")
 ap.add_argument("--batch", type=int, default=4); ap.add_argument("--seq", type=int, default=256); ap.add_argument("--accum", type=int, default=2)
-ap.add_argument("--teacher", default="")
+ap.add_argument("--teacher", default="f32")
 o = ap.parse_args()
 os.environ.pop("OPENBLAS_CORETYPE", None); os.environ["OMP_NUM_THREADS"] = str(o.threads)
 os.sched_setaffinity(0, set(list(sorted(os.sched_getaffinity(0)))[:o.threads]))
@@ -24,7 +24,7 @@ exec(compile(source, o.peer, "exec"), peer)
 peer["torch"].set_num_threads(o.threads)
 
 command = [o.kava, os.path.join(os.path.dirname(os.path.abspath(__file__)), "step.lua"), f"batch={o.batch}", f"seq={o.seq}", f"accum={o.accum}",
-           "reps=1", f"precision={o.precision}", f"threads={o.threads}", "wait=1"] + ([f"teacher={o.teacher}"] if o.teacher else [])
+           "reps=1", f"precision={o.precision}", f"threads={o.threads}", "wait=1", f"teacher={o.teacher}"]
 kava = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 print(kava.stdout.readline().strip(), flush=True)
 
@@ -36,7 +36,7 @@ def peer_round():
 def kava_round():
     kava.stdin.write("\n"); kava.stdin.flush()
     line = kava.stdout.readline()
-    if not line: sys.exit("kava ended")
+    if not line: sys.exit(f"kava ended: exit status {kava.wait()}")
     return json.loads(line)
 
 ratios = []
@@ -47,6 +47,6 @@ for r in range(o.rounds):
 ratios.sort()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 kava.stdin.close(); kava.wait()
-print(json.dumps({"threads": o.threads, "precision": o.precision, "variant": o.variant, "median_ratio": round(ratios[len(ratios) // 2], 3),
+print(json.dumps({"threads": o.threads, "teacher": o.teacher, "precision": o.precision, "variant": o.variant, "median_ratio": round(ratios[len(ratios) // 2], 3),
                   "range": [round(ratios[0], 3), round(ratios[-1], 3)], "peer_peak_GiB": round(peak, 2), "kava_peak_GiB": k["peak_GiB"],
                   "memory_ratio": round(k["peak_GiB"] / peak, 3)}), flush=True)

@@ -1,9 +1,9 @@
 -- The main job's step at SmolLM2-135M's shapes: 30-layer teacher (no gradients), 15-layer student, keys of all layers concatenated,
 -- projector on the teacher's side, Mercator loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them.
--- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0] [teacher=PATH.gguf] [wait=1]
+-- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0] [teacher=f32|bf16|q4_1|…] [wait=1]
 -- wait=1: one measurement for every line on standard input (scripts/bench/side_by_side.py alternates it with the peer).
 local kava = require "kava"
-local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "", layers = 30 }
+local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 30 }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -18,8 +18,22 @@ local function smol(layers, dtype)
     num_attention_heads = 9, num_key_value_heads = 3, rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true }, { dtype = dtype })
 end
 
-local teacher_dtype = o.precision == "bf16" and "bf16" or "f32"
-local teacher = o.teacher ~= "" and assert(kava.model.load(o.teacher)) or smol(o.layers, teacher_dtype)
+-- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
+local function quantised(m)
+  if o.teacher == "f32" then return m end
+  local function convert(weights)
+    for key, t in pairs(weights) do
+      if type(t) == "table" then convert(t)
+      elseif #t.shape == 2 then weights[key] = o.teacher == "bf16" and t:to { dtype = "bf16" } or kava.gguf.quantize(t, o.teacher) end
+    end
+  end
+  convert(m.weights)
+  m.decoder = kava.decoder(m.spec, m.weights)
+  return m
+end
+
+local teacher = quantised(smol(o.layers, "f32"))
+collectgarbage()
 local student = smol(o.layers // 2, "f32"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd }
@@ -63,8 +77,8 @@ local function measure()
   end
   table.sort(times)
   local median = times[(#times + 1) // 2]
-  io.write(('{"variant": "kava", "precision": "%s", "threads": %d, "ms_per_microstep": %.1f, "min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n')
-    :format(o.precision, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3, math.floor(o.batch * o.seq / median), peak_rss()))
+  io.write(('{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.1f, "min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n')
+    :format(o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3, math.floor(o.batch * o.seq / median), peak_rss()))
   io.flush()
 end
 

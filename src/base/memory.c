@@ -54,8 +54,22 @@ static block_header *cache_take(size_t room) {
   return found;
 }
 
+/* Frees cached blocks until `room` more bytes fit below the highest use so far: what the process holds is then what it
+ * really needed at once, not that plus sizes of an earlier phase that never come back. Called with the lock held. */
+static void cache_make_room(size_t room) {
+  size_t limit = atomic_load(&peak_bytes), used = atomic_load(&current_bytes);
+  for (int i = 0; i < bin_count && cached_bytes > 0 && used + cached_bytes + room > limit; i++) {
+    while (bins[i].free && used + cached_bytes + room > limit) {
+      block_header *block = bins[i].free;
+      bins[i].free = block->next;
+      cached_bytes -= block->room;
+      free(block);
+    }
+  }
+}
+
 static int cache_give(block_header *block) {
-  int kept = 0, at = -1;
+  int at = -1;
   pthread_mutex_lock(&cache_lock);
   for (int i = 0; i < bin_count && at < 0; i++)
     if (bins[i].room == block->room) at = i;
@@ -64,15 +78,13 @@ static int cache_give(block_header *block) {
     bins[at].room = block->room;
     bins[at].free = NULL;
   }
-  /* Cached blocks never exceed what is in use plus a little: memory that a phase needed once is given back. */
-  if (at >= 0 && cached_bytes + block->room <= atomic_load(&current_bytes) / 2 + ((size_t)64 << 20)) {
+  if (at >= 0) {
     block->next = bins[at].free;
     bins[at].free = block;
     cached_bytes += block->room;
-    kept = 1;
   }
   pthread_mutex_unlock(&cache_lock);
-  return kept;
+  return at >= 0;
 }
 
 void *kava_alloc(size_t bytes) {
@@ -87,6 +99,11 @@ void *kava_alloc(size_t bytes) {
   size_t room = round_room(bytes ? bytes : 1);
   block_header *block = room >= CACHED_FROM ? cache_take(room) : NULL;
   if (!block) {
+    if (room >= CACHED_FROM) {
+      pthread_mutex_lock(&cache_lock);
+      cache_make_room(room);
+      pthread_mutex_unlock(&cache_lock);
+    }
     block = aligned_alloc(HEADER, HEADER + room);
     if (!block) {
       kava_memory_trim();
