@@ -190,18 +190,35 @@ typedef struct kava_strided {
   int64_t in_stride[3][KAVA_MAX_DIMS], out_stride[KAVA_MAX_DIMS];
 } kava_strided;
 
+/* From KAVA_EQ on the output is bool, before it of the operands' type. */
 typedef enum kava_binary {
-  KAVA_ADD, KAVA_SUB, KAVA_MUL, KAVA_DIV, KAVA_POW, KAVA_MAXIMUM, KAVA_MINIMUM, /* out has the operands' type */
-  KAVA_EQ, KAVA_NE, KAVA_LT, KAVA_LE, KAVA_GT, KAVA_GE                          /* out is bool */
+  KAVA_ADD,
+  KAVA_SUB,
+  KAVA_MUL,
+  KAVA_DIV,
+  KAVA_POW,
+  KAVA_MAXIMUM,
+  KAVA_MINIMUM,
+  KAVA_EQ,
+  KAVA_NE,
+  KAVA_LT,
+  KAVA_LE,
+  KAVA_GT,
+  KAVA_GE
 } kava_binary;
 
+/* Of one operand x and two numbers p and q. Integers know affine, abs, clamp and power. */
 typedef enum kava_unary {
-  KAVA_AFFINE,     /* p*x + q */
+  KAVA_AFFINE, /* p*x + q */
   KAVA_ABS,
-  KAVA_CLAMP,      /* min(max(x, p), q) */
-  KAVA_EXP, KAVA_LOG, KAVA_SQRT, KAVA_TANH, KAVA_SIGMOID, /* floats only, from here on */
-  KAVA_POWER,      /* x^p */
-  KAVA_RECIPROCAL  /* p/x */
+  KAVA_CLAMP, /* min(max(x, p), q) */
+  KAVA_EXP,
+  KAVA_LOG,
+  KAVA_SQRT,
+  KAVA_TANH,
+  KAVA_SIGMOID,
+  KAVA_POWER,     /* x^p */
+  KAVA_RECIPROCAL /* p/x */
 } kava_unary;
 
 typedef enum kava_reduce { KAVA_SUM, KAVA_SUM_SQUARES, KAVA_MAX, KAVA_MIN } kava_reduce;
