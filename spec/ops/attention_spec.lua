@@ -70,11 +70,14 @@ describe("attention", function()
     gradcheck(function(q, k, v)
       return kava.attention { q = q:permute(1, 3, 2, 4), k = k:permute(1, 3, 2, 4), v = v:permute(1, 3, 2, 4) }
     end, { f64(1, 2, 3, 4), f64(1, 1, 3, 4), f64(1, 1, 3, 4) })
-    gradcheck(function(q, k) return kava.attention_map { q = q, k = k, start = integers(start), scale = 0.9 } end, { f64(2, 7, 4, 2), f64(2, 7, 2, 2) })
+    gradcheck(function(q, k)
+      return kava.attention_map { q = q, k = k, start = integers(start), scale = 0.9 }
+    end, { f64(2, 7, 4, 2), f64(2, 7, 2, 2) })
   end)
 
   it("agrees with f64 at odd sizes and head dimensions, whatever the threads", function()
-    for _, s in ipairs { { 2, 7, 4, 2, 20 }, { 1, 65, 6, 2, 64 }, { 1, 150, 3, 3, 128 }, { 1, 130, 2, 1, 256 }, { 2, 129, 3, 1, 33 } } do
+    local sizes = { { 2, 7, 4, 2, 20 }, { 1, 65, 6, 2, 64 }, { 1, 150, 3, 3, 128 }, { 1, 130, 2, 1, 256 }, { 2, 129, 3, 1, 33 } }
+    for _, s in ipairs(sizes) do
       local B, T, H, G, D = table.unpack(s)
       local first = {}
       for b = 1, B do
@@ -82,7 +85,9 @@ describe("attention", function()
         for t = 1, T do first[b][t] = b == 1 and (t - 1) // 13 * 13 or math.max(0, t - 40) end
       end
       for _, mask in ipairs { false, integers(first) } do
-        agree(function(q, k, v) return kava.attention { q = q, k = k, v = v, start = mask or nil } end, { f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D) }, 4e-6)
+        agree(function(q, k, v)
+          return kava.attention { q = q, k = k, v = v, start = mask or nil }
+        end, { f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D) }, 4e-6)
       end
     end
     agree(function(q, k) return kava.attention_map { q = q, k = k } end, { f64(2, 70, 6, 20), f64(2, 70, 2, 20) }, 4e-6)
@@ -95,7 +100,8 @@ describe("attention", function()
       for t = total + 1, total + n do first[1][t] = total end
       total = total + n
     end
-    local q, k, v, w = kava.randn { 1, total, H, D }, kava.randn { 1, total, G, D }, kava.randn { 1, total, G, D }, kava.randn { 1, total, H, D }
+    local q, w = kava.randn { 1, total, H, D }, kava.randn { 1, total, H, D }
+    local k, v = kava.randn { 1, total, G, D }, kava.randn { 1, total, G, D }
     for _, precision in ipairs { "f32", "bf16" } do
       kava.matmul_precision(precision)
       for _, t in ipairs { q, k, v } do
@@ -163,20 +169,22 @@ describe("attention", function()
 
   it("says what does not fit", function()
     local q, k = kava.zeros { 1, 4, 6, 8 }, kava.zeros { 1, 4, 4, 8 }
-    assert.error_matches(function() kava.attention { q = q, k = k, v = k } end, "q has 6 heads and k 4; the first must be a multiple of the second")
-    assert.error_matches(function() kava.attention { q = q, k = kava.zeros { 1, 5, 2, 8 }, v = k } end, "q is %[1, 4, 6, 8%] but k %[1, 5, 2, 8%]")
-    assert.error_matches(function() kava.attention { q = q, k = q, v = k } end, "v is %[1, 4, 4, 8%]; %[1, 4, 6, 8%] expected")
-    assert.error_matches(function() kava.attention { q = q, k = q, v = q, start = integers { 1, 2 } } end, "start is %[2%]; %[1, 4%] expected")
-    assert.error_matches(function() kava.attention { q = q, k = q, v = q, start = kava.zeros { 1, 4 } } end, "start is f32; an integer type expected")
-    assert.error_matches(function() kava.attention { q = q, k = q } end, "v: a tensor is required")
-    assert.error_matches(function() kava.attention { q = q, k = q, v = q, starts = 1 } end, "unknown key 'starts' %(did you mean 'start'")
+    local function refused(arguments, message) assert.error_matches(function() kava.attention(arguments) end, message) end
+    refused({ q = q, k = k, v = k }, "q has 6 heads and k 4; the first must be a multiple of the second")
+    refused({ q = q, k = kava.zeros { 1, 5, 2, 8 }, v = k }, "q is %[1, 4, 6, 8%] but k %[1, 5, 2, 8%]")
+    refused({ q = q, k = q, v = k }, "v is %[1, 4, 4, 8%]; %[1, 4, 6, 8%] expected")
+    refused({ q = q, k = q, v = q, start = integers { 1, 2 } }, "start is %[2%]; %[1, 4%] expected")
+    refused({ q = q, k = q, v = q, start = kava.zeros { 1, 4 } }, "start is f32; an integer type expected")
+    refused({ q = q, k = q }, "v: a tensor is required")
+    refused({ q = q, k = q, v = q, starts = 1 }, "unknown key 'starts' %(did you mean 'start'")
     assert.error_matches(function() kava.attention_map { q = kava.zeros { 2, 2 }, k = q } end, "attention_map: q is %[2, 2%]")
   end)
 
   it("survives running out of memory", function()
     local q, k = kava.randn({ 1, 9, 2, 8 }):requires_grad(true), kava.randn({ 1, 9, 1, 8 }):requires_grad(true)
     local count = starve(function()
-      (kava.attention({ q = q, k = k, v = k, start = integers { { 0, 0, 0, 0, 4, 4, 4, 4, 4 } } }):sum() + kava.attention_map({ q = q, k = k }):sum()):backward()
+      local o = kava.attention { q = q, k = k, v = k, start = integers { { 0, 0, 0, 0, 4, 4, 4, 4, 4 } } }
+      ;(o:sum() + kava.attention_map({ q = q, k = k }):sum()):backward()
     end, function()
       q.grad, k.grad = nil, nil
     end)

@@ -42,11 +42,11 @@ describe("linear", function()
         local plain = kava.randn { 37, 96 }
         local w = dtype:sub(1, 1) == "q" and kava.gguf.quantize(plain, dtype) or plain:to { dtype = dtype }
         local wide = w:to { dtype = "f64" }
-        local x, y = kava.randn({ rows, 96 }):requires_grad(true), nil
+        local x = kava.randn({ rows, 96 }):requires_grad(true)
         for _, precision in ipairs { "f32", "bf16" } do
           kava.matmul_precision(precision)
           local bf16 = precision == "bf16"
-          y = kava.linear(x, w)
+          local y = kava.linear(x, w)
           local x64, w64 = x:detach():to { dtype = "f64" }, bf16 and rounded(wide) or wide
           local expected = (bf16 and rounded(x64) or x64):matmul(w64:permute(2, 1))
           -- 96 products of order 1 summed in f32: 96 * 2^-24 and a little
@@ -159,8 +159,8 @@ describe("linear", function()
   end)
 
   it("survives running out of memory", function()
-    local x, w, q = kava.randn({ 20, 64 }):requires_grad(true), kava.randn({ 9, 64 }):requires_grad(true), nil
-    q = kava.gguf.quantize(kava.randn { 9, 64 }, "q4_1")
+    local x, w = kava.randn({ 20, 64 }):requires_grad(true), kava.randn({ 9, 64 }):requires_grad(true)
+    local q = kava.gguf.quantize(kava.randn { 9, 64 }, "q4_1")
     for _, precision in ipairs { "f32", "bf16" } do
       kava.matmul_precision(precision)
       assert.is_true(starve(function()

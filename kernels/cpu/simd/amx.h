@@ -30,11 +30,9 @@ typedef struct __attribute__((aligned(64))) amx_config {
 /* Tiles 0-3: C, 4-5: A, 6-7: B, all 16 rows of 64 bytes. Per thread; ended at once, for tile state burdens task
  * switches. */
 AMX_CODE static void amx_begin(void) {
-  amx_config config = {.palette = 1};
-  for (int i = 0; i < 8; i++) {
-    config.bytes[i] = 64;
-    config.rows[i] = 16;
-  }
+  /* Constant, for GCC's _tile_loadconfig says that it reads 8 bytes: stores to the rest would be dropped. */
+  static const amx_config config = {
+      .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
   _tile_loadconfig(&config);
 }
 AMX_CODE static void amx_end(void) { _tile_release(); }
