@@ -19,6 +19,12 @@ local function build(values, infos, data, options)
 end
 
 local dir
+-- A file that takes another's place: some file systems wait for the disk when one is cut to nothing and written again.
+local function rewrite(path, text)
+  os.remove(path)
+  return helper.write(path, text)
+end
+
 local function reject(expected, bytes, expected_code)
   local path = helper.write(dir .. "/x.gguf", bytes)
   local file, message, code = gguf.open(path)
@@ -180,7 +186,7 @@ describe("kava.gguf", function()
     local whole = helper.read(path)
     local last = #whole - #whole % 32 - 32 + 34 % 32 -- the writer pads behind the last tensor; a file without that padding is whole
     for cut = 0, #whole - 1 do
-      helper.write(path, whole:sub(1, cut))
+      rewrite(path, whole:sub(1, cut))
       local tensors, message, code = gguf.load(path)
       if tensors then assert.truthy(cut >= last, cut)
       else assert.truthy(code == "format" and message:find(path, 1, true)) end
@@ -189,7 +195,7 @@ describe("kava.gguf", function()
     local accepted = 0
     for _ = 1, 2000 do
       local at = math.random(#whole - 128)
-      helper.write(path, whole:sub(1, at - 1) .. string.char(math.random(0, 255)) .. whole:sub(at + 1))
+      rewrite(path, whole:sub(1, at - 1) .. string.char(math.random(0, 255)) .. whole:sub(at + 1))
       local tensors, message, code = gguf.load(path)
       if tensors then
         accepted = accepted + 1

@@ -3,6 +3,12 @@ local kava = require "kava"
 local load, save = kava.safetensors.load, kava.safetensors.save
 
 local dir
+-- A file that takes another's place: some file systems wait for the disk when one is cut to nothing and written again.
+local function rewrite(path, text)
+  os.remove(path)
+  return helper.write(path, text)
+end
+
 local function file(header, data)
   return helper.write(dir .. "/x.safetensors", string.pack("<s8", header) .. (data or ""))
 end
@@ -141,7 +147,7 @@ describe("kava.safetensors", function()
       third = kava.zeros { 0 } }, { note = "x" }))
     local whole = helper.read(path)
     for cut = 0, #whole - 1 do
-      helper.write(path, whole:sub(1, cut))
+      rewrite(path, whole:sub(1, cut))
       local tensors, message, code = load(path)
       assert.is_nil(tensors, cut)
       assert.equal("format", code)
@@ -151,7 +157,7 @@ describe("kava.safetensors", function()
     local header, accepted = 8 + string.unpack("<I8", whole), 0
     for _ = 1, 2000 do
       local at = math.random(header)
-      helper.write(path, whole:sub(1, at - 1) .. string.char(math.random(0, 255)) .. whole:sub(at + 1))
+      rewrite(path, whole:sub(1, at - 1) .. string.char(math.random(0, 255)) .. whole:sub(at + 1))
       local tensors, message, code = load(path)
       if tensors then
         accepted = accepted + 1

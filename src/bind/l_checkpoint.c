@@ -48,6 +48,7 @@ static kava_safetensors **new_file_box(lua_State *L) {
 static int l_load(lua_State *L) { /* [-0, +2|3, e] load(path) -> {name = tensor}, state | nil, message, code */
   kava_text state;
   const char *path = luaL_checkstring(L, 1);
+  lua_settop(L, 1);
   kava_safetensors **box = new_file_box(L);
   kava_status st = kava_checkpoint_load(path, box, &state);
   if (st != KAVA_OK) return kava_l_fail(L, st);

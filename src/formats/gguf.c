@@ -268,7 +268,8 @@ static kava_status read_header(kava_gguf *g, cursor *c, uint64_t *tensors, uint6
 static kava_status read_file(kava_gguf *g) {
   kava_status st = KAVA_OK;
   uint64_t tensors = 0, values = 0, *offsets = NULL;
-  cursor c = {g->map->data, g->map->data, g->map->data + g->map->size};
+  const uint8_t *start = g->map->size ? g->map->data : (const uint8_t *)""; /* an empty file has no mapping */
+  cursor c = {start, start, start + g->map->size};
   KAVA_TRY(read_header(g, &c, &tensors, &values));
   g->values = kava_arena_alloc(&g->arena, (size_t)values * sizeof *g->values + 1);
   g->tensors = g->values ? kava_arena_alloc(&g->arena, (size_t)tensors * sizeof *g->tensors + 1) : NULL;

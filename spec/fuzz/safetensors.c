@@ -1,0 +1,23 @@
+/* spec/fuzz/safetensors: every byte of every tensor that is handed out may be read. */
+#include "formats/safetensors.h"
+#include "spec/fuzz/file.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  char path[64];
+  volatile uint8_t sum = 0;
+  int file = fuzz_file(data, size, path);
+  kava_safetensors *s = NULL;
+  if (kava_safetensors_load(path, &s) == KAVA_OK) {
+    for (int64_t i = 0; i < s->count; i++) {
+      size_t bytes;
+      if (!s->entries[i].tensor) continue;
+      if (kava_tensor_bytes_of(s->entries[i].tensor, &bytes) != KAVA_OK) abort();
+      const uint8_t *p = kava_tensor_data(s->entries[i].tensor);
+      for (size_t k = 0; k < bytes; k++) sum ^= p[k];
+    }
+    kava_safetensors_release(&s);
+  }
+  close(file);
+  return 0;
+}
