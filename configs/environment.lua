@@ -28,7 +28,7 @@ return {
     seed = 1,
     max_length = 512,
     long = "truncate",
-    eos = true,
+    eos = false,
     mode = "bucket",
     skip = 0,
   },

@@ -4,7 +4,7 @@ return {
   name = "smollm2_gsm8k",
   teacher = { path = "SmolLM2-135M-Instruct.Q4_1.gguf" },
   student = { layers = { 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30 } },
-  data = { train = "gsm8k/train.jsonl", eval = "gsm8k/test.jsonl", max_length = 512, eos = false },
+  data = { train = "gsm8k/train.jsonl", eval = "gsm8k/test.jsonl", max_length = 512 },
   kv = { part = "both", rope = "post" },
   loss = { name = "layer_matched", weight = 1.0, ce = 1.0 },
   training = { steps = 466 }, -- two epochs

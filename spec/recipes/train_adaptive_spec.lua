@@ -30,7 +30,7 @@ describe("train_adaptive", function()
     rows(dir .. "/eval.jsonl", 2, 8)
     experiment = helper.write(dir .. "/toy.lua", ([[return {
       name = "toy", seed = 3, teacher = { path = "DIR/teacher" }, student = { layers = 2 },
-      data = { train = "DIR/train.jsonl", eval = "DIR/eval.jsonl", max_length = 32, eos = false },
+      data = { train = "DIR/train.jsonl", eval = "DIR/eval.jsonl", max_length = 32 },
       training = { steps = 8 }, target_batch = 16, batch_size = 4, schedule = { name = "cosine", warmup = 2 },
       learning_rate = { student = 1e-2 }, eval = { every = 3, rows = 8 }, checkpoint = { every = 2, keep = 1 },
       paths = { output = "DIR/runs", cache = "DIR/cache" } }]]):gsub("DIR", dir))
