@@ -41,6 +41,8 @@ AMX_CODE static void amx_end(void) { _tile_release(); }
  * all), NULL: zero. */
 AMX_CODE static void amx_micro(const char *a, int64_t lda, const char *b, int64_t steps, float *c, int64_t ldc,
                                const float *from, int64_t from_bytes) {
+  /* nor do GCC's tile loads say which memory they read: what was written to the operands must be there */
+  __asm__ volatile("" : : "r"(a), "r"(b), "r"(from) : "memory");
   if (from) {
     const char *row = (const char *)from;
     _tile_loadd(0, row, from_bytes);
