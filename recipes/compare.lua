@@ -18,12 +18,13 @@ usage: kava recipes/compare.lua [key=value …]
   rows=8000         training problems
   heldout=200       held-out problems for CE, KL, agreement and cosine
   answers=100       of these, how many answers are generated
-  lr=1e-3           of the student; projector=1e-3 of projectors
+  lr=3e-3           of the student; projector=1e-3 of projectors
+  kv=10             weight of the layer-matched KV term
   threads=0         0: the CPUs this process may use
   out=              a Markdown file to write]]
 
 local opts = { teacher = "assets/demo/teacher.gguf", layers = "2,4,6", steps = 120, batch = 32, seeds = 3, rows = 8000, heldout = 200,
-  answers = 100, lr = 1e-3, projector = 1e-3, threads = 0, out = "" }
+  answers = 100, lr = 3e-3, projector = 1e-3, kv = 10, threads = 0, out = "" }
 for _, argument in ipairs(arg) do
   if argument == "--help" then
     print(help)
@@ -55,8 +56,8 @@ local methods = {
   { name = "logit KL", loss = { name = "none", ce = 0, kl = 1 } },
   { name = "logit KL + CE", loss = { name = "none", ce = 1, kl = 1 } },
   { name = "the original", loss = original.loss, kv = original.kv },
-  { name = "layer-matched KV + CE", loss = { name = "layer_matched", weight = 1, ce = 1, kl = 0 } },
-  { name = "layer-matched KV + logit KL + CE", loss = { name = "layer_matched", weight = 1, ce = 1, kl = 1 } },
+  { name = "layer-matched KV + CE", loss = { name = "layer_matched", weight = opts.kv, ce = 1, kl = 0 } },
+  { name = "layer-matched KV + logit KL + CE", loss = { name = "layer_matched", weight = opts.kv, ce = 1, kl = 1 } },
 }
 
 local function say(...)
@@ -178,8 +179,8 @@ end
 local lines = {
   ("Teacher: CE %.3f, exact match %.2f. Student before (layers %s): CE %.3f, KL %.3f, cosine of K %.3f, exact match %.2f."):format(
     before.teacher_ce, own, opts.layers, before.ce, before.kl, before.cosine, before.exact),
-  ("%d seeds: mean (least–most). %d problems a step, rate %g, %d held-out problems, %d answers; CE and KL in nats a token."):format(
-    opts.seeds, opts.batch, opts.lr, #heldout, #asked),
+  ("%d seeds: mean (least–most). %d problems a step, rate %g, KV weight %g, %d held-out problems, %d answers; CE and KL in nats a token."):format(
+    opts.seeds, opts.batch, opts.lr, opts.kv, #heldout, #asked),
 }
 for _, line in ipairs(table_of(equal_steps, "At equal steps:")) do lines[#lines + 1] = line end
 for _, line in ipairs(table_of(equal_compute, "At equal compute (the processor time of the CE runs, the teacher's passes included):")) do
