@@ -179,7 +179,7 @@ end
 local lines = {
   ("Teacher: CE %.3f, exact match %.2f. Student before (layers %s): CE %.3f, KL %.3f, cosine of K %.3f, exact match %.2f."):format(
     before.teacher_ce, own, opts.layers, before.ce, before.kl, before.cosine, before.exact),
-  ("%d seeds: mean (least–most). %d problems a step, rate %g, KV weight %g, %d held-out problems, %d answers; CE and KL in nats a token."):format(
+  ("%d seeds: mean (least–most). %d problems a step, rate %g, KV weight %g; %d held-out problems, %d answers; nats a token."):format(
     opts.seeds, opts.batch, opts.lr, opts.kv, #heldout, #asked),
 }
 for _, line in ipairs(table_of(equal_steps, "At equal steps:")) do lines[#lines + 1] = line end

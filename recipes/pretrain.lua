@@ -155,6 +155,7 @@ say("trained: held-out CE %.4f, exact match %.1f %%", ce, 100 * share)
 -- rows of Q and K for interleaved rotation.
 local file_types = { q4_0 = 2, q4_1 = 3, q8_0 = 7 } -- general.file_type
 
+-- No end-of-text id: a problem ends with its line, and the teacher has seen nothing after it.
 local function tokenizer_metadata()
   local merges, names, kinds = {}, {}, {}
   for i, merge in ipairs(assert(kava.json.load(opts.work .. "/tokenizer.json")).model.merges) do
@@ -165,8 +166,7 @@ local function tokenizer_metadata()
   end
   return {
     ["tokenizer.ggml.model"] = "gpt2", ["tokenizer.ggml.pre"] = "smollm", ["tokenizer.ggml.tokens"] = names,
-    ["tokenizer.ggml.token_type"] = kinds, ["tokenizer.ggml.merges"] = merges, ["tokenizer.ggml.bos_token_id"] = tokenizer.eos_id,
-    ["tokenizer.ggml.eos_token_id"] = tokenizer.eos_id, ["tokenizer.ggml.padding_token_id"] = tokenizer.eos_id,
+    ["tokenizer.ggml.token_type"] = kinds, ["tokenizer.ggml.merges"] = merges, ["tokenizer.ggml.padding_token_id"] = tokenizer.pad_id,
     ["tokenizer.ggml.add_bos_token"] = false,
   }
 end
