@@ -4,7 +4,8 @@ return {
   name = "demo",
   teacher = { path = "assets/demo/teacher.gguf" },
   student = { layers = { 1, 3, 6 } }, -- the first and the last kept
-  data = { train = "recipes/problems.lua", eval = "recipes/problems.lua", count = 8000, eval_count = 256, max_length = 128 },
+  data = { train = "recipes/problems.lua", eval = "recipes/problems.lua", count = 8000, eval_count = 256, max_length = 128,
+    eos = false }, -- a problem ends with its line: the teacher has seen nothing after it
   loss = { name = "layer_matched", weight = 10.0, ce = 1.0 },
   training = { steps = 200 },
   learning_rate = { student = 3e-3, projector = 1e-3 },
