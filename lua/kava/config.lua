@@ -233,7 +233,8 @@ function config.layer(schema, values, from)
   return { from = from, values = flat }
 end
 
---- A layer from "key=value" texts of the command line; the last of two assignments to one key wins.
+--- A layer from "key=value" texts of the command line; the last of two assignments to one key wins, but a list may be given only
+--- once: a shell makes three texts of student.layers={2,4,6}.
 function config.assignments(schema, texts, from)
   from = from or "command line"
   local values = {}
@@ -245,6 +246,9 @@ function config.assignments(schema, texts, from)
     if not spec then return nil, unknown(schema, key, from) end
     local checked, message = check(spec, parse(spec, value), from)
     if checked == nil then return nil, message end
+    if values[name] ~= nil and spec.types.list then
+      return nil, ("%s (%s): given more than once; a list is written %s=2,4,6 (a shell splits {2,4,6})"):format(key, from, key)
+    end
     values[name] = checked
   end
   return { from = from, values = values }

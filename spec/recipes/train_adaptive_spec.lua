@@ -218,6 +218,36 @@ describe("train_adaptive", function()
     assert.truthy(err:find("stopped after 3 steps in a row", 1, true), err)
   end)
 
+  it("names a collapse, and stops when asked to", function()
+    local constant = helper.write(dir .. "/constant.lua", [[
+      -- Both sides are one direction, whatever was read.
+      local kava = require "kava"
+      return function()
+        local function same(out)
+          local k = out.kv:keys(1)
+          return kava.ones { k.shape[1], k.shape[3], 8 }
+        end
+        return {
+          pairs = function(teacher_out, student_out)
+            return { { name = "keys", student = same(student_out), target = same(teacher_out) } }
+          end,
+          loss = function(list, mask)
+            return kava.loss.cosine(list[1].student, list[1].target, { mask = mask })
+          end,
+        }
+      end]])
+    local run = "loss.name=" .. constant .. " resume=none output=" .. dir .. "/collapsed"
+    local code, out = train(run)
+    assert.equal(0, code)
+    assert.truthy(out:find("COLLAPSED", 1, true), out)
+    assert.is_true(records(dir .. "/collapsed", "eval")[1].collapsed)
+    local err
+    code, out, err = train(run .. " collapse=stop")
+    assert.equal(1, code)
+    assert.truthy(out:find("COLLAPSED", 1, true), out)
+    assert.truthy(err:find("collapse=stop", 1, true), err)
+  end)
+
   it("names bad input and where it stands", function()
     local function refused(arguments, code, ...)
       local got, _, err = train("resume=none output=" .. dir .. "/refused " .. arguments)
