@@ -1,6 +1,6 @@
 /* kava.h: the public C API of libkava, the runtime under the KAVA programs: tensors with gradients, quantised weights,
- * decoder models whose KV caches can be read and trained through, tokenizers. Lua recipes are its main user; a C program
- * may be another (scripts/examples/embed.c is one that the test suite builds and runs).
+ * decoder models whose KV caches can be read and trained through, tokenizers. Lua recipes are its main user; a C
+ * program may be another (scripts/examples/embed.c is one that the test suite builds and runs).
  *
  * A tour
  *   kava_tensor *x = NULL;
@@ -34,44 +34,49 @@ typedef enum kava_status {
   KAVA_INTERRUPTED
 } kava_status;
 
-const char *kava_message(void);                  /* the calling thread's last failure; never NULL */
-const char *kava_status_name(kava_status code);  /* "misuse", "io", ... */
+const char *kava_message(void);                 /* the calling thread's last failure; never NULL */
+const char *kava_status_name(kava_status code); /* "misuse", "io", ... */
 
 /* Element types. Quantised types (KAVA_Q4_0 and on) are stored in blocks along the innermost dimension, as GGUF stores
  * them; they can be widened, used as a linear layer's or an embedding's weight, and saved, and nothing else. */
+/* clang-format off */
 typedef enum kava_dtype {
   KAVA_F64, KAVA_F32, KAVA_F16, KAVA_BF16, KAVA_I64, KAVA_I32, KAVA_I16, KAVA_I8, KAVA_U8, KAVA_BOOL,
   KAVA_Q4_0, KAVA_Q4_1, KAVA_Q5_0, KAVA_Q5_1, KAVA_Q8_0, KAVA_Q2_K, KAVA_Q3_K, KAVA_Q4_K, KAVA_Q5_K, KAVA_Q6_K,
   KAVA_IQ4_NL, KAVA_IQ4_XS,
   KAVA_DTYPES
 } kava_dtype;
+/* clang-format on */
 
-const char *kava_dtype_name(kava_dtype dtype);              /* "f32", "q4_1", ... */
+const char *kava_dtype_name(kava_dtype dtype); /* "f32", "q4_1", ... */
 bool kava_dtype_parse(const char *name, kava_dtype *out);
-bool kava_dtype_is_float(kava_dtype dtype);                 /* f64 f32 f16 bf16 */
+bool kava_dtype_is_float(kava_dtype dtype); /* f64 f32 f16 bf16 */
 bool kava_dtype_is_quantised(kava_dtype dtype);
-int kava_dtype_block(kava_dtype dtype);                     /* elements a block; 1 for plain types */
-int kava_dtype_block_bytes(kava_dtype dtype);               /* bytes a block; the element size for plain types */
+int kava_dtype_block(kava_dtype dtype);       /* elements a block; 1 for plain types */
+int kava_dtype_block_bytes(kava_dtype dtype); /* bytes a block; the element size for plain types */
 
 /* A tensor is a view (shape, strides, offset) on a reference-counted storage; views share it. */
 typedef struct kava_tensor kava_tensor;
-kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out);   /* uninitialised */
+kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out); /* uninitialised */
 kava_status kava_tensor_zeros(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out);
-kava_status kava_tensor_from(kava_dtype dtype, int dims, const int64_t *shape, const void *data, kava_tensor **out); /* copies */
+/* copies `data` */
+kava_status kava_tensor_from(kava_dtype dtype, int dims, const int64_t *shape, const void *data, kava_tensor **out);
 kava_tensor *kava_tensor_retain(kava_tensor *tensor);
 void kava_tensor_release(kava_tensor **tensor);
 kava_dtype kava_tensor_dtype(const kava_tensor *tensor);
 int kava_tensor_dims(const kava_tensor *tensor);
 int64_t kava_tensor_size(const kava_tensor *tensor, int dim);
 int64_t kava_tensor_numel(const kava_tensor *tensor);
-void *kava_tensor_data(const kava_tensor *tensor); /* first element; contiguous only where kava_tensor_contiguous says so */
+void *kava_tensor_data(const kava_tensor *tensor); /* first element; the rest follows where _is_contiguous says so */
 bool kava_tensor_is_contiguous(const kava_tensor *tensor);
 
-/* Tensors by name from a .safetensors file, or from an index of shards (a name that ends in .json) beside them. The file
- * is mapped: a tensor's bytes are read when they are touched. KAVA_IO; KAVA_FORMAT names the file and the tensor. */
+/* Tensors by name from a .safetensors file, or from an index of shards (a name that ends in .json) beside them. The
+ * file is mapped: a tensor's bytes are read when they are touched. KAVA_IO; KAVA_FORMAT names the file and the tensor.
+ */
 typedef struct kava_safetensors kava_safetensors;
 kava_status kava_safetensors_load(const char *path, kava_safetensors **out);
-kava_status kava_safetensors_get(const kava_safetensors *file, const char *name, kava_tensor **out); /* KAVA_MISUSE: not there */
+/* KAVA_MISUSE: no tensor has that name */
+kava_status kava_safetensors_get(const kava_safetensors *file, const char *name, kava_tensor **out);
 void kava_safetensors_release(kava_safetensors **file); /* its tensors may outlive it */
 
 /* A decoder: one causal language model of the llama kind (Llama, SmolLM2, Qwen2, Qwen3): made from a spec, given its
@@ -84,9 +89,9 @@ typedef struct kava_decoder_spec {
   double rope_theta;
 } kava_decoder_spec;
 kava_status kava_decoder_build(const kava_decoder_spec *spec, kava_decoder **out);
-/* Retains `weight`, of any float or quantised dtype, and drops the one that was there. Layers count from 0; -1 means the
- * model's own: embed, norm, head (absent: tied to embed). A layer's: attn_norm q k v o mlp_norm gate up down, and where
- * the model has them q_bias k_bias v_bias o_bias q_norm k_norm. Matrices are [out, in]. */
+/* Retains `weight`, of any float or quantised dtype, and drops the one that was there. Layers count from 0; -1 means
+ * the model's own: embed, norm, head (absent: tied to embed). A layer's: attn_norm q k v o mlp_norm gate up down, and
+ * where the model has them q_bias k_bias v_bias o_bias q_norm k_norm. Matrices are [out, in]. */
 kava_status kava_decoder_set(kava_decoder *decoder, int layer, const char *name, kava_tensor *weight);
 /* What does not fit: the layer, the weight, its shape and the one expected. To be called once all weights are set. */
 kava_status kava_decoder_check(const kava_decoder *decoder);

@@ -1,6 +1,7 @@
 /* kernels/cpu/dispatch.c: which kernels this processor runs.
- * Every file kernels/cpu/simd/<family>.c is compiled once per instruction set (KAVA_ISA = avx2, avx512, avx512bf16, neon)
- * and defines `void KAVA_SIMD(<family>)(kava_kernels *table)`, which puts its kernels into the table. families.def lists them. */
+ * Every file kernels/cpu/simd/<family>.c is compiled once per instruction set (KAVA_ISA = avx2, avx512, avx512bf16,
+ * neon) and defines `void KAVA_SIMD(<family>)(kava_kernels *table)`, which puts its kernels into the table.
+ * families.def lists them. */
 #include "kernels/cpu/reference.h"
 #include <pthread.h>
 #include <stdlib.h>
@@ -28,7 +29,10 @@ static void choose(void) {
 #if defined(__x86_64__)
   const char *limit = getenv("KAVA_ISA"); /* for tests and for doubts: never more than the processor has */
   if (limit && strcmp(limit, "reference") == 0) return;
-  int most = !limit || strcmp(limit, "avx512bf16") == 0 ? 3 : strcmp(limit, "avx512") == 0 ? 2 : strcmp(limit, "avx2") == 0 ? 1 : 3;
+  int most = !limit || strcmp(limit, "avx512bf16") == 0 ? 3
+             : strcmp(limit, "avx512") == 0             ? 2
+             : strcmp(limit, "avx2") == 0               ? 1
+                                                        : 3;
   __builtin_cpu_init();
   if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
 #define FAMILY(name) kava_avx2_register_##name(&chosen_table);

@@ -1,5 +1,5 @@
-/* base/map: a file mapped copy-on-write, shared by reference count: nothing is read before it is touched, and a student's
- * weights may be trained in place: pages that are written become private memory, the file never changes. */
+/* base/map: a file mapped copy-on-write, shared by reference count: nothing is read before it is touched, and a
+ * student's weights may be trained in place: pages that are written become private memory, the file never changes. */
 #ifndef KAVA_BASE_MAP_H
 #define KAVA_BASE_MAP_H
 #include "base/status.h"
@@ -12,7 +12,8 @@ typedef struct kava_map {
   char *path;
   int refs; /* atomic */
 } kava_map;
-kava_status kava_map_open(const char *path, kava_map **out); /* KAVA_IO with the path and the reason; a directory is an error */
+/* KAVA_IO with the path and the reason; a directory is an error */
+kava_status kava_map_open(const char *path, kava_map **out);
 void kava_map_retain(kava_map *map);
 void kava_map_release(kava_map **map); /* accepts NULL, nulls the pointer */
 /* Writes `size` bytes of `data` to `path` by way of a temporary file, fsync, rename and fsync of the directory. */

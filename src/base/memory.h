@@ -1,6 +1,7 @@
 /* base/memory: every byte KAVA allocates passes here: counted, peak kept, the Nth failure provoked by tests.
- * Blocks of 64 KiB and more are kept in a small cache of free blocks (activations of a step have the same sizes as those
- * of the step before), so that a training step neither maps nor faults fresh pages. All functions are thread-safe. */
+ * Blocks of 64 KiB and more are kept in a small cache of free blocks (activations of a step have the same sizes as
+ * those of the step before), so that a training step neither maps nor faults fresh pages. All functions are
+ * thread-safe. */
 #ifndef KAVA_BASE_MEMORY_H
 #define KAVA_BASE_MEMORY_H
 #include "base/status.h"
@@ -9,10 +10,10 @@
 
 #define KAVA_ALIGN 64
 
-void *kava_alloc(size_t bytes);                                      /* 64-byte aligned, uninitialised; NULL with the message set */
-void *kava_calloc(size_t count, size_t size);                        /* zeroed, overflow-checked; NULL with the message set */
-void *kava_realloc(void *block, size_t bytes);                       /* keeps the contents; NULL leaves the old block alive */
-void kava_free(void *block);                                         /* accepts NULL */
+void *kava_alloc(size_t bytes);                /* 64-byte aligned, uninitialised; NULL with the message set */
+void *kava_calloc(size_t count, size_t size);  /* zeroed, overflow-checked; NULL with the message set */
+void *kava_realloc(void *block, size_t bytes); /* keeps the contents; NULL leaves the old block alive */
+void kava_free(void *block);                   /* accepts NULL */
 char *kava_strdup(const char *text);
 char *kava_format(const char *format, ...) __attribute__((format(printf, 1, 2))); /* a fresh string, kava_free it */
 
@@ -23,8 +24,8 @@ typedef struct kava_memory_stats {
 } kava_memory_stats;
 void kava_memory_get(kava_memory_stats *stats);
 void kava_memory_reset_peak(void);
-void kava_memory_trim(void);                  /* gives the cached free blocks back to the system */
-void kava_memory_fail_after(int64_t count);   /* tests: `count` allocations pass, the next fails, once; negative: off */
+void kava_memory_trim(void);                /* gives the cached free blocks back to the system */
+void kava_memory_fail_after(int64_t count); /* tests: `count` allocations pass, the next fails, once; negative: off */
 
 /* Live objects (tensors, models, tokenizers, …) of the whole program; a spec expects 0 growth. */
 void kava_live_add(int delta);

@@ -111,7 +111,8 @@ static void start_workers(void) {
   atomic_store(&pool.epoch, 0);
   while (pool.workers < pool.wanted - 1) {
     intptr_t index = pool.workers + 1;
-    if (pthread_create(&pool.thread[pool.workers], NULL, worker, (void *)index) != 0) break; /* fewer threads, same results */
+    /* fewer threads, same results */
+    if (pthread_create(&pool.thread[pool.workers], NULL, worker, (void *)index) != 0) break;
     pool.workers++;
   }
 }

@@ -1,6 +1,6 @@
 /* bind/bind.h: what the l_<class>.c files share. Only bind/ includes lua.h.
- * Misuse raises; failures of the world return nil, message, code. Userdata: the box first, then its content; __gc, __close
- * and :release() are one idempotent function. */
+ * Misuse raises; failures of the world return nil, message, code. Userdata: the box first, then its content; __gc,
+ * __close and :release() are one idempotent function. */
 #ifndef KAVA_BIND_BIND_H
 #define KAVA_BIND_BIND_H
 #include <lua.h>
@@ -17,16 +17,16 @@ int kava_l_fail(lua_State *L, kava_status st);
 void kava_l_check(lua_State *L, kava_status st);
 
 /* Tensors. A pushed tensor's box is made first (kava_l_new_tensor_box), filled afterwards: no leak when Lua raises. */
-kava_tensor **kava_l_new_tensor_box(lua_State *L);                 /* [-0, +1, m] box holding NULL; fill it */
-void kava_l_push_tensor(lua_State *L, kava_tensor *t);             /* [-0, +1, m] pushes one more reference (retains t) */
-kava_tensor *kava_l_check_tensor(lua_State *L, int arg);           /* borrowed; raises naming the argument */
-kava_tensor *kava_l_opt_tensor(lua_State *L, int arg);             /* NULL for nil/none */
+kava_tensor **kava_l_new_tensor_box(lua_State *L);       /* [-0, +1, m] box holding NULL; fill it */
+void kava_l_push_tensor(lua_State *L, kava_tensor *t);   /* [-0, +1, m] pushes one more reference (retains t) */
+kava_tensor *kava_l_check_tensor(lua_State *L, int arg); /* borrowed; raises naming the argument */
+kava_tensor *kava_l_opt_tensor(lua_State *L, int arg);   /* NULL for nil/none */
 /* Field `key` of the table at `arg`. The value may be absent (NULL) unless required; anything but a tensor raises. */
-kava_tensor *kava_l_field_tensor(lua_State *L, int arg, const char *key, bool required); /* borrowed: lives in the table */
+kava_tensor *kava_l_field_tensor(lua_State *L, int arg, const char *key, bool required); /* borrowed from the table */
 lua_Number kava_l_field_number(lua_State *L, int arg, const char *key, lua_Number fallback);
 lua_Integer kava_l_field_integer(lua_State *L, int arg, const char *key, lua_Integer fallback);
 bool kava_l_field_boolean(lua_State *L, int arg, const char *key, bool fallback);
-const char *kava_l_field_string(lua_State *L, int arg, const char *key, const char *fallback); /* lives as long as the table's value */
+const char *kava_l_field_string(lua_State *L, int arg, const char *key, const char *fallback); /* borrowed from it */
 kava_dtype kava_l_field_dtype(lua_State *L, int arg, const char *key, kava_dtype fallback);
 /* Raises when the table at `arg` has a key that is not in the NULL-terminated list; suggests the nearest one. */
 void kava_l_check_keys(lua_State *L, int arg, const char *what, const char *const *known);

@@ -1,4 +1,5 @@
-/* bind/l_decoder.c: the decoder as Lua sees it: built from a family's spec and a table of weights; lua/kava/model.lua wraps it. */
+/* bind/l_decoder.c: the decoder as Lua sees it: built from a family's spec and a table of weights; lua/kava/model.lua
+ * wraps it. */
 #include "bind/bind.h"
 #include "nn/decoder.h"
 #include "nn/layout.h"
@@ -45,8 +46,9 @@ static void read_layer(lua_State *L, kava_layer *layer, int number, int specs, i
   lua_pop(L, 2);
 }
 
-/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, norm = "rms"|"layer", norm_eps, activation, embed_scale, inv_freq,
- * rope_scale, layer = {{heads, kv_heads, head_dim, window, attention_scale}, …}}; weights = {embed, …, layer = {{q, …}, …}} */
+/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, norm = "rms"|"layer", norm_eps, activation, embed_scale,
+ * inv_freq, rope_scale, layer = {{heads, kv_heads, head_dim, window, attention_scale}, …}}; weights = {embed, …, layer
+ * = {{q, …}, …}} */
 static int l_decoder(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -89,7 +91,8 @@ static void push_list(lua_State *L, kava_tensor **list, int count, const char *n
   lua_setfield(L, -2, name);
 }
 
-/* [-0, +1, e] decoder:forward{input_ids=, attention_mask=|start=, positions=, up_to=, logits=, hidden=, values=, queries=}
+/* [-0, +1, e] decoder:forward{input_ids=, attention_mask=|start=, positions=, up_to=, logits=, hidden=, values=,
+ * queries=}
  * -> {layers, logits, hidden, keys = {[B,T,Hkv,D], …}, keys_before, values, queries} */
 static int decoder_forward(lua_State *L) {
   static const char *const known[] = {"input_ids", "attention_mask", "start",  "positions", "up_to",
@@ -106,7 +109,8 @@ static int decoder_forward(lua_State *L) {
   kava_tensor *mask = kava_l_field_tensor(L, 2, "attention_mask", false);
   if (mask && f->start) return luaL_error(L, "forward: give attention_mask or start, not both");
   if (mask) {
-    if (!kava_same_shape(mask, f->input_ids)) return luaL_error(L, "forward: attention_mask and input_ids differ in shape");
+    if (!kava_same_shape(mask, f->input_ids))
+      return luaL_error(L, "forward: attention_mask and input_ids differ in shape");
     kava_tensor **start = kava_l_new_tensor_box(L);
     kava_l_check(L, kava_mask_to_start(mask, start));
     f->start = *start;
@@ -155,7 +159,8 @@ static int l_norm_linear(lua_State *L) { /* [-0, +1, e] norm_linear(x, gamma, be
 }
 
 void kava_l_open_decoder(lua_State *L) {
-  static const luaL_Reg functions[] = {{"decoder", l_decoder}, {"rope_rows", l_rope_rows}, {"norm_linear", l_norm_linear}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"decoder", l_decoder}, {"rope_rows", l_rope_rows}, {"norm_linear", l_norm_linear}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"forward", decoder_forward}, {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, DECODER_TYPE, methods, decoder_gc);

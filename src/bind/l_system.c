@@ -13,7 +13,8 @@ static int l_seed(lua_State *L) { /* [-0, +0, e] seed(n): every random number fr
   return 0;
 }
 
-static int l_rng_state(lua_State *L) { /* [-0, +2, e] rng_state() -> seed, position;  rng_state(seed, position) sets them */
+/* [-0, +2, e] rng_state() -> seed, position;  rng_state(seed, position) sets them */
+static int l_rng_state(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) kava_rng_set((uint64_t)luaL_checkinteger(L, 1), (uint64_t)luaL_checkinteger(L, 2));
   uint64_t seed, position;
   kava_rng_get(&seed, &position);
@@ -22,15 +23,18 @@ static int l_rng_state(lua_State *L) { /* [-0, +2, e] rng_state() -> seed, posit
   return 2;
 }
 
-static int l_permute(lua_State *L) { /* [-0, +1, e] permute(seed, count, index): element `index` (1-based) of a shuffle of 1..count */
+/* [-0, +1, e] permute(seed, count, index): element `index` (1-based) of a shuffle of 1..count */
+static int l_permute(lua_State *L) {
   lua_Integer count = luaL_checkinteger(L, 2), index = luaL_checkinteger(L, 3);
   luaL_argcheck(L, count >= 1, 2, "at least 1 expected");
   luaL_argcheck(L, index >= 1 && index <= count, 3, "an index from 1 to count expected");
-  lua_pushinteger(L, (lua_Integer)kava_permute_index((uint64_t)luaL_checkinteger(L, 1), (uint64_t)count, (uint64_t)index - 1) + 1);
+  lua_pushinteger(
+      L, (lua_Integer)kava_permute_index((uint64_t)luaL_checkinteger(L, 1), (uint64_t)count, (uint64_t)index - 1) + 1);
   return 1;
 }
 
-static int l_threads(lua_State *L) { /* [-0, +1, e] threads() -> n;  threads(n) sets it, 0: the CPUs this process may use */
+/* [-0, +1, e] threads() -> n;  threads(n) sets it, 0: the CPUs this process may use */
+static int l_threads(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) kava_set_threads((int)luaL_checkinteger(L, 1));
   lua_pushinteger(L, kava_threads());
   return 1;
@@ -87,7 +91,8 @@ static int l_no_grad(lua_State *L) { /* [-1, +n, e] no_grad(f, …) -> f's resul
   return finish_no_grad(L, lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0), 0);
 }
 
-static int l_train(lua_State *L) { /* [-0, +1, e] train() -> mode;  train(mode) sets it: dropout is active only in training mode */
+/* [-0, +1, e] train() -> mode;  train(mode) sets it: dropout is active only in training mode */
+static int l_train(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) {
     luaL_checktype(L, 1, LUA_TBOOLEAN);
     kava_set_training(lua_toboolean(L, 1));
@@ -103,7 +108,8 @@ static int scope_close(lua_State *L) { /* [-0, +0, e] idempotent */
   return 0;
 }
 
-static int l_scope(lua_State *L) { /* [-0, +1, m] scope() -> to be held in a <close> variable: its end frees the step's records */
+/* [-0, +1, m] scope() -> to be held in a <close> variable: its end frees the step's records */
+static int l_scope(lua_State *L) {
   uint64_t *scope = lua_newuserdatauv(L, sizeof *scope, 0);
   *scope = kava_scope_open() + 1;
   luaL_setmetatable(L, SCOPE_TYPE);

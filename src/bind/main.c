@@ -67,7 +67,7 @@ static int pmain(lua_State *L) {
 int main(int argc, char **argv) {
   char home[PATH_MAX];
   if (!find_home(home, sizeof home)) {
-    fprintf(stderr, "kava: lua/kava/init.lua not found beside or above the program; set KAVA_HOME to the folder that holds lua/\n");
+    fprintf(stderr, "kava: lua/kava/init.lua is not beside or above the program; KAVA_HOME may name its folder\n");
     return 1;
   }
   lua_State *L = luaL_newstate();
@@ -81,8 +81,10 @@ int main(int argc, char **argv) {
   lua_pushlightuserdata(L, argv);
   lua_pushlightuserdata(L, home);
   int status = lua_pcall(L, 3, 1, 1), code = 1;
-  if (status == LUA_OK) code = (int)lua_tointeger(L, -1);
-  else fprintf(stderr, "kava: %s\n", luaL_tolstring(L, -1, NULL));
+  if (status == LUA_OK)
+    code = (int)lua_tointeger(L, -1);
+  else
+    fprintf(stderr, "kava: %s\n", luaL_tolstring(L, -1, NULL));
   lua_close(L);
   return code;
 }

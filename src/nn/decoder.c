@@ -45,7 +45,8 @@ void kava_decoder_release(kava_decoder **at) {
 }
 
 /* layer 0: the model's own weights. cols 0: a vector. */
-static kava_status check_weight(const kava_tensor *w, int layer, const char *name, bool required, int64_t rows, int64_t cols) {
+static kava_status check_weight(const kava_tensor *w, int layer, const char *name, bool required, int64_t rows,
+                                int64_t cols) {
   char where[32] = "";
   if (layer) snprintf(where, sizeof where, "layer %d: ", layer);
   if (!w) return required ? kava_fail(KAVA_MISUSE, "%sweight %s is missing", where, name) : KAVA_OK;
@@ -62,8 +63,8 @@ static kava_status check_layer(const kava_decoder *d, int number, const kava_lay
   kava_status st = KAVA_OK;
   int64_t h = d->hidden;
   if (l->heads < 1 || l->kv_heads < 1 || l->head_dim < 1 || l->heads % l->kv_heads != 0)
-    return kava_fail(KAVA_MISUSE, "layer %d: heads %d, kv_heads %d, head_dim %d do not fit each other", number, l->heads,
-                     l->kv_heads, l->head_dim);
+    return kava_fail(KAVA_MISUSE, "layer %d: heads %d, kv_heads %d, head_dim %d do not fit each other", number,
+                     l->heads, l->kv_heads, l->head_dim);
   if (d->inv_freq && d->inv_freq->shape[0] * 2 > l->head_dim)
     return kava_fail(KAVA_MISUSE, "layer %d: %lld rotated dimensions exceed head_dim %d", number,
                      (long long)d->inv_freq->shape[0] * 2, l->head_dim);
@@ -75,16 +76,26 @@ static kava_status check_layer(const kava_decoder *d, int number, const kava_lay
     bool required;
     int64_t rows, cols;
   } want[] = {
-      {l->attn_norm, "attn_norm", true, h, 0}, {l->attn_norm_bias, "attn_norm_bias", false, h, 0},
-      {l->q, "q", true, q, h},                 {l->q_bias, "q_bias", false, q, 0},
-      {l->k, "k", true, kv, h},                {l->k_bias, "k_bias", false, kv, 0},
-      {l->v, "v", true, kv, h},                {l->v_bias, "v_bias", false, kv, 0},
-      {l->o, "o", true, h, q},                 {l->o_bias, "o_bias", false, h, 0},
-      {l->q_norm, "q_norm", false, l->head_dim, 0}, {l->k_norm, "k_norm", false, l->head_dim, 0},
-      {l->mlp_norm, "mlp_norm", true, h, 0},   {l->mlp_norm_bias, "mlp_norm_bias", false, h, 0},
-      {l->gate, "gate", false, ffn, h},        {l->gate_bias, "gate_bias", false, ffn, 0},
-      {l->up, "up", true, ffn, h},             {l->up_bias, "up_bias", false, ffn, 0},
-      {l->down, "down", true, h, ffn},         {l->down_bias, "down_bias", false, h, 0},
+      {l->attn_norm, "attn_norm", true, h, 0},
+      {l->attn_norm_bias, "attn_norm_bias", false, h, 0},
+      {l->q, "q", true, q, h},
+      {l->q_bias, "q_bias", false, q, 0},
+      {l->k, "k", true, kv, h},
+      {l->k_bias, "k_bias", false, kv, 0},
+      {l->v, "v", true, kv, h},
+      {l->v_bias, "v_bias", false, kv, 0},
+      {l->o, "o", true, h, q},
+      {l->o_bias, "o_bias", false, h, 0},
+      {l->q_norm, "q_norm", false, l->head_dim, 0},
+      {l->k_norm, "k_norm", false, l->head_dim, 0},
+      {l->mlp_norm, "mlp_norm", true, h, 0},
+      {l->mlp_norm_bias, "mlp_norm_bias", false, h, 0},
+      {l->gate, "gate", false, ffn, h},
+      {l->gate_bias, "gate_bias", false, ffn, 0},
+      {l->up, "up", true, ffn, h},
+      {l->up_bias, "up_bias", false, ffn, 0},
+      {l->down, "down", true, h, ffn},
+      {l->down_bias, "down_bias", false, h, 0},
   };
   for (size_t j = 0; j < sizeof want / sizeof *want; j++)
     KAVA_TRY(check_weight(want[j].w, number, want[j].name, want[j].required, want[j].rows, want[j].cols));
@@ -117,8 +128,8 @@ static kava_status norm(const kava_decoder *d, kava_tensor *x, kava_tensor *w, k
 }
 
 /* [B,T,hidden] -> [B,T,heads,head_dim], with the per-head norm where the family has one */
-static kava_status project(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *head_norm,
-                           int heads, int head_dim, kava_tensor **out) {
+static kava_status project(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *bias,
+                           kava_tensor *head_norm, int heads, int head_dim, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *flat = NULL, *y = NULL;
   KAVA_TRY(kava_op_linear(x, w, bias, &flat));
@@ -156,11 +167,16 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
   KAVA_TRY(kava_op_linear(x, l->up, l->up_bias, &up));
   if (l->gate) {
     KAVA_TRY(kava_op_linear(x, l->gate, l->gate_bias, &gate));
-    if (d->activation == KAVA_SILU) KAVA_TRY(kava_op_swiglu(gate, up, &act));
-    else if (d->activation == KAVA_GELU) KAVA_TRY(kava_op_geglu(gate, up, &act));
-    else if (d->activation == KAVA_GELU_TANH) KAVA_TRY(kava_op_geglu_tanh(gate, up, &act));
-    else KAVA_FAIL(KAVA_UNSUPPORTED, "decoder: a gated MLP with relu");
-  } else KAVA_TRY(activate(d->activation, up, &act));
+    if (d->activation == KAVA_SILU)
+      KAVA_TRY(kava_op_swiglu(gate, up, &act));
+    else if (d->activation == KAVA_GELU)
+      KAVA_TRY(kava_op_geglu(gate, up, &act));
+    else if (d->activation == KAVA_GELU_TANH)
+      KAVA_TRY(kava_op_geglu_tanh(gate, up, &act));
+    else
+      KAVA_FAIL(KAVA_UNSUPPORTED, "decoder: a gated MLP with relu");
+  } else
+    KAVA_TRY(activate(d->activation, up, &act));
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
   KAVA_TRY(kava_op_linear(act, l->down, l->down_bias, out));
@@ -243,7 +259,8 @@ static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tens
   }
   if (d->positions) {
     int64_t batch = x->shape[0], length = x->shape[1];
-    if (f->positions) where = kava_tensor_retain(f->positions);
+    if (f->positions)
+      where = kava_tensor_retain(f->positions);
     else {
       KAVA_TRY(kava_tensor_new(KAVA_I32, 2, (int64_t[]){batch, length}, &where));
       for (int64_t i = 0; i < batch * length; i++) kava_i32(where)[i] = (int32_t)(i % length);

@@ -8,10 +8,13 @@
 
 /* A layer's weights: X(name). Matrices are [out, in]. Biases, q_norm/k_norm (per head, [head_dim]), gate (absent in an
  * ungated MLP) and norm biases may be NULL. */
+/* clang-format off */
 #define KAVA_LAYER_WEIGHTS(X)                                                                                          \
   X(attn_norm) X(attn_norm_bias) X(q) X(q_bias) X(k) X(k_bias) X(v) X(v_bias) X(o) X(o_bias) X(q_norm) X(k_norm)       \
   X(mlp_norm) X(mlp_norm_bias) X(gate) X(gate_bias) X(up) X(up_bias) X(down) X(down_bias)
-/* The model's own: embed [vocab, hidden], positions [length, hidden] (learned) or NULL, norm, head (NULL: tied to embed). */
+/* clang-format on */
+/* The model's own: embed [vocab, hidden], positions [length, hidden] (learned) or NULL, norm, head (NULL: tied to
+ * embed). */
 #define KAVA_MODEL_WEIGHTS(X) X(embed) X(positions) X(norm) X(norm_bias) X(head)
 
 typedef struct kava_layer {

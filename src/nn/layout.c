@@ -14,7 +14,8 @@ static bool real_at(const kava_tensor *mask, int64_t b, int64_t t) {
 
 kava_status kava_mask_to_start(const kava_tensor *mask, kava_tensor **out) {
   if (mask->dims != 2 || kava_dtype_is_float(mask->dtype) || kava_dtype_is_quantised(mask->dtype))
-    return kava_fail(KAVA_MISUSE, "attention_mask: an integer or bool tensor [batch, length] expected, got %s with %d dimensions",
+    return kava_fail(KAVA_MISUSE,
+                     "attention_mask: an integer or bool tensor [batch, length] expected, got %s with %d dimensions",
                      kava_dtype_name(mask->dtype), mask->dims);
   int64_t batch = mask->shape[0], length = mask->shape[1];
   kava_tensor *start = NULL;
@@ -29,9 +30,10 @@ kava_status kava_mask_to_start(const kava_tensor *mask, kava_tensor **out) {
     for (int64_t t = end; t < length; t++) {
       if (!real_at(mask, b, t)) continue;
       kava_tensor_release(&start);
-      return kava_fail(KAVA_MISUSE,
-                       "attention_mask: row %lld has a hole before column %lld; only padding at a row's ends is supported",
-                       (long long)b + 1, (long long)t + 1);
+      return kava_fail(
+          KAVA_MISUSE,
+          "attention_mask: row %lld has a hole before column %lld; only padding at a row's ends is supported",
+          (long long)b + 1, (long long)t + 1);
     }
     for (int64_t t = 0; t < length && first > 0; t++) kava_i32(start)[b * length + t] = (int32_t)first;
     any = any || first > 0;
@@ -42,8 +44,10 @@ kava_status kava_mask_to_start(const kava_tensor *mask, kava_tensor **out) {
 }
 
 kava_status kava_rope_rows(const kava_tensor *w, int heads, bool inverse, kava_tensor **out) {
-  if (w->dims < 1 || w->dims > 2 || heads < 1 || w->shape[0] % (2 * (int64_t)heads) != 0 || !kava_tensor_is_contiguous(w))
-    return kava_fail(KAVA_MISUSE, "rope_rows: a contiguous [rows, in] tensor whose rows are divisible by 2 x %d heads expected",
+  if (w->dims < 1 || w->dims > 2 || heads < 1 || w->shape[0] % (2 * (int64_t)heads) != 0 ||
+      !kava_tensor_is_contiguous(w))
+    return kava_fail(KAVA_MISUSE,
+                     "rope_rows: a contiguous [rows, in] tensor whose rows are divisible by 2 x %d heads expected",
                      heads);
   size_t bytes;
   kava_tensor *y = NULL;

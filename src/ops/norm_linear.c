@@ -23,9 +23,15 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   KAVA_TRY(kava_grad_into(w, &dw, &add_w));
   KAVA_TRY(kava_tensor_new(dz->dtype, 1, &out, &sums));
   const kava_kernels *k = kava_kernels_cpu();
-  kava_linear_args linear = {.dtype = dz->dtype, .rows = rows, .in = in, .out = out, .w = kava_tensor_data(w),
-                             .wtype = w->dtype, .precision = kava_matmul_precision()};
-  KAVA_TRY(k->linear_dw(&linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false, kava_tensor_data(sums), false));
+  kava_linear_args linear = {.dtype = dz->dtype,
+                             .rows = rows,
+                             .in = in,
+                             .out = out,
+                             .w = kava_tensor_data(w),
+                             .wtype = w->dtype,
+                             .precision = kava_matmul_precision()};
+  KAVA_TRY(
+      k->linear_dw(&linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false, kava_tensor_data(sums), false));
   /* bf16 products exist for whole matrices only */
   bool whole = linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
   int64_t block = whole || out < ROWS_A_BLOCK ? out : ROWS_A_BLOCK;
@@ -37,16 +43,32 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
     if (whole) {
       KAVA_TRY(k->linear_dw(&linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL, false));
     } else {
-      kava_gemm_args gemm = {.dtype = dz->dtype, .trans_a = true, .m = count, .n = in, .k = rows, .alpha = 1, .a = dz_block,
-                             .b = kava_tensor_data(xhat), .c = kava_tensor_data(g), .lda = out, .ldb = in, .ldc = in, .batch = 1};
+      kava_gemm_args gemm = {.dtype = dz->dtype,
+                             .trans_a = true,
+                             .m = count,
+                             .n = in,
+                             .k = rows,
+                             .alpha = 1,
+                             .a = dz_block,
+                             .b = kava_tensor_data(xhat),
+                             .c = kava_tensor_data(g),
+                             .lda = out,
+                             .ldb = in,
+                             .ldc = in,
+                             .batch = 1};
       k->gemm(&gemm);
     }
-    kava_norm_linear_args finish = {.dtype = dz->dtype, .rows = count, .width = in, .g = kava_tensor_data(g),
+    kava_norm_linear_args finish = {.dtype = dz->dtype,
+                                    .rows = count,
+                                    .width = in,
+                                    .g = kava_tensor_data(g),
                                     .w = (const char *)kava_tensor_data(w) + (size_t)(first * in) * element,
-                                    .gamma = kava_tensor_data(gamma), .beta = kava_tensor_data(beta),
+                                    .gamma = kava_tensor_data(gamma),
+                                    .beta = kava_tensor_data(beta),
                                     .sums = (const char *)kava_tensor_data(sums) + (size_t)first * element,
                                     .dw = dw ? (char *)kava_tensor_data(dw) + (size_t)(first * in) * element : NULL,
-                                    .add_w = add_w, .dgamma = dgamma ? kava_tensor_data(dgamma) : NULL,
+                                    .add_w = add_w,
+                                    .dgamma = dgamma ? kava_tensor_data(dgamma) : NULL,
                                     .dbeta = dbeta ? kava_tensor_data(dbeta) : NULL};
     k->norm_linear_finish(&finish);
   }

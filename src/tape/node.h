@@ -26,7 +26,7 @@ struct kava_node {
   kava_tensor *saved[KAVA_NODE_SAVED]; /* detached tensors (kava_tape_save) */
   int64_t integers[8];
   double numbers[4];
-  kava_tensor *grad; /* of the output, during a backward walk */
+  kava_tensor *grad;        /* of the output, during a backward walk */
   kava_node *older, *newer; /* all live nodes, by seq: what a scope closes */
 };
 

@@ -30,7 +30,8 @@ static void drop_contents(kava_node *n) {
     if (inputs[i]->node && count < room) {
       pending[count++] = inputs[i];
       inputs[i] = NULL;
-    } else kava_tensor_release(&inputs[i]);
+    } else
+      kava_tensor_release(&inputs[i]);
   }
   if (inputs != n->inline_inputs) kava_free(inputs);
   n->inputs = n->inline_inputs;
@@ -53,8 +54,10 @@ static void drop_contents(kava_node *n) {
 static void unlink_node(kava_node *n) {
   if (!n->listed) return;
   n->listed = false;
-  if (n->newer) n->newer->older = n->older;
-  else tape.newest = n->older;
+  if (n->newer)
+    n->newer->older = n->older;
+  else
+    tape.newest = n->older;
   if (n->older) n->older->newer = n->newer;
 }
 
@@ -156,7 +159,8 @@ kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   if (into->dtype == KAVA_F64) {
     double *a = kava_f64(into), *b = kava_f64(grad);
     for (int64_t i = 0; i < count; i++) a[i] = accumulate ? a[i] + b[i] : b[i];
-  } else kava_kernels_cpu()->axpy(1.0f, kava_f32(grad), kava_f32(into), count, accumulate);
+  } else
+    kava_kernels_cpu()->axpy(1.0f, kava_f32(grad), kava_f32(into), count, accumulate);
   return KAVA_OK;
 }
 
@@ -192,14 +196,18 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
     return kava_fail(KAVA_MISUSE, "backward() needs a tensor of one element, not %s", shape);
   }
   if (!loss->node)
-    return kava_fail(KAVA_MISUSE, "backward(): nothing was recorded for this tensor (no input requires a gradient, it was "
-                                  "made under no_grad, or its scope is closed)");
-  if (!loss->node->backward) return kava_fail(KAVA_MISUSE, "backward(): its records were already consumed by an earlier backward()");
+    return kava_fail(KAVA_MISUSE,
+                     "backward(): nothing was recorded for this tensor (no input requires a gradient, it was "
+                     "made under no_grad, or its scope is closed)");
+  if (!loss->node->backward)
+    return kava_fail(KAVA_MISUSE, "backward(): its records were already consumed by an earlier backward()");
   loss->node->mark = 1;
   KAVA_TRY(push(&list, loss->node));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
-    if (!n->backward) KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()", n->op);
+    if (!n->backward)
+      KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()",
+                n->op);
     for (int j = 0; j < n->input_count; j++) {
       kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
       if (!from || from->mark) continue;
@@ -211,8 +219,10 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
   for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
   held = true;
   KAVA_TRY(kava_tensor_new(grad_dtype(loss), loss->dims, loss->shape, &loss->node->grad));
-  if (loss->dtype == KAVA_F64) *kava_f64(loss->node->grad) = seed;
-  else *kava_f32(loss->node->grad) = (float)seed;
+  if (loss->dtype == KAVA_F64)
+    *kava_f64(loss->node->grad) = seed;
+  else
+    *kava_f32(loss->node->grad) = (float)seed;
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
     if (n->grad && st == KAVA_OK) st = n->backward(n, n->grad);

@@ -1,15 +1,16 @@
 /* tape/tape: records ops while gradients are wanted, and walks them backwards. Knows no op.
  *
  * An op's forward ends with:
- *     if (kava_tape_wanted(inputs, n)) { KAVA_TRY(kava_tape_record("name", backward, n, inputs, y, &node)); node->... = ...; }
- * One thread records and walks at a time. */
+ *     if (kava_tape_wanted(inputs, n)) { KAVA_TRY(kava_tape_record("name", backward, n, inputs, y, &node)); node->... =
+ * ...; } One thread records and walks at a time. */
 #ifndef KAVA_TAPE_TAPE_H
 #define KAVA_TAPE_TAPE_H
 #include "tape/node.h"
 #include "tensor/tensor.h"
 
-bool kava_needs_grad(const kava_tensor *t);                  /* a leaf that requires it, or the result of a recorded op */
-bool kava_tape_wanted(kava_tensor *const *inputs, int count); /* recording is on and an input needs a gradient; NULLs allowed */
+bool kava_needs_grad(const kava_tensor *t); /* a leaf that requires it, or the result of a recorded op */
+bool kava_tape_wanted(kava_tensor *const *inputs,
+                      int count); /* recording is on and an input needs a gradient; NULLs allowed */
 /* Makes y's record; `inputs` are retained (NULLs allowed). *node is borrowed: fill integers, numbers and saved. */
 kava_status kava_tape_record(const char *op, kava_backward_fn backward, int count, kava_tensor *const *inputs,
                              kava_tensor *y, kava_node **node);

@@ -7,13 +7,13 @@ static const struct {
   const char *name;
   int block, bytes;
 } types[KAVA_DTYPES] = {
-    [KAVA_F64] = {"f64", 1, 8},       [KAVA_F32] = {"f32", 1, 4},       [KAVA_F16] = {"f16", 1, 2},
-    [KAVA_BF16] = {"bf16", 1, 2},     [KAVA_I64] = {"i64", 1, 8},       [KAVA_I32] = {"i32", 1, 4},
-    [KAVA_I16] = {"i16", 1, 2},       [KAVA_I8] = {"i8", 1, 1},         [KAVA_U8] = {"u8", 1, 1},
-    [KAVA_BOOL] = {"bool", 1, 1},     [KAVA_Q4_0] = {"q4_0", 32, 18},   [KAVA_Q4_1] = {"q4_1", 32, 20},
-    [KAVA_Q5_0] = {"q5_0", 32, 22},   [KAVA_Q5_1] = {"q5_1", 32, 24},   [KAVA_Q8_0] = {"q8_0", 32, 34},
-    [KAVA_Q2_K] = {"q2_k", 256, 84},  [KAVA_Q3_K] = {"q3_k", 256, 110}, [KAVA_Q4_K] = {"q4_k", 256, 144},
-    [KAVA_Q5_K] = {"q5_k", 256, 176}, [KAVA_Q6_K] = {"q6_k", 256, 210}, [KAVA_IQ4_NL] = {"iq4_nl", 32, 18},
+    [KAVA_F64] = {"f64", 1, 8},           [KAVA_F32] = {"f32", 1, 4},       [KAVA_F16] = {"f16", 1, 2},
+    [KAVA_BF16] = {"bf16", 1, 2},         [KAVA_I64] = {"i64", 1, 8},       [KAVA_I32] = {"i32", 1, 4},
+    [KAVA_I16] = {"i16", 1, 2},           [KAVA_I8] = {"i8", 1, 1},         [KAVA_U8] = {"u8", 1, 1},
+    [KAVA_BOOL] = {"bool", 1, 1},         [KAVA_Q4_0] = {"q4_0", 32, 18},   [KAVA_Q4_1] = {"q4_1", 32, 20},
+    [KAVA_Q5_0] = {"q5_0", 32, 22},       [KAVA_Q5_1] = {"q5_1", 32, 24},   [KAVA_Q8_0] = {"q8_0", 32, 34},
+    [KAVA_Q2_K] = {"q2_k", 256, 84},      [KAVA_Q3_K] = {"q3_k", 256, 110}, [KAVA_Q4_K] = {"q4_k", 256, 144},
+    [KAVA_Q5_K] = {"q5_k", 256, 176},     [KAVA_Q6_K] = {"q6_k", 256, 210}, [KAVA_IQ4_NL] = {"iq4_nl", 32, 18},
     [KAVA_IQ4_XS] = {"iq4_xs", 256, 136},
 };
 
@@ -65,8 +65,10 @@ void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size
 
 static void storage_release(kava_storage *s) {
   if (__atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  if (s->map) kava_map_release(&s->map);
-  else kava_free(s->data);
+  if (s->map)
+    kava_map_release(&s->map);
+  else
+    kava_free(s->data);
   kava_free(s);
 }
 
@@ -92,8 +94,10 @@ static kava_status wrap(kava_storage *storage, kava_dtype dtype, int dims, const
   t->storage = storage;
   t->offset = offset;
   if (dims) memcpy(t->shape, shape, (size_t)dims * sizeof *shape);
-  if (stride && dims) memcpy(t->stride, stride, (size_t)dims * sizeof *stride);
-  else row_major(dims, t->shape, t->stride);
+  if (stride && dims)
+    memcpy(t->stride, stride, (size_t)dims * sizeof *stride);
+  else
+    row_major(dims, t->shape, t->stride);
   kava_live_add(1);
   *out = t;
   return KAVA_OK;
@@ -144,8 +148,8 @@ kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape,
   return wrap(s, dtype, dims, shape, NULL, 0, out);
 }
 
-kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride, int64_t offset,
-                             kava_tensor **out) {
+kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
+                             int64_t offset, kava_tensor **out) {
   __atomic_fetch_add(&t->storage->refs, 1, __ATOMIC_RELAXED);
   return wrap(t->storage, t->dtype, dims, shape, stride, offset, out);
 }
@@ -183,7 +187,9 @@ int64_t kava_tensor_numel(const kava_tensor *t) {
   for (int i = 0; i < t->dims; i++) count *= t->shape[i];
   return count;
 }
-void *kava_tensor_data(const kava_tensor *t) { return (char *)t->storage->data + t->offset / types[t->dtype].block * types[t->dtype].bytes; }
+void *kava_tensor_data(const kava_tensor *t) {
+  return (char *)t->storage->data + t->offset / types[t->dtype].block * types[t->dtype].bytes;
+}
 
 bool kava_tensor_is_contiguous(const kava_tensor *t) {
   if (kava_dtype_is_quantised(t->dtype)) return true;

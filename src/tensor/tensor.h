@@ -31,7 +31,7 @@ struct kava_tensor {
   int64_t stride[KAVA_MAX_DIMS]; /* elements; unused for quantised types */
   int64_t offset;                /* elements */
   kava_storage *storage;
-  kava_tensor *grad;       /* leaves only: gradient summed so far, contiguous, f64 for f64 and f32 for all else; NULL: none */
+  kava_tensor *grad; /* leaves only: gradient summed so far, contiguous, f64 for f64 and f32 for all else; NULL: none */
   struct kava_node *node;  /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
   kava_derived derived[2]; /* [0] for products with W^T, [1] for products with W (ops/linear.c) */
 };
@@ -41,15 +41,18 @@ struct kava_tensor {
 kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape, kava_map *map, const void *data,
                                kava_tensor **out);
 /* A new view on the same storage (no gradient record: ops/shape.c makes the recorded ones). */
-kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride, int64_t offset,
-                             kava_tensor **out);
+kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
+                             int64_t offset, kava_tensor **out);
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same view, no record, requires_grad false */
-kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_tensor **out); /* contiguous, same shape */
-/* Overflow-checked element count and byte size of a shape; KAVA_MISUSE when negative, overflowing or not whole blocks. */
+kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype,
+                                   kava_tensor **out); /* contiguous, same shape */
+/* Overflow-checked element count and byte size of a shape; KAVA_MISUSE when negative, overflowing or not whole blocks.
+ */
 kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes);
 void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size); /* "[2, 3]" */
 bool kava_same_shape(const kava_tensor *a, const kava_tensor *b);
-void kava_tensor_touch(kava_tensor *t); /* every in-place writer calls this: what was derived from the contents is stale */
+void kava_tensor_touch(
+    kava_tensor *t); /* every in-place writer calls this: what was derived from the contents is stale */
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
 
 static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }

@@ -1,5 +1,5 @@
-/* kernels/cpu/simd/norm_linear.c: see kernels/cpu/norm_linear.c. Threads share the columns: every sum runs down a column in
- * order, whatever the number of threads. */
+/* kernels/cpu/simd/norm_linear.c: see kernels/cpu/norm_linear.c. Threads share the columns: every sum runs down a
+ * column in order, whatever the number of threads. */
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/simd/vec.h"
 #include "base/threads.h"

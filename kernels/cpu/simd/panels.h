@@ -91,7 +91,8 @@ INLINE void micro(int rows, const panel_type type, const char *a, int64_t lda, c
   case count: micro_rows(count, type, a, lda, b, steps, c, ldc, cols, bias, add); return;
   switch (rows) {
     CASE(1)
-    CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+    CASE(2)
+    CASE(3) CASE(4) CASE(5) CASE(6)
 #if ROWS >= 8
         CASE(7) CASE(8)
 #endif

@@ -25,7 +25,7 @@ static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float vf_hmax(vf a) { return _mm512_reduce_max_ps(a); }
-static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, 8); } /* to nearest even, quiet */
+static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, 8); }    /* to nearest even, quiet */
 static inline vf vf_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n integral */
 /* the first n lanes, n in [0, VF_LANES]; the others are 0 */
 static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
@@ -99,7 +99,8 @@ static inline void vf_store_n(float *p, vf v, int64_t n) {
 }
 #endif
 
-/* exp(x), |relative error| < 2e-7; flushes to 0 below -87.3, clamps at exp(88.4). Cody-Waite reduction, degree-6 polynomial. */
+/* exp(x), |relative error| < 2e-7; flushes to 0 below -87.3, clamps at exp(88.4). Cody-Waite reduction, degree-6
+ * polynomial. */
 static inline vf vf_exp(vf x) {
   x = vf_min(vf_max(x, vf_set(-87.33654f)), vf_set(88.37626f));
   vf n = vf_round(vf_mul(x, vf_set(1.44269504f)));
