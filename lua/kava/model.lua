@@ -157,8 +157,12 @@ function model.create(config, opts)
   local std, dtype = opts.std or config.initializer_range or 0.02, opts.dtype or "f32"
   local function shape_of(key, layer)
     local q, kv = layer and layer.heads * layer.head_dim, layer and layer.kv_heads * layer.head_dim
-    local shapes = { embed = { spec.vocab, hidden }, head = { spec.vocab, hidden }, q = { q, hidden }, k = { kv, hidden }, v = { kv, hidden },
-      o = { hidden, q }, gate = { ffn, hidden }, up = { ffn, hidden }, down = { hidden, ffn }, q_bias = { q }, k_bias = { kv }, v_bias = { kv } }
+    local shapes = {
+      embed = { spec.vocab, hidden }, head = { spec.vocab, hidden },
+      q = { q, hidden }, k = { kv, hidden }, v = { kv, hidden }, o = { hidden, q },
+      gate = { ffn, hidden }, up = { ffn, hidden }, down = { hidden, ffn },
+      q_bias = { q }, k_bias = { kv }, v_bias = { kv },
+    }
     return shapes[key] or { hidden }
   end
   local biased = { q_bias = family.name == "qwen2", k_bias = family.name == "qwen2", v_bias = family.name == "qwen2" }
@@ -277,7 +281,8 @@ function Model:probe(opts)
       if shape[1] ~= batch or shape[3] ~= length then
         error(("probe: layer %d's keys are [%s], expected [%d, heads, %d, dim]"):format(i, table.concat(shape, ", "), batch, length))
       end
-      out.per_layer[i] = { kv_heads = shape[2], head_dim = shape[4], dim = shape[2] * shape[4], value_dim = values.shape[2] * values.shape[4] }
+      local value_dim = values.shape[2] * values.shape[4]
+      out.per_layer[i] = { kv_heads = shape[2], head_dim = shape[4], dim = shape[2] * shape[4], value_dim = value_dim }
       out.total_dim = out.total_dim + out.per_layer[i].dim
       out.dtype = keys.dtype
     end
@@ -292,7 +297,8 @@ end
 function Model:save(dir, opts) return store.save(self, dir, opts or {}) end
 
 function Model:__tostring()
-  return ("kava.Model: %s, %d layers, hidden %d, vocabulary %d"):format(self.family.name, #self.spec.layer, self.spec.hidden, self.spec.vocab)
+  local spec = self.spec
+  return ("kava.Model: %s, %d layers, hidden %d, vocabulary %d"):format(self.family.name, #spec.layer, spec.hidden, spec.vocab)
 end
 
 kava.model = model

@@ -39,7 +39,8 @@ local function new(_, opts)
   end
   local hidden = math.max(1, math.floor(in_dim * ratio))
   local zeros = function(n) return kava.zeros({ n }, { dtype = dtype }):requires_grad(true) end
-  local self = setmetatable({ dims = { input = in_dim, hidden = hidden, output = out_dim }, dropout = dropout, activation = activation }, Projector)
+  local dims = { input = in_dim, hidden = hidden, output = out_dim }
+  local self = setmetatable({ dims = dims, dropout = dropout, activation = activation }, Projector)
   self.weights = {
     ["0.weight"] = kava.ones({ in_dim }, { dtype = dtype }):requires_grad(true),
     ["0.bias"] = zeros(in_dim),

@@ -29,7 +29,8 @@ end
 
 -- Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between blended smoothly.
 function kinds.llama3(freq, given, config)
-  local factor, low, high = number(given, "factor", "llama3"), number(given, "low_freq_factor", "llama3"), number(given, "high_freq_factor", "llama3")
+  local factor = number(given, "factor", "llama3")
+  local low, high = number(given, "low_freq_factor", "llama3"), number(given, "high_freq_factor", "llama3")
   local original = given.original_max_position_embeddings or config.original_max_position_embeddings
   if type(original) ~= "number" then error("config: rope type llama3 needs original_max_position_embeddings", 0) end
   for i = 1, #freq do

@@ -63,7 +63,9 @@ local function open_gguf(path, model)
   local function get(key) return file:metadata(architecture .. "." .. key) end
   local function need(key)
     local value = get(key)
-    if type(value) ~= "number" then fail(("%s: metadata %s.%s must be a number, got %s"):format(path, architecture, key, tostring(value))) end
+    if type(value) ~= "number" then
+      fail(("%s: metadata %s.%s must be a number, got %s"):format(path, architecture, key, tostring(value)))
+    end
     return value
   end
   local present = {}
@@ -115,7 +117,9 @@ local function saved_config(m, dtype)
   return config
 end
 
-local tokenizer_files = { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja" }
+local tokenizer_files = {
+  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja",
+}
 
 local function read(path)
   local file = io.open(path, "rb")

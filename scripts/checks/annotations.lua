@@ -115,7 +115,9 @@ return function()
           value = type(value) == "table" and value[key] or nil
         end
       end
-      if value == nil and not is_box_method(name) then complaints[#complaints + 1] = ("%s: %s is declared but not there"):format(place, name) end
+      if value == nil and not is_box_method(name) then
+        complaints[#complaints + 1] = ("%s: %s is declared but not there"):format(place, name)
+      end
     end
   end
   table.sort(complaints)

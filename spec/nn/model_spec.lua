@@ -103,7 +103,8 @@ describe("a model", function()
     local function loss() return kava.loss.cross_entropy(m:forward({ input_ids = x }).logits, x) end
     m:requires_grad(true)
     loss():backward()
-    for _, name in ipairs { "model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.gate_proj.weight", "model.embed_tokens.weight" } do
+    local names = { "model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.gate_proj.weight", "model.embed_tokens.weight" }
+    for _, name in ipairs(names) do
       local p = m:parameters()[name]
       local row, column = 4, 3
       local at = p:detach():narrow(1, row, 1):narrow(2, column, 1)
@@ -207,9 +208,9 @@ describe("a real 4-bit model", function()
     local p = m:probe()
     assert.same({ 30, 3, 64, 5760, 576 }, { p.layers, p.kv_heads, p.head_dim, p.total_dim, p.config_dim })
     for j = 0, 1 do
-      local ids = ref[j .. ".ids"]
-      local length = ids.shape[1]
-      local out = m:forward { input_ids = ids:reshape(1, length), logits = true }
+      local stored_ids = ref[j .. ".ids"]
+      local length = stored_ids.shape[1]
+      local out = m:forward { input_ids = stored_ids:reshape(1, length), logits = true }
       local function close(what, got, want)
         local _, difference = kava.allclose(got, want, { rtol = 0, atol = 0 })
         assert.is_true(difference <= 1e-5 * want:abs():max():item(), ("%s differs by %g"):format(what, difference))
