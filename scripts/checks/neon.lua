@@ -4,12 +4,15 @@ local compiler = "aarch64-linux-gnu-gcc"
 
 return function()
   if not files.have(compiler) then return nil, compiler .. " is not installed" end
-  local complaints = {}
+  local complaints, object = {}, os.tmpname()
+  local launcher = files.have "ccache" and "ccache " or ""
   for _, path in ipairs(files.list("%.c$", { "kernels/cpu" })) do
     local simd = path:match "/simd/"
-    local flags = "-std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -Wshadow -Wno-unused-parameter -Werror -Isrc -I. -c -o /dev/null "
+    local flags = "-std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -Wshadow -Wno-unused-parameter -Werror -Isrc -I. -c -o " .. object .. " "
     local isa = simd and "-DKAVA_ISA_NAME=neon " or ""
-    for _, line in ipairs(files.complaints_of(compiler .. " " .. flags .. isa .. path)) do complaints[#complaints + 1] = line end
+    local found = files.complaints_of(launcher .. compiler .. " " .. flags .. isa .. path)
+    table.move(found, 1, #found, #complaints + 1, complaints)
   end
+  os.remove(object)
   return complaints
 end
