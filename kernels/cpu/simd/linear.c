@@ -49,10 +49,15 @@ static void pack_weight_transposed(void *ctx, int64_t begin, int64_t end) {
   const kava_linear_args *a = job->a;
   float *scratch = job->scratch + kava_thread_index() * job->scratch_each;
   bool direct = a->wtype == KAVA_F32 && !must_round(a);
+  bool pairs = job->type != PANEL_F32 && a->wtype == KAVA_BF16 && a->in % 32 == 0;
   int64_t steps = panel_steps(job->type, a->in), steps_of_512 = panel_steps(job->type, WIDE_COLUMNS);
   for (int64_t at = begin; at < end; at++) {
     int64_t row = job->begin + at * PANEL, cols = least(job->count - at * PANEL, PANEL);
     char *out = job->out + at * steps * STEP_BYTES;
+    if (pairs) { /* a row of bf16 is a row of pairs already: moved like floats */
+      pack_transposed(PANEL_F32, (const float *)(const void *)weight_at(a, row, 0), a->in / 2, cols, a->in / 2, out);
+      continue;
+    }
     for (int64_t k = 0; k < a->in; k += WIDE_COLUMNS, out += steps_of_512 * STEP_BYTES) {
       int64_t count = least(a->in - k, WIDE_COLUMNS);
       for (int64_t j = 0; j < cols && !direct; j++) weight(a, row + j, k, count, scratch + j * WIDE_COLUMNS);

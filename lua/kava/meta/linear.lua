@@ -30,8 +30,8 @@ function kava.attention(arguments) end
 ---@return kava.Tensor [B, T, T]
 function kava.attention_map(arguments) end
 
---- How linear layers and attention multiply from now on; given no name, only says how. "bf16" rounds the operands of every product to
---- bf16 and sums in f32. A backward pass does as its forward pass did. f64 is not touched.
+--- How linear layers multiply from now on; given no name, only says how. "bf16" rounds the operands of every product to bf16 and sums
+--- in f32. A backward pass does as its forward pass did. f64 is not touched, and neither is attention.
 ---@param name? "f32"|"bf16"
 ---@return "f32"|"bf16"
 function kava.matmul_precision(name) end
