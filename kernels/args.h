@@ -50,9 +50,9 @@ typedef struct kava_gated_args {
   bool add_gate, add_up;
 } kava_gated_args;
 
-/* y[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are 8 successive Philox blocks of (seed,
- * stream), word by word: element i takes word i/8 % 4 of block 8 (i/32) + i % 8, so that vectors of blocks are vectors of
- * elements. */
+/* y[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are 8 successive Philox blocks of
+ * (seed, stream), word by word: element i takes word i/8 % 4 of block 8 (i/32) + i % 8, so that vectors of blocks are
+ * vectors of elements. */
 #define KAVA_DROPOUT_GROUP 32
 static inline uint32_t kava_dropout_limit(double p) { return (uint32_t)(p * 0x1p32); } /* p < 1 */
 typedef struct kava_dropout_args {
@@ -75,9 +75,9 @@ typedef struct kava_embedding_args {
   void *dw;
 } kava_embedding_args;
 
-/* C = alpha * op(A) op(B) + beta * C, row-major, `batch` times at the given strides. op(A) is [m,k], op(B) [k,n]: A itself
- * is [m,k] with row stride lda, or with trans_a [k,m]; B likewise. beta 0: C is not read. dtype: f32 or f64, of all
- * three; strides count elements; a stride of 0 uses the same matrix each time (not for C). */
+/* C = alpha * op(A) op(B) + beta * C, row-major, `batch` times at the given strides. op(A) is [m,k], op(B) [k,n]: A
+ * itself is [m,k] with row stride lda, or with trans_a [k,m]; B likewise. beta 0: C is not read. dtype: f32 or f64, of
+ * all three; strides count elements; a stride of 0 uses the same matrix each time (not for C). */
 typedef struct kava_gemm_args {
   kava_dtype dtype;
   bool trans_a, trans_b;
@@ -101,11 +101,10 @@ typedef struct kava_linear_args {
   kava_dtype precision;
 } kava_linear_args;
 
-/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k. Every buffer but
- * start is of `dtype`, f32 or f64.
- * Query t of row b sees keys j with start[b*T+t] <= j <= t (documents packed in a row, left padding, sliding window);
- * start NULL: from 0; start >= 0. A query that sees no key (start > t) yields o = 0.
- * lse [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
+/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k. Every buffer
+ * but start is of `dtype`, f32 or f64. Query t of row b sees keys j with start[b*T+t] <= j <= t (documents packed in a
+ * row, left padding, sliding window); start NULL: from 0; start >= 0. A query that sees no key (start > t) yields o =
+ * 0. lse [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
 typedef struct kava_attention_args {
   kava_dtype dtype;
   int64_t batch, length, heads, kv_heads, head_dim;
