@@ -22,6 +22,7 @@ evaluate.thresholds = {
   gap = 0.02, --       cosine lost by shuffling the documents, at most
   direction = 0.9, --  norm of the target's mean direction, at least
   rank = 0.25, --      effective rank as a share of the most it could be, at most
+  near_agreement = 0.9, near_gap = 0.05, -- on the way there: said, but neither warned of nor stopped
 }
 
 -- Weighted means by name; what is absent from a batch is not counted for it.
@@ -124,9 +125,9 @@ function evaluate.verdict(c)
       .. "anchor (loss.ce or loss.kl), or use loss.name=layer_matched"):format(c.agreement, c.shuffled_agreement, c.mean_direction,
       c.effective_rank, math.floor(c.most))
   end
-  if gap <= limits.gap and flat then
-    return false, ("suspicious: another document's target is matched as well (cosine %.4f against %.4f); the target uses few directions "
-      .. "(effective rank %.1f)"):format(c.shuffled_agreement, c.agreement, c.effective_rank)
+  if c.agreement >= limits.near_agreement and gap <= limits.near_gap then
+    return false, ("near collapse: another document's target is matched almost as well (cosine %.4f against %.4f; mean direction %.3f, "
+      .. "effective rank %.1f of %d)"):format(c.shuffled_agreement, c.agreement, c.mean_direction, c.effective_rank, math.floor(c.most))
   end
   return false, ("no collapse: cosine %.4f with its own document's target, %.4f with another's"):format(c.agreement, c.shuffled_agreement)
 end

@@ -12,7 +12,7 @@
 local kava = require "kava"
 local find = require "kava.find"
 
-local loss = rawget(kava, "loss") or {}
+local loss = setmetatable(rawget(kava, "loss") or {}, nil)
 
 ---@class kava.Loss
 local Loss = {}

@@ -143,9 +143,9 @@ describe("the verdict on collapse", function()
     assert.is_false((judge(0.99, 0.60, 0.7, 80))) -- learnt
     assert.is_false((judge(0.02, 0.01, 0.4, 30))) -- not begun
     assert.is_false((judge(0.97, 0.96, 0.94, 120))) -- keys lean one way in many models: many directions are left
-    local collapsed, words = judge(0.90, 0.89, 0.95, 10)
+    local collapsed, words = judge(0.93, 0.90, 0.95, 10)
     assert.is_false(collapsed)
-    assert.matches("suspicious", words)
+    assert.matches("near collapse", words)
   end)
 end)
 

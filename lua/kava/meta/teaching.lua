@@ -2,7 +2,7 @@
 -- What is taught and how it is judged: the Lua half of kava.loss (lua/kava/loss.lua), kava.evaluate and kava.generate.
 
 --- Settings of a loss; what is absent is taken from kava.loss.defaults. A weight is a number, or {from, to, schedule, steps}.
----@class kava.loss.Settings
+---@class kava.LossSettings
 ---@field name string? a file under recipes/loss; "layer_matched"; "none": no KV term
 ---@field weight (number|table)? of the KV term, 1
 ---@field ce (number|table)? of the cross-entropy with the text, 1
@@ -17,7 +17,7 @@
 ---@field layer_map (string|integer[]|fun(i: integer, students: integer, teachers: integer): integer)? "recorded"
 
 --- How keys and values are made into rows; what is absent is taken from kava.loss.kv_defaults.
----@class kava.loss.KvSettings
+---@class kava.KvSettings
 ---@field method (string|function)? an aggregation: a file under recipes/aggregate, or a function; "concat"
 ---@field part string? "keys", "values" or "both"; "both"
 ---@field rope string? keys after ("post") or before ("pre") rotation; "post"
@@ -27,17 +27,17 @@
 ---@field layers (integer[]|table)? layers to aggregate or match, or {teacher, student}; all
 ---@field weights (number[]|table)? for the aggregation "weighted", or {teacher, student}
 
----@class kava.loss.Context
+---@class kava.LossContext
 ---@field student kava.Model
 ---@field teacher kava.Model? needed for the KV term and for KL
----@field loss kava.loss.Settings?
----@field kv kava.loss.KvSettings?
+---@field loss kava.LossSettings?
+---@field kv kava.KvSettings?
 ---@field teacher_probe table? as Model:probe gives it
 ---@field student_probe table?
 ---@field seed integer? what projectors and maps are drawn from; the global generator stays where it was
 
 --- A KV term, as a file under recipes/loss returns it from its function(context).
----@class kava.loss.Term
+---@class kava.LossTerm
 ---@field parameters table<string, kava.Tensor>? trained beside the student
 ---@field needs { teacher: table, student: table }? what a forward pass must give besides keys
 ---@field pairs fun(teacher_out: table, student_out: table): table[] {name, student = [B,T,D], target = [B,T,D]} each
@@ -47,8 +47,8 @@
 local loss = {}
 
 --- A training loss: weight * KV term + ce * CE + kl * KL. Raises, naming what does not fit, after a test forward pass.
----@param name (string|fun(context: table): kava.loss.Term)? context.loss.name where nil
----@param context kava.loss.Context
+---@param name (string|fun(context: table): kava.LossTerm)? context.loss.name where nil
+---@param context kava.LossContext
 ---@return kava.Loss
 function loss.build(name, context) end
 
@@ -72,7 +72,7 @@ function loss.matched(context, part) end
 --- Joins pieces into a term.
 ---@param pieces table[]
 ---@param compare function? the term's loss
----@return kava.loss.Term
+---@return kava.LossTerm
 function loss.term(pieces, compare) end
 
 --- The mean over pairs of compare(student, target, mask) -> loss, metrics, and of each metric.
@@ -120,7 +120,7 @@ function loss.numbers(metrics) end
 --- From kava.loss.build.
 ---@class kava.Loss
 ---@field name string
----@field term kava.loss.Term? nil where the KV term's weight is 0
+---@field term kava.LossTerm? nil where the KV term's weight is 0
 ---@field teacher kava.Model?
 ---@field student kava.Model
 local Loss = {}
@@ -159,7 +159,7 @@ function Loss:describe() end
 
 --- Figures on held-out batches. ce, kl, teacher_ce: nats a token; agreement: share of tokens with the same top-1 as the teacher;
 --- cosine: of matched layers' keys (false where widths differ); collapse: see kava.evaluate.verdict.
----@class kava.evaluate.Figures
+---@class kava.Figures
 ---@field tokens integer
 ---@field batches integer
 ---@field loss number
@@ -180,7 +180,7 @@ local evaluate = {}
 ---@param objective kava.Loss
 ---@param batches table[]|fun(): table?
 ---@param opts { limit: integer?, step: integer?, collapse: boolean?, collapse_batches: integer?, after_batch: function? }?
----@return kava.evaluate.Figures
+---@return kava.Figures
 function evaluate.run(objective, batches, opts) end
 
 --- Whether figures show a collapse, by kava.evaluate.thresholds, and a sentence that says why.
