@@ -91,6 +91,7 @@ local function lua_classes()
   end
   for _, part in ipairs { "model", "kv", "loss", "optim", "projector", "tokenizer", "data" } do
     local found, module = pcall(require, "kava." .. part)
+    seen = {} -- what another part met at its last depth is still to be looked into
     if found then look(module, 0) end
   end
   return classes
