@@ -231,10 +231,10 @@ local function evaluate(run, bar)
   local say = bar and function(line) bar:line(line) end or print
   say(text)
   if collapse then say("      " .. collapse.verdict) end
-  run.log:record { step = run.step, kind = "eval", loss = figures.loss, kv = figures.kv, ce = figures.ce, kl = figures.kl,
+  try(run.log:record { step = run.step, kind = "eval", loss = figures.loss, kv = figures.kv, ce = figures.ce, kl = figures.kl,
     agreement = figures.agreement, cosine = figures.cosine, cosine_by_layer = figures.cosine_by_layer, teacher_ce = figures.teacher_ce,
     effective_rank = collapse and collapse.effective_rank, mean_direction = collapse and collapse.mean_direction,
-    shuffled = collapse and collapse.shuffled, collapsed = collapse and collapse.collapsed, verdict = collapse and collapse.verdict }
+    shuffled = collapse and collapse.shuffled, collapsed = collapse and collapse.collapsed, verdict = collapse and collapse.verdict })
   if collapse and collapse.collapsed and run.config.collapse == "stop" then
     save(run)
     cli.fail(("stopped at step %d, as collapse=stop asks"):format(run.step))
@@ -340,7 +340,7 @@ local function train_steps(run)
     end
     if run.step % c.log.every == 0 or run.step == run.steps then
       metrics.step, metrics.kind, metrics.tokens_per_s = run.step, "train", bar:rate()
-      run.log:record(metrics)
+      try(run.log:record(metrics))
     end
     if run.step == run.steps then break end
     set_mark(run)
@@ -371,6 +371,9 @@ local function train(c, _, resolved)
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
   try(kava.fs.mkdir(run.output))
+  local lock, problem, code = kava.fs.lock(run.output .. "/lock") -- held as long as `run` lives
+  if not lock then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
+  run.lock = lock
   run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep }))
   local checkpoint = find_checkpoint(c, run, resolved)
   kava.seed(c.seed)

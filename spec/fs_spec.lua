@@ -34,6 +34,23 @@ describe("kava.fs", function()
     assert.has_error(function() kava.fs.mkdir "" end)
   end)
 
+  it("locks against other processes, as long as it is held", function()
+    local program = require "spec.program"
+    local path = dir .. "/lock"
+    local command = ([[-e 'local lock, message, code = require("kava").fs.lock("%s") print(lock ~= nil, code)']]):format(path)
+    local lock = assert(kava.fs.lock(path))
+    local _, out = program.run(command)
+    assert.equal("false\tbusy\n", out)
+    lock:release()
+    lock:release()
+    _, out = program.run(command)
+    assert.equal("true\tnil\n", out)
+    local none, message, code = kava.fs.lock(dir .. "/none/lock")
+    assert.is_nil(none)
+    assert.truthy(message:find("/none/lock", 1, true))
+    assert.equal("io", code)
+  end)
+
   it("writes a file whole and leaves nothing beside it", function()
     local path = dir .. "/w/text"
     kava.fs.mkdir(dir .. "/w")

@@ -43,7 +43,7 @@ Log.__index = Log
 local function write(self, file, path, text)
   local ok, message = file:write(text)
   if ok then ok, message = file:flush() end
-  if not ok then error(("%s: %s"):format(path, message), 0) end
+  if not ok then return nil, ("%s: %s"):format(path, message) end
   return self
 end
 
@@ -88,19 +88,20 @@ function log.open(folder, step)
     if not file then return nil, problem end
     self[name .. "_file"] = file
   end
-  if self.csv_file:seek "end" == 0 then write(self, self.csv_file, self.csv, table.concat(COLUMNS, ",") .. "\n") end
+  if self.csv_file:seek "end" == 0 then return write(self, self.csv_file, self.csv, table.concat(COLUMNS, ",") .. "\n") end
   return self
 end
 
---- One record: { step =, kind = "train" | "eval", … }. Raises when the disk refuses.
+--- One record: { step =, kind = "train" | "eval", … }. -> log | nil, message where the disk refuses
 function Log:record(record)
-  write(self, self.jsonl_file, self.jsonl, encode(record) .. "\n")
+  local ok, message = write(self, self.jsonl_file, self.jsonl, encode(record) .. "\n")
+  if not ok then return nil, message end
   local cells = {}
   for i, name in ipairs(COLUMNS) do
     local value = record[name]
     cells[i] = value == nil and "" or type(value) == "string" and value or (encode(value):gsub("^null$", ""))
   end
-  write(self, self.csv_file, self.csv, table.concat(cells, ",") .. "\n")
+  return write(self, self.csv_file, self.csv, table.concat(cells, ",") .. "\n")
 end
 
 function Log:close()

@@ -183,6 +183,15 @@ describe("train_adaptive", function()
     assert.equal(weights(unbroken()), weights(folder))
   end)
 
+  it("asks to try again where another run has the folder", function()
+    local kava = require "kava"
+    local lock <close> = assert(kava.fs.lock(unbroken() .. "/lock"))
+    assert.truthy(lock)
+    local code, _, err = train("output=" .. unbroken())
+    assert.equal(75, code)
+    assert.truthy(err:find("held by another process", 1, true), err)
+  end)
+
   it("refuses a checkpoint of another config, naming the keys", function()
     local code, _, err = train("lr=1e-3 kv.part=keys output=" .. unbroken())
     assert.equal(2, code)

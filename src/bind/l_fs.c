@@ -4,10 +4,12 @@
 #include "formats/writer.h"
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -165,23 +167,44 @@ static int l_list(lua_State *L) { /* [-0, +1|3, e] list(path) -> names, sorted, 
   return 1;
 }
 
+/* A held lock: the open file; the system drops it with the process, however that ends. */
+#define LOCK_TYPE "kava.fs.Lock"
+
+static int lock_gc(lua_State *L) {
+  int *file = luaL_checkudata(L, 1, LOCK_TYPE);
+  if (*file >= 0) close(*file);
+  *file = -1;
+  return 0;
+}
+
+static int l_lock(lua_State *L) { /* [-0, +1|3, e] lock(path) -> lock | nil, message, "busy" where another holds it */
+  const char *path = luaL_checkstring(L, 1);
+  int *file = lua_newuserdatauv(L, sizeof *file, 0);
+  *file = -1;
+  luaL_setmetatable(L, LOCK_TYPE);
+  *file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (*file < 0) return fail_path(L, path);
+  if (flock(*file, LOCK_EX | LOCK_NB) == 0) return 1;
+  int code = errno;
+  close(*file);
+  *file = -1;
+  errno = code;
+  if (code != EWOULDBLOCK) return fail_path(L, path);
+  lua_pushnil(L);
+  lua_pushfstring(L, "%s: held by another process", path);
+  lua_pushliteral(L, "busy");
+  return 3;
+}
+
 void kava_l_open_fs(lua_State *L) {
-  static const luaL_Reg functions[] = {{"exists", l_exists},
-                                       {"isdir", l_isdir},
-                                       {"size", l_size},
-                                       {"free", l_free},
-                                       {"mkdir", l_mkdir},
-                                       {"remove", l_remove},
-                                       {"write", l_write},
-                                       {"list", l_list},
-                                       {"remove_tree", l_remove_tree},
-                                       {"rename", l_rename},
-                                       {"realpath", l_realpath},
-                                       {"writable", l_writable},
-                                       {"mtime", l_mtime},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"exists", l_exists}, {"isdir", l_isdir},       {"size", l_size},
+                                       {"free", l_free},     {"mkdir", l_mkdir},       {"remove", l_remove},
+                                       {"write", l_write},   {"list", l_list},         {"remove_tree", l_remove_tree},
+                                       {"rename", l_rename}, {"realpath", l_realpath}, {"writable", l_writable},
+                                       {"mtime", l_mtime},   {"lock", l_lock},         {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, FOLDER_TYPE, none, folder_gc);
+  kava_l_class(L, LOCK_TYPE, none, lock_gc);
   kava_l_subtable(L, "fs");
   luaL_setfuncs(L, functions, 0);
   lua_pop(L, 1);
