@@ -11,7 +11,7 @@ local kava = require "kava"
 local help = [[
 usage: kava recipes/compare.lua [key=value …]
   teacher=assets/demo/teacher.gguf   a GGUF file or a Hugging Face folder with a tokenizer
-  layers=2,4,6      of the teacher, for the student
+  layers=1,3,6      of the teacher, for the student (the demo's)
   steps=120         optimizer steps at equal steps
   batch=32          problems a step
   seeds=3           runs of each
@@ -23,7 +23,7 @@ usage: kava recipes/compare.lua [key=value …]
   threads=0         0: the CPUs this process may use
   out=              a Markdown file to write]]
 
-local opts = { teacher = "assets/demo/teacher.gguf", layers = "2,4,6", steps = 120, batch = 32, seeds = 3, rows = 8000, heldout = 200,
+local opts = { teacher = "assets/demo/teacher.gguf", layers = "1,3,6", steps = 120, batch = 32, seeds = 3, rows = 8000, heldout = 200,
   answers = 100, lr = 3e-3, projector = 1e-3, kv = 10, threads = 0, out = "" }
 for _, argument in ipairs(arg) do
   if argument == "--help" then
