@@ -258,6 +258,11 @@ end)
 describe("batches", function()
   local modes = { "pad", "bucket", "pack" }
 
+  -- luassert takes its time, and these are compared by the hundred thousand.
+  local function same(expected, got, what, t)
+    if expected ~= got then error(("%s at column %d: expected %s, got %s"):format(what, t, expected, got), 2) end
+  end
+
   -- What a batch's own tensors say must fit together; returns the documents in it.
   local function check(batch, pad, length)
     local documents, real = {}, 0
@@ -274,14 +279,17 @@ describe("batches", function()
           end
           local document = documents[#documents]
           document[#document + 1] = ids[t]
-          assert.are.equal(begin, start) -- attention begins with the document
-          assert.are.equal(t - 1 - begin, position)
+          same(begin, start, "start", t) -- attention begins with the document
+          same(t - 1 - begin, position, "position", t)
           local goes_on = t < #ids and batch.mask[b][t + 1] == 1 and batch.positions[b][t + 1] > 0
-          assert.are.equal(goes_on and ids[t + 1] or -100, target)
+          same(goes_on and ids[t + 1] or -100, target, "target", t)
         else
           for rest = t, #ids do
-            assert.are.same({ pad, 0, rest - 1, 0, -100 }, { ids[rest], batch.mask[b][rest], batch.start[b][rest], batch.positions[b][rest],
-              batch.targets[b][rest] })
+            same(pad, ids[rest], "padding", rest)
+            same(0, batch.mask[b][rest], "mask", rest)
+            same(rest - 1, batch.start[b][rest], "start", rest)
+            same(0, batch.positions[b][rest], "position", rest)
+            same(-100, batch.targets[b][rest], "target", rest)
           end
           break
         end
