@@ -1,6 +1,7 @@
 -- The main job's step at SmolLM2-135M's shapes: 30-layer teacher (no gradients), 15-layer student, keys of all layers concatenated,
 -- projector on the teacher's side, Mercator loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them.
--- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0] [teacher=f32|bf16|q4_1|…] [wait=1]
+-- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
+--   [teacher=f32|bf16|q4_1|…] [wait=1]
 -- wait=1: one measurement for every line on standard input (scripts/bench/side_by_side.py alternates it with the peer).
 local kava = require "kava"
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 30 }
@@ -14,8 +15,10 @@ kava.matmul_precision(o.precision)
 kava.seed(0)
 
 local function smol(layers, dtype)
-  return kava.model.create({ model_type = "qwen2", vocab_size = 49152, hidden_size = 576, intermediate_size = 1536, num_hidden_layers = layers,
-    num_attention_heads = 9, num_key_value_heads = 3, rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true }, { dtype = dtype })
+  return kava.model.create({
+    model_type = "qwen2", vocab_size = 49152, hidden_size = 576, intermediate_size = 1536, num_hidden_layers = layers,
+    num_attention_heads = 9, num_key_value_heads = 3, rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
+  }, { dtype = dtype })
 end
 
 -- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
@@ -37,7 +40,8 @@ collectgarbage()
 local student = smol(o.layers // 2, "f32"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd }
-local opt = kava.optim.adamw({ { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }, { weight_decay = 0.01 })
+local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
+local opt = kava.optim.adamw(groups, { weight_decay = 0.01 })
 local batches = {}
 for i = 1, 4 do
   batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * 49151):to { dtype = "i64" }
@@ -77,8 +81,10 @@ local function measure()
   end
   table.sort(times)
   local median = times[(#times + 1) // 2]
-  io.write(('{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.1f, "min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n')
-    :format(o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3, math.floor(o.batch * o.seq / median), peak_rss()))
+  local line = '{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.1f, '
+    .. '"min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n'
+  io.write(line:format(o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3,
+    math.floor(o.batch * o.seq / median), peak_rss()))
   io.flush()
 end
 

@@ -10,7 +10,7 @@ static int file_gc(lua_State *L) {
   return 0;
 }
 
-/* Calls kava.json.encode or .decode (upvalues 1, 2) with the value at the top: a result, or nil, message, code. [-1, +3, e] */
+/* [-1, +3, e] kava.json.encode or .decode (upvalues 1, 2) of the value at the top: a result, or nil, message, code */
 static void through_json(lua_State *L, int upvalue) {
   lua_pushvalue(L, lua_upvalueindex(upvalue));
   lua_insert(L, -2);

@@ -89,17 +89,17 @@ INLINE void micro(int rows, const panel_type type, const char *a, int64_t lda, c
                   int64_t ldc, int64_t cols, const float *bias, bool add) {
 #define CASE(count)                                                                                                    \
   case count: micro_rows(count, type, a, lda, b, steps, c, ldc, cols, bias, add); return;
+  /* clang-format off */
   switch (rows) {
-    CASE(1)
-    CASE(2)
-    CASE(3) CASE(4) CASE(5) CASE(6)
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if ROWS >= 8
-        CASE(7) CASE(8)
+    CASE(7) CASE(8)
 #endif
 #if ROWS >= 14
-            CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+    CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
 #endif
   }
+  /* clang-format on */
 #undef CASE
 }
 
