@@ -186,7 +186,7 @@ local function run(loss, batches, opts)
     if opts.after_batch then opts.after_batch(batch_count) end
   end
   if batch_count == 0 then error("evaluate: no batches: the held-out data is empty", 0) end
-  local figures = { tokens = tokens, batches = batch_count }
+  local figures = { tokens = math.tointeger(tokens) or tokens, batches = batch_count }
   for _, name in ipairs { "loss", "kv", "ce", "kl", "agreement", "teacher_ce" } do figures[name] = sums.get(name) end
   if wants_teacher then
     figures.cosine_by_layer = {}

@@ -1,4 +1,5 @@
 local kava = require "kava"
+local helper = require "spec.helper"
 
 local function tiny(layers, hidden)
   return kava.model.create({ model_type = "llama", vocab_size = 40, hidden_size = hidden, intermediate_size = 2 * hidden,
@@ -169,6 +170,29 @@ describe("collapse on the demo", function()
     local held = problems.batches(problems.rows { seed = 1, count = 32, split = "heldout" }, tokenizer, { batch = 32, shuffle = false })
     return kava.evaluate(loss, { held(1) })
   end
+
+  it("judges packed documents as it does padded ones, whatever the loss", function()
+    if not kava.fs.exists "assets/demo/teacher.gguf" then return pending "skipped: assets/demo/teacher.gguf is not here" end
+    local path = helper.tmp() .. "/rows.jsonl"
+    local problems = dofile "recipes/problems.lua"
+    assert(problems.write(path, problems.rows { seed = 1, count = 12, split = "heldout" }))
+    local teacher, tokenizer = assert(kava.model.load "assets/demo/teacher.gguf"), assert(kava.tokenizer.load "assets/demo/teacher.gguf")
+    local rows = assert(kava.data.tokens(path, tokenizer, { eos = false }))
+    local student = kava.model.derive(teacher, { layers = { 1, 3, 6 } })
+    for _, name in ipairs { "layer_matched", "mercator", "structural" } do
+      local loss = kava.loss.build(name, { teacher = teacher, student = student, loss = { ce = 1, kl = 1 }, seed = 1 })
+      local figures = {}
+      for _, mode in ipairs { "bucket", "pack" } do
+        local list = {}
+        for batch in rows:batches { batch = 4, mode = mode, length = 200 } do list[#list + 1] = batch end
+        figures[mode] = kava.evaluate(loss, list, { collapse = false })
+      end
+      assert.equal(figures.bucket.tokens, figures.pack.tokens)
+      for _, key in ipairs { "ce", "kl", "kv", "cosine", "agreement", "teacher_ce" } do
+        assert.near(figures.bucket[key], figures.pack[key], 1e-5, name .. ": " .. key)
+      end
+    end
+  end)
 
   it("is what preset=original does, and layer_matched does not", function()
     if not kava.fs.exists "assets/demo/teacher.gguf" then return pending "skipped: assets/demo/teacher.gguf is not here" end
