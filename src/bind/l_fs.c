@@ -168,7 +168,7 @@ static int l_list(lua_State *L) { /* [-0, +1|3, e] list(path) -> names, sorted, 
 }
 
 /* A held lock: the open file; the system drops it with the process, however that ends. */
-#define LOCK_TYPE "kava.fs.Lock"
+#define LOCK_TYPE "kava.Lock"
 
 static int lock_gc(lua_State *L) {
   int *file = luaL_checkudata(L, 1, LOCK_TYPE);

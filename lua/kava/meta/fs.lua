@@ -94,12 +94,12 @@ function fs.mtime(path) end
 --- Takes the lock that is the file `path` (made where it is not there) without waiting. It is held until it is released, and
 --- no longer than this process lives, however that ends. Where another process holds it: nil, message, "busy".
 ---@param path string
----@return kava.fs.Lock?
+---@return kava.Lock?
 ---@return string? message
 ---@return string? code
 function fs.lock(path) end
 
----@class kava.fs.Lock
+---@class kava.Lock
 local Lock = {}
 
 --- Lets go of it; also done by <close> and the garbage collector.
