@@ -1,6 +1,6 @@
 -- Trains the demo's teacher from scratch on our own arithmetic word problems, and writes it as a 4-bit GGUF file with its tokenizer.
 --
---   kava recipes/pretrain.lua                 the command that made assets/demo/teacher.gguf (about a quarter of an hour on 2 cores)
+--   kava recipes/pretrain.lua                 the command that made assets/demo/teacher.gguf (26 minutes on one of two busy cores)
 --   kava recipes/pretrain.lua steps=200 out=/somewhere/teacher.gguf
 --
 -- Stopped at any time (ctrl-C included), it goes on where its last save was when called again with the same work folder.
