@@ -134,6 +134,10 @@ static void pack_columns(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
+/* Bytes from row to row of a copy that is read many rows at a time: no multiple of 512, which would put all rows into a
+ * few sets of the L1 cache (dw of 1024 rows: 4096 bytes, one set). */
+static int64_t row_pitch(int64_t bytes) { return bytes % 512 == 0 ? bytes + 64 : bytes; }
+
 /* A from rows of an activation: x itself for f32; else converted into *scratch (kava_alloc'ed). NULL: out of memory. */
 static const char *rows_operand(panel_type type, bool round, const float *x, int64_t rows, int64_t width, int64_t *lda,
                                 char **scratch) {
@@ -141,7 +145,7 @@ static const char *rows_operand(panel_type type, bool round, const float *x, int
   *lda = width * 4;
   if (type == PANEL_F32 && !round) return (const char *)x;
   int64_t padded = type == PANEL_AMX ? ceil_div(rows, 32) * 32 : rows;
-  *lda = panel_steps(type, width) * 4;
+  *lda = row_pitch(panel_steps(type, width) * 4);
   *scratch = kava_alloc((size_t)(padded * *lda));
   if (!*scratch) return NULL;
   pack_job job = {.type = type, .x = x, .width = width, .rows = rows, .pitch = *lda, .out = *scratch};
@@ -310,7 +314,7 @@ static kava_status dw(const kava_linear_args *a, const void *x, const void *dy, 
   if (!out) return KAVA_OK;
   panel_type type = type_of(a);
   kava_status st = KAVA_MEMORY;
-  int64_t steps = panel_steps(type, a->rows), pitch = steps * 4;
+  int64_t steps = panel_steps(type, a->rows), pitch = row_pitch(steps * 4);
   int64_t part = least(SCRATCH_BYTES / (pitch + 1) / 32 * 32 + 32, ceil_div(a->out, 32) * 32);
   char *panels = kava_alloc(panel_bytes(type, a->in, a->rows)), *columns = kava_alloc((size_t)(part * pitch));
   if (!panels || !columns) goto out;
