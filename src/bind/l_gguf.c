@@ -259,10 +259,10 @@ static void add_element(lua_State *L, luaL_Buffer *b, const char *key, kava_gguf
   }
   default: {
     bool is_signed = type == KAVA_GGUF_I8 || type == KAVA_GGUF_I16 || type == KAVA_GGUF_I32 || type == KAVA_GGUF_I64;
-    int64_t least = is_signed ? -(int64_t)((uint64_t)1 << (8 * bytes - 1)) : 0;
     int64_t most = is_signed    ? (int64_t)(((uint64_t)1 << (8 * bytes - 1)) - 1)
                    : bytes == 8 ? INT64_MAX
                                 : ((int64_t)1 << 8 * bytes) - 1;
+    int64_t least = is_signed ? -most - 1 : 0;
     if (kind != LUA_TNUMBER || !is_integer || whole < least || whole > most)
       luaL_error(L, "%s: an integer that fits %s expected", key, kava_gguf_type_name(type));
     add_bytes(b, (uint64_t)whole, bytes);
