@@ -114,10 +114,13 @@ describe("train_adaptive", function()
     unbroken()
     for i = 1, 8 do -- at moments spread over the run, whatever the machine's speed
       local code = train("output=" .. folder, ("timeout -s KILL %.3f"):format(seconds * (0.25 + 0.09 * i)))
-      if code == 137 then kills = kills + 1 else assert.equal(0, code) end
+      -- 75: timeout does not wait for the one it killed, which may hold the folder's lock a moment longer
+      if code == 137 then kills = kills + 1 else assert.truthy(code == 0 or code == 75, code) end
     end
     assert.truthy(kills >= 1, "it was killed " .. kills .. " times")
-    assert.equal(0, (train("output=" .. folder)))
+    local code
+    repeat code = train("output=" .. folder) until code ~= 75
+    assert.equal(0, code)
     assert.equal(weights(unbroken()), weights(folder))
     assert.same(records(whole), records(folder))
   end)
