@@ -101,14 +101,15 @@ typedef struct kava_linear_args {
   kava_dtype precision;
 } kava_linear_args;
 
-/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k. Every buffer
- * but start is of `dtype`, f32 or f64. Query t of row b sees keys j with start[b*T+t] <= j <= t (documents packed in a
- * row, left padding, sliding window); start NULL: from 0; start >= 0. A query that sees no key (start > t) yields o =
- * 0. lse [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
+/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k; with softcap
+ * c > 0 the scaled score s becomes c tanh(s/c). Every buffer but start is of `dtype`, f32 or f64. Query t of row b sees
+ * keys j with start[b*T+t] <= j <= t (documents packed in a row, left padding, sliding window); start NULL: from 0;
+ * start >= 0. A query that sees no key (start > t) yields o = 0. lse [B,H,T]: log of the softmax's denominator (the
+ * scaled maximum included), -inf for such queries. */
 typedef struct kava_attention_args {
   kava_dtype dtype;
   int64_t batch, length, heads, kv_heads, head_dim;
-  double scale;
+  double scale, softcap; /* softcap 0: none */
   const void *q, *k, *v;
   const int32_t *start;
   void *o, *lse; /* o: read by the backward pass */

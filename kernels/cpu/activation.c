@@ -59,6 +59,18 @@ void kava_ref_gated_grad(const kava_gated_args *a) {
   }
 }
 
+void kava_ref_softcap(kava_dtype dtype, double c, const void *x, void *y, int64_t count) {
+  for (int64_t i = 0; i < count; i++) element_put(dtype, y, i, c * tanh(element_get(dtype, x, i) / c), false);
+}
+
+void kava_ref_softcap_grad(kava_dtype dtype, double c, const void *y, const void *grad, void *dx, int64_t count,
+                           bool add) {
+  for (int64_t i = 0; i < count; i++) {
+    double t = element_get(dtype, y, i) / c;
+    element_put(dtype, dx, i, element_get(dtype, grad, i) * (1 - t * t), add);
+  }
+}
+
 void kava_ref_dropout(const kava_dropout_args *a) {
   uint32_t limit = kava_dropout_limit(a->p), bits[4];
   for (int64_t group = 0; group < a->count; group += KAVA_DROPOUT_GROUP)

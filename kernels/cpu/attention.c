@@ -2,6 +2,7 @@
  * With s[t,j] = scale q[t].k[j] over the keys start[t] <= j <= t, P = softmax(s), o = P v and g = grad_o:
  *   dv[j] = sum_t P[t,j] g[t]        dP[t,j] = g[t].v[j]        dS = P (dP - sum_j P dP)
  *   dq[t] = scale sum_j dS[t,j] k[j]                  dk[j] = scale sum_t dS[t,j] q[t]
+ * With a softcap c: s = c tanh(scale q.k / c), and dS gets the factor 1 - (s/c)^2.
  * P is made again from lse. A task is one (row, key head): it owns that head's dk and dv, so sums have one order.
  * attention_map is P averaged over all heads; there dP[t,j] = grad_p[t,j] / H for each head. */
 #include "base/memory.h"
@@ -34,12 +35,22 @@ static double dot(kava_dtype dtype, const void *x, int64_t xi, const void *y, in
   return sum;
 }
 
-/* s[j] = scaled scores of query t of head h over its keys; returns lse (-inf: no key) */
+/* the score of query row q and key row k (offsets), capped; *slope: of the cap there */
+static double score(const kava_attention_args *a, int64_t q, int64_t k, double *slope) {
+  double s = a->scale * dot(a->dtype, a->q, q, a->k, k, a->head_dim);
+  *slope = 1;
+  if (a->softcap <= 0) return s;
+  double t = tanh(s / a->softcap);
+  *slope = 1 - t * t;
+  return a->softcap * t;
+}
+
+/* s[j] = scores of query t of head h over its keys; returns lse (-inf: no key) */
 static double scores(const kava_attention_args *a, int64_t b, int64_t t, int64_t h, double *s) {
   int64_t hk = h / (a->heads / a->kv_heads);
-  double top = -INFINITY, sum = 0;
+  double top = -INFINITY, sum = 0, slope;
   for (int64_t j = first_key(a, b, t); j <= t; j++) {
-    s[j] = a->scale * dot(a->dtype, a->q, q_at(a, b, t, h), a->k, k_at(a, b, j, hk), a->head_dim);
+    s[j] = score(a, q_at(a, b, t, h), k_at(a, b, j, hk), &slope);
     if (s[j] > top) top = s[j];
   }
   for (int64_t j = first_key(a, b, t); j <= t; j++) sum += exp(s[j] - top);
@@ -69,7 +80,8 @@ static void backward_tasks(void *ctx, int64_t begin, int64_t end) {
   const attention_job *job = ctx;
   const kava_attention_args *a = job->a;
   int64_t n = a->length, dim = a->head_dim, group = a->heads / a->kv_heads;
-  double *s = job->scratch + kava_thread_index() * job->scratch_each, *dp = s + n, *dk = dp + n, *dv = dk + n * dim;
+  double *s = job->scratch + kava_thread_index() * job->scratch_each, *dp = s + n, *slope = dp + n, *dk = slope + n,
+         *dv = dk + n * dim;
   for (int64_t at = begin; at < end; at++) { /* at: (row, key head) */
     int64_t b = at / a->kv_heads, hk = at % a->kv_heads;
     memset(dk, 0, (size_t)(2 * n * dim) * sizeof *dk);
@@ -78,7 +90,7 @@ static void backward_tasks(void *ctx, int64_t begin, int64_t end) {
         double lse = element_get(a->dtype, a->lse, (b * a->heads + h) * n + t), mean = 0;
         int64_t first = first_key(a, b, t), q = q_at(a, b, t, h);
         for (int64_t j = first; j <= t; j++) {
-          s[j] = exp(a->scale * dot(a->dtype, a->q, q, a->k, k_at(a, b, j, hk), dim) - lse);
+          s[j] = exp(score(a, q, k_at(a, b, j, hk), &slope[j]) - lse);
           dp[j] = job->grad_p ? element_get(a->dtype, job->grad_p, (b * n + t) * n + j) / (double)a->heads
                               : dot(a->dtype, a->grad_o, q, a->v, k_at(a, b, j, hk), dim);
           mean += s[j] * dp[j];
@@ -86,7 +98,7 @@ static void backward_tasks(void *ctx, int64_t begin, int64_t end) {
         for (int64_t j = first; j <= t && !job->grad_p; j++)
           for (int64_t d = 0; d < dim; d++) dv[j * dim + d] += s[j] * element_get(a->dtype, a->grad_o, q + d);
         for (int64_t j = first; j <= t; j++) {
-          dp[j] = a->scale * s[j] * (dp[j] - mean); /* dS with the scale in it */
+          dp[j] = a->scale * slope[j] * s[j] * (dp[j] - mean); /* dS with the scale in it */
           for (int64_t d = 0; d < dim; d++) dk[j * dim + d] += dp[j] * element_get(a->dtype, a->q, q + d);
         }
         for (int64_t d = 0; d < dim && a->dq; d++) {
@@ -137,7 +149,7 @@ kava_status kava_ref_attention(const kava_attention_args *a) {
 
 kava_status kava_ref_attention_grad(const kava_attention_args *a) {
   attention_job job = {.a = a};
-  return run(&job, a->batch * a->kv_heads, 2 * a->length * (1 + a->head_dim), backward_tasks);
+  return run(&job, a->batch * a->kv_heads, a->length * (3 + 2 * a->head_dim), backward_tasks);
 }
 
 kava_status kava_ref_attention_map(const kava_attention_args *a, void *p) {
@@ -147,5 +159,5 @@ kava_status kava_ref_attention_map(const kava_attention_args *a, void *p) {
 
 kava_status kava_ref_attention_map_grad(const kava_attention_args *a, const void *grad_p) {
   attention_job job = {.a = a, .grad_p = grad_p};
-  return run(&job, a->batch * a->kv_heads, 2 * a->length * (1 + a->head_dim), backward_tasks);
+  return run(&job, a->batch * a->kv_heads, a->length * (3 + 2 * a->head_dim), backward_tasks);
 }

@@ -173,7 +173,8 @@ local function run(loss, batches, opts)
     sums.add("kl", heads.kl, predicted)
     sums.add("agreement", heads.agreement, predicted)
     if wants_teacher then
-      local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), targets = kava.loss.batch_targets(batch) }
+      local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), softcap = teacher.spec.logit_softcap,
+        targets = kava.loss.batch_targets(batch) }
       sums.add("teacher_ce", own.ce, predicted)
       for i, value in pairs(key_cosines(map, teacher_out, student_out, mask)) do
         by_layer[i] = by_layer[i] or averages()

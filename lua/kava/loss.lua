@@ -386,6 +386,7 @@ local function head(self, batch, teacher_out, student_out, ce, kl)
     targets = loss.batch_targets(batch),
     teacher_hidden = with_teacher and teacher_out.hidden or nil,
     teacher_weight = with_teacher and self.teacher:head() or nil,
+    softcap = self.student.spec.logit_softcap, teacher_softcap = with_teacher and self.teacher.spec.logit_softcap or nil,
     ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature,
   }
 end

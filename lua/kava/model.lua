@@ -1,7 +1,6 @@
 -- kava.model: decoder models: loaded from Hugging Face directories and GGUF files, derived from a teacher's layers, or fresh.
 local kava = require "kava"
-local find = require "kava.find"
-local rope = require "kava.rope"
+local families = require "kava.families"
 local store = require "kava.store"
 
 ---@class kava.Model
@@ -11,81 +10,13 @@ Model.__name = "kava.Model"
 
 local model = { class = Model }
 
-local families -- model_type -> family, read once
-
-local function known_families()
-  if families then return families end
-  families = {}
-  for _, file in ipairs(kava.fs.list(find.home() .. "/lua/kava/family")) do
-    local name = file:match "^([%w_]+)%.lua$"
-    if name then
-      local family = require("kava.family." .. name)
-      for _, kind in ipairs(family.model_types) do families[kind] = family end
-    end
-  end
-  return families
-end
-
-local function family_list(by_gguf)
-  local names, seen = {}, {}
-  for kind, family in pairs(known_families()) do
-    local name = by_gguf and family.gguf or kind
-    if name and not seen[name] then
-      seen[name] = true
-      names[#names + 1] = name
-    end
-  end
-  table.sort(names)
-  return table.concat(names, ", ")
-end
-
-function model.family(model_type)
-  local family = known_families()[model_type]
-  if family then return family end
-  error(("unknown model_type '%s'; known: %s"):format(tostring(model_type), family_list()), 0)
-end
-
-function model.family_of_gguf(architecture)
-  for _, family in pairs(known_families()) do
-    if family.gguf == architecture then return family end
-  end
-  error(("unknown GGUF architecture '%s'; known: %s"):format(tostring(architecture), family_list(true)), 0)
-end
-
--- The decoder's spec from a configuration; errors name the key.
-local function spec_of(family, config)
-  local function need(key)
-    local value = config[key]
-    if math.type(value) == nil then
-      error(("config: %s must be a number, got %s"):format(key, value == nil and "nothing" or tostring(value)), 0)
-    end
-    return math.tointeger(value) or value
-  end
-  local spec = family.spec(config, need)
-  if spec.rotary_dims then
-    local freq, scale = rope.inverse_frequencies(config, spec.rotary_dims)
-    spec.inv_freq, spec.rope_scale = kava.tensor(freq, { dtype = "f32" }), scale
-  end
-  return spec
-end
-
--- Calls visit(table to fill, key, HF name, GGUF name, entry, layer spec) for every weight of a model of this family.
-local function each_weight(family, spec, weights, visit)
-  for key, entry in pairs(family.model) do visit(weights, key, entry[1], entry[2], entry) end
-  weights.layer = weights.layer or {}
-  for i, layer in ipairs(spec.layer) do
-    weights.layer[i] = weights.layer[i] or {}
-    for key, entry in pairs(family.layer) do
-      visit(weights.layer[i], key, entry[1]:format(i - 1), entry[2]:format(i - 1), entry, layer)
-    end
-  end
-end
+model.family, model.family_of_gguf = families.of, families.of_gguf
 
 -- weights: {embed=, …, layer = {{q=, …}, …}} in canonical names -> a model
 local function assemble(family, config, spec, weights, fields)
   local self = setmetatable(fields or {}, Model)
   self.family, self.config, self.spec, self.weights = family, config, spec, weights
-  self.decoder = kava.decoder(spec, weights)
+  self.decoder = kava.decoder(spec, families.decoder_weights(family, spec, weights))
   self.layer_map = self.layer_map or config.kava and config.kava.layer_map
   return self
 end
@@ -105,25 +36,33 @@ local function check_options(opts, keys, what)
   end
 end
 
+-- A tensor as GGUF holds it -> as Hugging Face does.
+local function from_gguf(family, t, key, entry, layer)
+  if family.gguf_permuted and entry.rotary then t = kava.rope_rows(t, layer[entry.rotary]) end
+  if family.gguf_norm_shift and key:find "norm$" then t = t:to { dtype = "f32" } - family.gguf_norm_shift end
+  if families.is_turned(entry, t) then t = t:permute(2, 1):contiguous() end
+  return t
+end
+
 local function load(path, opts)
-  local source = store.open(path, model) -- {config=, family=, tensor(hf, gguf) -> t|nil, names(), gguf=bool}
+  local source = store.open(path) -- {config=, family=, tensor(hf or gguf name) -> t|nil, names(), gguf=bool}
   local family, config = source.family, source.config
-  local spec, weights, used = spec_of(family, config), {}, {}
-  if spec.tied == nil then spec.tied = false end
-  each_weight(family, spec, weights, function(into, key, hf, gguf, entry, layer)
+  local spec, weights, used = families.spec(family, config), {}, {}
+  families.each(family, spec, weights, function(into, key, hf, gguf, entry, layer)
     local name = source.gguf and gguf or hf
+    if not name then return end
     used[name] = true
     if key == "head" and spec.tied then return end
     local t = source.tensor(name)
     if not t then
-      if entry.optional and not (key == "head") then return end
+      if entry.optional then return end
       error(("%s: tensor %s is missing"):format(path, name), 0)
     end
-    if source.gguf and family.gguf_permuted and entry.rotary then t = kava.rope_rows(t, layer[entry.rotary]) end
+    if source.gguf then t = from_gguf(family, t, key, entry, layer) end
     into[key] = convert(t, opts.dtype)
   end)
   for _, name in ipairs(source.names()) do
-    if not used[name] and not name:find "inv_freq$" and not name:find "^rope_freqs" then
+    if not used[name] and not name:find "inv_freq$" and not name:find "^rope_f" then
       error(("%s: tensor %s does not belong to a model of family %s"):format(path, name, family.name), 0)
     end
   end
@@ -146,38 +85,27 @@ function model.load(path, opts)
   return nil, failure.message, failure.code
 end
 
--- A fresh model of a configuration (model_type and the family's keys): matrices N(0, std), norms 1, biases 0.
+-- A fresh model of a configuration (model_type and the family's keys): matrices N(0, std), norms 1 (whatever a family adds to their
+-- weights), biases 0.
 function model.create(config, opts)
   opts = opts or {}
   check_options(opts, { dtype = true, std = true }, "model.create")
-  local family = model.family(config.model_type)
-  local spec, weights = spec_of(family, config), {}
-  local hidden = spec.hidden
-  local ffn = config.intermediate_size
+  local family = families.of(config.model_type)
+  config = families.complete(family, config)
+  local spec, weights = families.spec(family, config), {}
   local std, dtype = opts.std or config.initializer_range or 0.02, opts.dtype or "f32"
-  local function shape_of(key, layer)
-    local q, kv = layer and layer.heads * layer.head_dim, layer and layer.kv_heads * layer.head_dim
-    local shapes = {
-      embed = { spec.vocab, hidden }, head = { spec.vocab, hidden },
-      q = { q, hidden }, k = { kv, hidden }, v = { kv, hidden }, o = { hidden, q },
-      gate = { ffn, hidden }, up = { ffn, hidden }, down = { hidden, ffn },
-      q_bias = { q }, k_bias = { kv }, v_bias = { kv },
-    }
-    return shapes[key] or { hidden }
-  end
-  local biased = { q_bias = family.name == "qwen2", k_bias = family.name == "qwen2", v_bias = family.name == "qwen2" }
   -- pairs() has no fixed order, and the random numbers are drawn in order: sort the keys
   local plan = {}
-  each_weight(family, spec, weights, function(into, key, hf, _, entry, layer)
-    if key == "head" and spec.tied or entry.optional and key ~= "head" and not biased[key] then return end
-    plan[#plan + 1] = { into = into, key = key, name = hf, layer = layer }
+  families.each(family, spec, weights, function(into, key, hf, _, entry, layer)
+    if key == "head" and spec.tied or entry.optional and not config[entry.optional] then return end
+    plan[#plan + 1] = { into = into, key = key, name = hf, shape = families.shape(family, spec, key, entry, layer) }
   end)
   table.sort(plan, function(a, b) return a.name < b.name end)
   for _, w in ipairs(plan) do
-    local shape = shape_of(w.key, w.layer)
-    if #shape == 2 then w.into[w.key] = (kava.randn(shape, { dtype = "f32" }) * std):to { dtype = dtype }
-    elseif w.key:find "norm" then w.into[w.key] = kava.ones(shape, { dtype = dtype == "f64" and "f64" or "f32" })
-    else w.into[w.key] = kava.zeros(shape, { dtype = dtype == "f64" and "f64" or "f32" }) end
+    local small = { dtype = dtype == "f64" and "f64" or "f32" }
+    if #w.shape == 2 then w.into[w.key] = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
+    elseif w.key:find "norm$" then w.into[w.key] = kava.full(w.shape, 1 - (spec.norm_shift or 0), small)
+    else w.into[w.key] = kava.zeros(w.shape, small) end
   end
   return assemble(family, config, spec, weights)
 end
@@ -211,16 +139,16 @@ function model.derive(teacher, opts)
   if opts.keep and opts.keep ~= "ends" and opts.keep ~= "last" then error('derive: keep = "last" or "ends" expected', 2) end
   local map = chosen_layers(#teacher.spec.layer, opts.layers or (#teacher.spec.layer + 1) // 2, opts.keep)
   local dtype = opts.dtype or "f32"
-  local config, spec, weights = {}, {}, { layer = {} }
+  local family, config, weights = teacher.family, {}, { layer = {} }
   for key, value in pairs(teacher.config) do config[key] = value end
   config.num_hidden_layers, config.quantization_config, config.torch_dtype, config.dtype = #map, nil, nil, nil
   config.kava = { layer_map = map }
-  if teacher.config.layer_types then
-    config.layer_types = {}
-    for i, from in ipairs(map) do config.layer_types[i] = teacher.config.layer_types[from] end
+  for _, key in ipairs(families.lists_of_layers) do
+    local list = teacher.config[key]
+    config[key] = list and {}
+    for i, from in ipairs(list and map or {}) do config[key][i] = list[from] end
   end
-  for key, value in pairs(teacher.spec) do spec[key] = value end
-  spec.layer = {}
+  local spec = families.spec(family, config)
   local function own(t)
     local copy = convert(t, dtype)
     return copy == t and t:clone() or copy
@@ -229,21 +157,37 @@ function model.derive(teacher, opts)
     if key ~= "layer" then weights[key] = own(t) end
   end
   for i, from in ipairs(map) do
-    spec.layer[i], weights.layer[i] = teacher.spec.layer[from], {}
+    local difference = families.difference(spec, i, teacher.spec, from)
+    if difference then
+      error(("derive: the teacher's layer %d cannot be the student's layer %d: in this family %s follows from the position"):format(from, i,
+        difference), 2)
+    end
+    weights.layer[i] = {}
     for key, t in pairs(teacher.weights.layer[from]) do weights.layer[i][key] = own(t) end
   end
-  return assemble(teacher.family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
+  return assemble(family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
 end
 
 -- {HF name = tensor}; a tied head is the embedding and does not appear again.
 function Model:parameters()
   local out = {}
-  each_weight(self.family, self.spec, self.weights, function(from, key, hf) out[hf] = from[key] end)
+  families.each(self.family, self.spec, self.weights, function(from, key, hf) out[hf] = from[key] end)
+  return out
+end
+
+--- The same, every one in the shape that Hugging Face has it in: quantised ones that are stored the other way round are turned, and so
+--- dequantised.
+function Model:stored()
+  local out = self:parameters()
+  families.each(self.family, self.spec, self.weights, function(from, key, hf, _, entry)
+    local t = from[key]
+    if t and entry.transposed and not families.is_turned(entry, t) then out[hf] = t:to({ dtype = "f32" }):permute(2, 1):contiguous() end
+  end)
   return out
 end
 
 function Model:weight(name)
-  local t = self:parameters()[name]
+  local t = self:stored()[name]
   if not t then error(("weight: no parameter named '%s'"):format(tostring(name)), 2) end
   return t.dtype == "f64" and t or t:to { dtype = "f32" }
 end
@@ -263,6 +207,11 @@ function Model:forward(opts)
   for key, value in pairs(opts) do request[key] = value end
   if request.logits == nil then request.logits = true end
   if type(request.input_ids) == "table" then request.input_ids = kava.tensor(request.input_ids, { dtype = "i64" }) end
+  if self.spec.rope_limit then -- how the rotation is stretched depends on the length
+    local length = request.input_ids.shape[2]
+    if length > self.spec.rope_limit and request.positions then length = math.tointeger(request.positions:max():item()) + 1 end
+    if length > self.spec.rope_limit then request.rope = families.rope_at(self.spec, length) end
+  end
   local raw = self.decoder:forward(request)
   return { logits = raw.logits, hidden = raw.hidden, kv = kava.kv.wrap(raw) }
 end

@@ -1,5 +1,6 @@
 -- kava.store: where a model's configuration and tensors come from and go to: Hugging Face directories and GGUF files.
 local kava = require "kava"
+local families = require "kava.families"
 local rope = require "kava.rope"
 
 local store = {}
@@ -7,58 +8,51 @@ local store = {}
 -- A failure of the world, with the code that model.load returns beside the message.
 local function fail(message, code) error({ message = message, code = code or "format" }, 0) end
 
--- nulls of JSON are absences
-local function without_nulls(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for key, item in pairs(value) do
-    if item ~= kava.json.null then out[key] = without_nulls(item) end
-  end
-  return out
-end
-
 local function exists(path)
   local file = io.open(path)
   if file then file:close() end
   return file ~= nil
 end
 
-local function open_directory(path, model)
+local function open_directory(path)
   local config_path = path .. "/config.json"
   local config, message, code = kava.json.load(config_path)
   if not config then fail(message, code) end
-  config = without_nulls(config)
   if type(config) ~= "table" or not config.model_type then fail(config_path .. ": model_type is missing") end
-  if config.quantization_config then
+  if type(config.quantization_config) == "table" then
     local method = config.quantization_config.quant_method
     fail(("%s: weights quantised by '%s' are not supported; known: GGUF files' types"):format(config_path, tostring(method)), "unsupported")
   end
-  local ok, family = pcall(model.family, config.model_type)
+  local ok, family = pcall(families.of, config.model_type)
   if not ok then fail(config_path .. ": " .. family, "unsupported") end
-  if config.tie_word_embeddings == nil then config.tie_word_embeddings = family.tied_by_default or false end
+  config = families.complete(family, config)
   local file = path .. "/model.safetensors"
   if not exists(file) then file = path .. "/model.safetensors.index.json" end
   if not exists(file) then fail(("%s: neither model.safetensors nor model.safetensors.index.json is there"):format(path), "io") end
   local tensors
   tensors, message, code = kava.safetensors.load(file)
   if not tensors then fail(message, code) end
+  local by_name, names = {}, {}
+  for name, t in pairs(tensors) do
+    name = family.hf_name and family.hf_name(name) or not family.hf_name and name
+    if name then
+      by_name[name] = t
+      names[#names + 1] = name
+    end
+  end
   return {
     config = config,
     family = family,
-    tensor = function(name) return tensors[name] end,
-    names = function()
-      local names = {}
-      for name in pairs(tensors) do names[#names + 1] = name end
-      return names
-    end,
+    tensor = function(name) return by_name[name] end,
+    names = function() return names end,
   }
 end
 
-local function open_gguf(path, model)
+local function open_gguf(path)
   local file, message, code = kava.gguf.open(path)
   if not file then fail(message, code) end
   local architecture = file:metadata "general.architecture"
-  local ok, family = pcall(model.family_of_gguf, architecture)
+  local ok, family = pcall(families.of_gguf, architecture)
   if not ok then fail(path .. ": " .. family, "unsupported") end
   local function get(key) return file:metadata(architecture .. "." .. key) end
   local function need(key)
@@ -85,7 +79,7 @@ local function open_gguf(path, model)
     end
   end
   return {
-    config = config,
+    config = families.complete(family, config),
     family = family,
     gguf = true,
     tensor = function(name) return present[name] and file:tensor(name) or nil end,
@@ -93,10 +87,10 @@ local function open_gguf(path, model)
   }
 end
 
-function store.open(path, model)
-  if kava.fs.isdir(path) then return open_directory(path, model) end
+function store.open(path)
+  if kava.fs.isdir(path) then return open_directory(path) end
   if not exists(path) then fail(path .. ": no such file or directory", "io") end
-  if path:find "%.[gG][gG][uU][fF]$" then return open_gguf(path, model) end
+  if path:find "%.[gG][gG][uU][fF]$" then return open_gguf(path) end
   fail(path .. ": neither a directory nor a .gguf file", "unsupported")
 end
 
@@ -109,12 +103,8 @@ local function saved_config(m, dtype)
   config.torch_dtype, config.dtype = names[dtype], names[dtype]
   config.architectures = { m.family.architecture }
   config.quantization_config = nil
-  local given = config.rope_parameters or config.rope_scaling
-  local theta = given and given.rope_theta or config.rope_theta or 10000.0
-  local parameters = { rope_theta = theta, rope_type = "default" }
-  for key, value in pairs(given or {}) do parameters[key == "type" and "rope_type" or key] = value end
-  config.rope_theta, config.rope_parameters = theta, parameters
-  return config
+  if m.spec.rope[1] then rope.spell(config) end
+  return families.spelled(m.family, config)
 end
 
 local tokenizer_files = {
@@ -156,11 +146,11 @@ function store.save(m, dir, opts)
   if not ok then return nil, message, code end
   local dtype = opts.dtype
   if not dtype then
-    dtype = m.weights.layer[1].q.dtype
+    dtype = m.weights.layer[1].o.dtype
     if not (dtype == "f32" or dtype == "f16" or dtype == "bf16" or dtype == "f64") then dtype = "f32" end
   end
   local tensors = {}
-  for name, t in pairs(m:parameters()) do tensors[name] = t:detach():to { dtype = dtype } end
+  for name, t in pairs(m:stored()) do tensors[name] = t:detach():to { dtype = dtype } end
   ok, message, code = kava.safetensors.save(dir .. "/model.safetensors", tensors, { format = "pt" })
   if not ok then return nil, message, code end
   local config = saved_config(m, dtype)

@@ -12,8 +12,9 @@ return function(context)
 
   local function attention(model, out, layer, batch)
     local function by_token(t) return t:permute(1, 3, 2, 4) end
+    local spec = model.spec.layer[layer]
     return kava.attention_map { q = by_token(out.kv:queries(layer)), k = by_token(out.kv:keys(layer)), start = batch.start,
-      scale = model.spec.layer[layer].attention_scale }
+      scale = spec.attention_scale, softcap = spec.softcap }
   end
 
   -- KL of two distributions over keys, [B,T,T], mean over real queries. Keys that may not be seen are 0 in both: the floor keeps

@@ -28,7 +28,7 @@ local function random_ids(batch, length, vocab)
 end
 
 describe("golden models of transformers", function()
-  for _, family in ipairs { "qwen2", "llama", "llama3" } do
+  for _, family in ipairs { "qwen2", "llama", "qwen3", "llama3", "gpt2" } do
     it(family .. ": logits, K, V, loss and gradients", function()
       local script = helper.shared "conformance/golden.lua"
       if not script then return pending("skipped: ../shared is not here") end
@@ -170,7 +170,7 @@ describe("saving and loading", function()
     end
     assert.truthy(select(2, kava.model.load(dir .. "/absent")):find "no such file")
     assert.truthy(message("{"):find "config.json")
-    assert.truthy(message('{"model_type": "mamba"}'):find "unknown model_type 'mamba'; known: llama")
+    assert.truthy(message('{"model_type": "mamba"}'):find "unknown model_type 'mamba'; known: .*gpt2, .*llama, mistral, .*qwen3")
     assert.truthy(message('{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}'):find "awq")
     assert.truthy(message('{"model_type": "llama"}'):find "model.safetensors")
     assert(model():save(dir))

@@ -39,6 +39,22 @@ describe("activation", function()
     end)
   end
 
+  it("softcap is c tanh(x/c), with the gradients that finite differences have, and the same in f32", function()
+    local x = kava.tensor({ -100, -2, -1e-3, 0, 1e-3, 0.1, 0.4, 3, 100 }, { dtype = "f64" })
+    local y, f32 = kava.softcap(x, 5):totable(), kava.softcap(x:to { dtype = "f32" }, 5):totable()
+    for i, value in ipairs(x:totable()) do
+      local e = math.exp(2 * value / 5)
+      local exact = value == 0 and 0 or 5 * (e - 1) / (e + 1)
+      assert.near(exact, y[i], 1e-12)
+      assert.near(exact, f32[i], 4e-7 * math.abs(exact)) -- nothing cancels near 0
+    end
+    gradcheck(function(t) return kava.softcap(t, 1.5) end, { f64(3, 5) })
+    for _, count in ipairs { 1, 15, 16, 17, 40000 } do
+      agree(function(t) return kava.softcap(t, 2) end, { f64(count) * 3 })
+    end
+    assert.has_error(function() kava.softcap(x, 0) end, "softcap: c is 0; more than 0 expected")
+  end)
+
   for _, name in ipairs { "swiglu", "geglu", "geglu_tanh" } do
     it(name .. " has the gradients that finite differences have, and is the same in f32", function()
       gradcheck(kava[name], { f64(3, 5), f64(3, 5) })

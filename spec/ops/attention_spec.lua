@@ -74,6 +74,46 @@ describe("attention", function()
     end, { f64(2, 7, 4, 2), f64(2, 7, 2, 2) })
   end)
 
+  it("bends scores to c tanh(s/c) with a softcap", function()
+    local T, D, c = 4, 3, 0.8
+    local q, k, v = f64(1, T, 1, D), f64(1, T, 1, D), f64(1, T, 1, D)
+    local o, Q, K, V = kava.attention({ q = q, k = k, v = v, scale = 1.3, softcap = c }):totable()[1], q:totable()[1], k:totable()[1],
+      v:totable()[1]
+    local map = kava.attention_map({ q = q, k = k, scale = 1.3, softcap = c }):totable()[1]
+    for t = 1, T do
+      local e, sum = {}, 0
+      for j = 1, t do
+        local s = 0
+        for d = 1, D do s = s + Q[t][1][d] * K[j][1][d] end
+        local x = math.exp(2 * 1.3 * s / c)
+        e[j] = math.exp(c * (x - 1) / (x + 1))
+        sum = sum + e[j]
+      end
+      for j = 1, t do assert.near(e[j] / sum, map[t][j], 1e-12) end
+      for d = 1, D do
+        local mean = 0
+        for j = 1, t do mean = mean + e[j] / sum * V[j][1][d] end
+        assert.near(mean, o[t][1][d], 1e-12)
+      end
+    end
+    gradcheck(function(x, y, z) return kava.attention { q = x, k = y, v = z, start = integers(start), scale = 0.9, softcap = 0.7 } end,
+      { f64(2, 7, 4, 2), f64(2, 7, 2, 2), f64(2, 7, 2, 2) })
+    gradcheck(function(x, y) return kava.attention_map { q = x, k = y, scale = 0.9, softcap = 0.7 } end,
+      { f64(1, 5, 2, 3), f64(1, 5, 1, 3) })
+    for _, s in ipairs { { 2, 7, 4, 2, 20 }, { 1, 150, 3, 1, 64 }, { 2, 129, 3, 1, 33 } } do
+      local B, N, H, G, E = table.unpack(s)
+      local first = {}
+      for b = 1, B do
+        first[b] = {}
+        for t = 1, N do first[b][t] = b == 1 and (t - 1) // 13 * 13 or math.max(0, t - 40) end
+      end
+      agree(function(x, y, z) return kava.attention { q = x, k = y, v = z, start = integers(first), scale = 1, softcap = 2 } end,
+        { f64(B, N, H, E), f64(B, N, G, E), f64(B, N, G, E) }, 6e-6)
+    end
+    assert.has_error(function() kava.attention { q = q, k = k, v = v, softcap = -1 } end,
+      "attention: softcap is -1; 0 (none) or more expected")
+  end)
+
   it("agrees with f64 at odd sizes and head dimensions, whatever the threads", function()
     local sizes = { { 2, 7, 4, 2, 20 }, { 1, 65, 6, 2, 64 }, { 1, 150, 3, 3, 128 }, { 1, 130, 2, 1, 256 }, { 2, 129, 3, 1, 33 } }
     for _, s in ipairs(sizes) do

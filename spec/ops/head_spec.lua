@@ -32,6 +32,25 @@ describe("head_loss", function()
     assert.near(same / 3, metrics.agreement, 1e-12)
   end)
 
+  it("caps the logits of either side", function()
+    local hs, ws, ht, wt = f64(6, 5), f64(9, 5), f64(6, 4), f64(9, 4)
+    local targets = i64 { 3, -1, 8, 0, 0, 2 }
+    local function both(h, w)
+      return kava.loss.head { hidden = h, weight = w, teacher_hidden = ht, teacher_weight = wt, targets = targets,
+        ce_weight = 0.7, kl_weight = 0.4, softcap = 1.2, teacher_softcap = 0.9 }
+    end
+    local counted = i64 { 1, 0, 1, 1, 1, 1 }
+    local s, t = kava.softcap(kava.linear(hs, ws), 1.2), kava.softcap(kava.linear(ht, wt), 0.9)
+    local ce = kava.loss.cross_entropy(kava.cat({ s, s:narrow(1, 1, 1) }, 1):reshape(1, 7, 9), i64 { { 0, 3, 0, 8, 0, 0, 2 } },
+      i64 { { 0, 1, 0, 1, 1, 1, 1 } }):item()
+    local kl = kava.loss.kl(s:reshape(1, 6, 9), t:reshape(1, 6, 9), { mask = counted:reshape(1, 6) }):item()
+    local loss, metrics = both(hs, ws)
+    assert.near(kl, metrics.kl, 1e-12)
+    assert.near(ce, metrics.ce, 1e-12)
+    assert.near(0.7 * ce + 0.4 * kl, loss:item(), 1e-12)
+    gradcheck(function(h, w) return (both(h, w)) end, { hs, ws })
+  end)
+
   it("has the gradients that finite differences have, and gives the teacher none", function()
     local targets, ht, wt = i64 { { 3, -1, 8 }, { 0, 0, -100 } }, f64(2, 3, 4), f64(9, 4)
     wt:requires_grad(true)

@@ -24,6 +24,46 @@ static kava_tensor *weight(lua_State *L, int table, const char *name) {
   return kava_tensor_retain(kava_l_field_tensor(L, table, name, false));
 }
 
+/* table[name]: a tensor, or {tensor, first =, rows =, transposed =}: rows of it, counted from 1, stored as columns. */
+static kava_weight part(lua_State *L, int table, const char *name) {
+  kava_weight w = {NULL};
+  if (lua_getfield(L, table, name) == LUA_TTABLE) {
+    int at = lua_gettop(L);
+    lua_rawgeti(L, at, 1);
+    kava_tensor **box = luaL_testudata(L, -1, KAVA_TENSOR_TYPE);
+    if (!box || !*box) luaL_error(L, "decoder: %s: {tensor, first =, rows =, transposed =} expected", name);
+    w.first = kava_l_field_integer(L, at, "first", 1) - 1;
+    w.rows = kava_l_field_integer(L, at, "rows", 0);
+    w.transposed = kava_l_field_boolean(L, at, "transposed", false);
+    w.tensor = kava_tensor_retain(*box);
+    lua_settop(L, at - 1);
+    return w;
+  }
+  lua_pop(L, 1);
+  w.tensor = weight(L, table, name);
+  return w;
+}
+
+/* The list of {inv_freq =, scale =} in table.rope -> count; retains nothing, and checks every entry. */
+static int read_ropes(lua_State *L, int table, kava_rope *rope) {
+  if (lua_getfield(L, table, "rope") == LUA_TNIL) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  luaL_checktype(L, -1, LUA_TTABLE);
+  int list = lua_gettop(L), count = (int)lua_rawlen(L, list);
+  if (count > KAVA_ROPES) luaL_error(L, "rope: at most %d expected, got %d", KAVA_ROPES, count);
+  for (int i = 0; i < count; i++) {
+    if (lua_rawgeti(L, list, i + 1) != LUA_TTABLE) luaL_error(L, "rope[%d]: a table expected", i + 1);
+    rope[i].inv_freq = kava_l_field_tensor(L, list + 1, "inv_freq", true);
+    rope[i].scale = kava_l_field_number(L, list + 1, "scale", 1);
+    if (rope[i].inv_freq->dims != 1) luaL_error(L, "rope[%d].inv_freq: a vector expected", i + 1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return count;
+}
+
 static kava_activation check_activation(lua_State *L, const char *name) {
   static const char *const names[] = {"silu", "gelu", "gelu_tanh", "relu", NULL};
   for (int i = 0; names[i]; i++)
@@ -39,16 +79,18 @@ static void read_layer(lua_State *L, kava_layer *layer, int number, int specs, i
   layer->kv_heads = (int)kava_l_field_integer(L, spec, "kv_heads", 0);
   layer->head_dim = (int)kava_l_field_integer(L, spec, "head_dim", 0);
   layer->window = (int)kava_l_field_integer(L, spec, "window", 0);
+  layer->rope = (int)kava_l_field_integer(L, spec, "rope", 0);
   layer->attention_scale = kava_l_field_number(L, spec, "attention_scale", 0);
-#define X(name) layer->name = weight(L, own, #name);
+  layer->softcap = kava_l_field_number(L, spec, "softcap", 0);
+#define X(name) layer->name = part(L, own, #name);
   KAVA_LAYER_WEIGHTS(X)
 #undef X
   lua_pop(L, 2);
 }
 
-/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, norm = "rms"|"layer", norm_eps, activation, embed_scale,
- * inv_freq, rope_scale, layer = {{heads, kv_heads, head_dim, window, attention_scale}, …}}; weights = {embed, …, layer
- * = {{q, …}, …}} */
+/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, norm = "rms"|"layer", norm_eps, norm_shift, activation,
+ * embed_scale, residual_scale, head_scale, logit_softcap, rope = {{inv_freq, scale}, …}, layer = {{heads, kv_heads,
+ * head_dim, window, rope = index, attention_scale, softcap}, …}}; weights = {embed, …, layer = {{q, …}, …}} */
 static int l_decoder(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -66,8 +108,13 @@ static int l_decoder(lua_State *L) {
   d->norm_eps = kava_l_field_number(L, 1, "norm_eps", 1e-6);
   d->activation = check_activation(L, kava_l_field_string(L, 1, "activation", "silu"));
   d->embed_scale = kava_l_field_number(L, 1, "embed_scale", 1);
-  d->rope_scale = kava_l_field_number(L, 1, "rope_scale", 1);
-  d->inv_freq = weight(L, 1, "inv_freq");
+  d->norm_shift = kava_l_field_number(L, 1, "norm_shift", 0);
+  d->residual_scale = kava_l_field_number(L, 1, "residual_scale", 1);
+  d->head_scale = kava_l_field_number(L, 1, "head_scale", 1);
+  d->logit_softcap = kava_l_field_number(L, 1, "logit_softcap", 0);
+  kava_rope rope[KAVA_ROPES];
+  d->ropes = read_ropes(L, 1, rope);
+  for (int i = 0; i < d->ropes; i++) d->rope[i] = (kava_rope){kava_tensor_retain(rope[i].inv_freq), rope[i].scale};
 #define X(name) d->name = weight(L, 2, #name);
   KAVA_MODEL_WEIGHTS(X)
 #undef X
@@ -91,11 +138,11 @@ static void push_list(lua_State *L, kava_tensor **list, int count, const char *n
   lua_setfield(L, -2, name);
 }
 
-/* [-0, +1, e] decoder:forward{input_ids=, attention_mask=|start=, positions=, up_to=, logits=, hidden=, values=,
+/* [-0, +1, e] decoder:forward{input_ids=, attention_mask=|start=, positions=, rope=, up_to=, logits=, hidden=, values=,
  * queries=}
  * -> {layers, logits, hidden, keys = {[B,T,Hkv,D], …}, keys_before, values, queries} */
 static int decoder_forward(lua_State *L) {
-  static const char *const known[] = {"input_ids", "attention_mask", "start",  "positions", "up_to",
+  static const char *const known[] = {"input_ids", "attention_mask", "start",  "positions", "rope", "up_to",
                                       "logits",    "hidden",         "values", "queries",   NULL};
   kava_decoder *d = check_decoder(L, 1);
   kava_l_check_keys(L, 2, "forward", known);
@@ -106,6 +153,14 @@ static int decoder_forward(lua_State *L) {
   f->input_ids = kava_l_field_tensor(L, 2, "input_ids", true);
   f->positions = kava_l_field_tensor(L, 2, "positions", false);
   f->start = kava_l_field_tensor(L, 2, "start", false);
+  kava_rope rope[KAVA_ROPES];
+  int ropes = read_ropes(L, 2, rope);
+  if (ropes && ropes != d->ropes) return luaL_error(L, "forward: rope: %d expected, got %d", d->ropes, ropes);
+  for (int i = 0; i < ropes; i++)
+    if (rope[i].inv_freq->shape[0] != d->rope[i].inv_freq->shape[0])
+      return luaL_error(L, "forward: rope[%d].inv_freq: %d elements expected", i + 1,
+                        (int)d->rope[i].inv_freq->shape[0]);
+  if (ropes) f->rope = rope;
   kava_tensor *mask = kava_l_field_tensor(L, 2, "attention_mask", false);
   if (mask && f->start) return luaL_error(L, "forward: give attention_mask or start, not both");
   if (mask) {

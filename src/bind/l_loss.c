@@ -95,18 +95,23 @@ static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits
 
 static int l_head(
     lua_State *L) { /* [-0, +2, e] head{hidden, weight, teacher_hidden, teacher_weight, targets, …} -> loss, metrics */
-  static const char *const known[] = {
-      "hidden", "weight", "teacher_hidden", "teacher_weight", "targets", "ce_weight", "kl_weight", "temperature", NULL};
+  static const char *const known[] = {"hidden",    "weight",    "teacher_hidden", "teacher_weight", "targets",
+                                      "ce_weight", "kl_weight", "temperature",    "softcap",        "teacher_softcap",
+                                      NULL};
   kava_l_check_keys(L, 1, "kava.loss.head", known);
   kava_tensor *hs = kava_l_field_tensor(L, 1, "hidden", true), *ws = kava_l_field_tensor(L, 1, "weight", true);
   kava_tensor *ht = kava_l_field_tensor(L, 1, "teacher_hidden", false),
               *wt = kava_l_field_tensor(L, 1, "teacher_weight", false);
   kava_tensor *targets = kava_l_field_tensor(L, 1, "targets", true);
-  double ce = kava_l_field_number(L, 1, "ce_weight", 1), kl = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0);
-  double temperature = kava_l_field_number(L, 1, "temperature", 1);
-  if (!ht && kl != 0) return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", kl);
+  kava_head_options o = {.ce_weight = kava_l_field_number(L, 1, "ce_weight", 1),
+                         .kl_weight = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0),
+                         .temperature = kava_l_field_number(L, 1, "temperature", 1),
+                         .softcap = kava_l_field_number(L, 1, "softcap", 0),
+                         .teacher_softcap = kava_l_field_number(L, 1, "teacher_softcap", 0)};
+  if (!ht && o.kl_weight != 0)
+    return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", o.kl_weight);
   kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_op_head_loss(hs, ws, ht, wt, targets, ce, kl, temperature, loss, metrics));
+  kava_l_check(L, kava_op_head_loss(hs, ws, ht, wt, targets, &o, loss, metrics));
   double parts[4];
   memcpy(parts, kava_f64(*metrics), sizeof parts);
   kava_tensor_release(metrics);

@@ -50,6 +50,13 @@ static int l_geglu(lua_State *L) { return binary(L, kava_op_geglu); }
 static int l_geglu_tanh(lua_State *L) { return binary(L, kava_op_geglu_tanh); }
 static int l_embedding(lua_State *L) { return binary(L, kava_op_embedding); }
 
+static int l_softcap(lua_State *L) { /* [-0, +1, e] softcap(x, c) */
+  kava_tensor *x = kava_l_check_tensor(L, 1);
+  double c = luaL_checknumber(L, 2);
+  kava_l_check(L, kava_op_softcap(x, c, kava_l_result(L)));
+  return 1;
+}
+
 static int l_dropout(lua_State *L) { /* [-0, +1, e] dropout(x, p) */
   kava_tensor *x = kava_l_check_tensor(L, 1);
   double p = luaL_checknumber(L, 2);
@@ -79,6 +86,7 @@ void kava_l_open_nn(lua_State *L) {
                                        {"gelu", l_gelu},
                                        {"gelu_tanh", l_gelu_tanh},
                                        {"relu", l_relu},
+                                       {"softcap", l_softcap},
                                        {"swiglu", l_swiglu},
                                        {"geglu", l_geglu},
                                        {"geglu_tanh", l_geglu_tanh},

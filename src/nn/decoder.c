@@ -4,6 +4,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/shape.h"
@@ -20,7 +21,7 @@ kava_status kava_decoder_new(int layers, kava_decoder **out) {
   }
   d->refs = 1;
   d->layers = layers;
-  d->embed_scale = d->rope_scale = 1;
+  d->embed_scale = d->residual_scale = d->head_scale = 1;
   kava_live_add(1);
   *out = d;
   return KAVA_OK;
@@ -33,9 +34,9 @@ void kava_decoder_release(kava_decoder **at) {
 #define X(name) kava_tensor_release(&d->name);
   KAVA_MODEL_WEIGHTS(X)
 #undef X
-  kava_tensor_release(&d->inv_freq);
+  for (int i = 0; i < KAVA_ROPES; i++) kava_tensor_release(&d->rope[i].inv_freq);
   for (int i = 0; i < d->layers; i++) {
-#define X(name) kava_tensor_release(&d->layer[i].name);
+#define X(name) kava_tensor_release(&d->layer[i].name.tensor);
     KAVA_LAYER_WEIGHTS(X)
 #undef X
   }
@@ -44,58 +45,83 @@ void kava_decoder_release(kava_decoder **at) {
   kava_live_add(-1);
 }
 
+/* The shape that w has as a part: its rows, and the columns of a matrix (0: a vector). False: it has no such rows. */
+static bool part_shape(const kava_weight *w, int64_t shape[2]) {
+  const kava_tensor *t = w->tensor;
+  if (t->dims < 1 || t->dims > 2) return false;
+  bool turned = w->transposed && t->dims == 2;
+  shape[0] = t->shape[turned];
+  shape[1] = t->dims == 2 ? t->shape[!turned] : 0;
+  if (!w->rows) return true;
+  if (w->first < 0 || w->rows < 0 || w->first > shape[0] || w->rows > shape[0] - w->first) return false;
+  shape[0] = w->rows;
+  return true;
+}
+
 /* layer 0: the model's own weights. cols 0: a vector. */
-static kava_status check_weight(const kava_tensor *w, int layer, const char *name, bool required, int64_t rows,
+static kava_status check_weight(const kava_weight *w, int layer, const char *name, bool required, int64_t rows,
                                 int64_t cols) {
-  char where[32] = "";
+  char where[32] = "", came[96], expected[96], part[96] = "";
   if (layer) snprintf(where, sizeof where, "layer %d: ", layer);
-  if (!w) return required ? kava_fail(KAVA_MISUSE, "%sweight %s is missing", where, name) : KAVA_OK;
-  int dims = cols ? 2 : 1;
-  int64_t want[2] = {rows, cols};
-  if (w->dims == dims && w->shape[0] == rows && (!cols || w->shape[1] == cols)) return KAVA_OK;
-  char came[96], expected[96];
-  kava_shape_format(w->dims, w->shape, came, sizeof came);
-  kava_shape_format(dims, want, expected, sizeof expected);
-  return kava_fail(KAVA_MISUSE, "%sweight %s is %s, expected %s", where, name, came, expected);
+  if (!w->tensor) return required ? kava_fail(KAVA_MISUSE, "%sweight %s is missing", where, name) : KAVA_OK;
+  int64_t want[2] = {rows, cols}, shape[2];
+  if (part_shape(w, shape) && shape[0] == rows && shape[1] == cols) return KAVA_OK;
+  kava_shape_format(w->tensor->dims, w->tensor->shape, came, sizeof came);
+  kava_shape_format(cols ? 2 : 1, want, expected, sizeof expected);
+  if (w->rows)
+    snprintf(part, sizeof part, "%s %lld to %lld of ", w->transposed ? "columns" : "rows", (long long)w->first + 1,
+             (long long)(w->first + w->rows));
+  return kava_fail(KAVA_MISUSE, "%sweight %s is %s%s%s, expected %s", where, name, part, came,
+                   w->transposed && !w->rows && cols ? " (turned)" : "", expected);
+}
+
+/* A norm of queries or keys: of each head, or of all heads at once. */
+static bool norms_all(const kava_weight *w, int heads, int head_dim) {
+  return w->tensor && w->tensor->dims == 1 && heads > 1 && w->tensor->shape[0] == (int64_t)heads * head_dim;
 }
 
 static kava_status check_layer(const kava_decoder *d, int number, const kava_layer *l) {
   kava_status st = KAVA_OK;
-  int64_t h = d->hidden;
+  int64_t h = d->hidden, up[2];
   if (l->heads < 1 || l->kv_heads < 1 || l->head_dim < 1 || l->heads % l->kv_heads != 0)
     return kava_fail(KAVA_MISUSE, "layer %d: heads %d, kv_heads %d, head_dim %d do not fit each other", number,
                      l->heads, l->kv_heads, l->head_dim);
-  if (d->inv_freq && d->inv_freq->shape[0] * 2 > l->head_dim)
+  if (l->rope < 0 || l->rope > d->ropes)
+    return kava_fail(KAVA_MISUSE, "layer %d: rope %d of %d", number, l->rope, d->ropes);
+  if (l->rope && d->rope[l->rope - 1].inv_freq->shape[0] * 2 > l->head_dim)
     return kava_fail(KAVA_MISUSE, "layer %d: %lld rotated dimensions exceed head_dim %d", number,
-                     (long long)d->inv_freq->shape[0] * 2, l->head_dim);
-  if (!l->up || l->up->dims != 2) return kava_fail(KAVA_MISUSE, "layer %d: weight up is missing", number);
-  int64_t q = (int64_t)l->heads * l->head_dim, kv = (int64_t)l->kv_heads * l->head_dim, ffn = l->up->shape[0];
+                     (long long)d->rope[l->rope - 1].inv_freq->shape[0] * 2, l->head_dim);
+  if (!l->up.tensor || !part_shape(&l->up, up))
+    return kava_fail(KAVA_MISUSE, "layer %d: weight up is missing or has not the rows wanted", number);
+  int64_t dim = l->head_dim, q = l->heads * dim, kv = l->kv_heads * dim, ffn = up[0];
   const struct {
-    const kava_tensor *w;
+    const kava_weight *w;
     const char *name;
     bool required;
     int64_t rows, cols;
   } want[] = {
-      {l->attn_norm, "attn_norm", true, h, 0},
-      {l->attn_norm_bias, "attn_norm_bias", false, h, 0},
-      {l->q, "q", true, q, h},
-      {l->q_bias, "q_bias", false, q, 0},
-      {l->k, "k", true, kv, h},
-      {l->k_bias, "k_bias", false, kv, 0},
-      {l->v, "v", true, kv, h},
-      {l->v_bias, "v_bias", false, kv, 0},
-      {l->o, "o", true, h, q},
-      {l->o_bias, "o_bias", false, h, 0},
-      {l->q_norm, "q_norm", false, l->head_dim, 0},
-      {l->k_norm, "k_norm", false, l->head_dim, 0},
-      {l->mlp_norm, "mlp_norm", true, h, 0},
-      {l->mlp_norm_bias, "mlp_norm_bias", false, h, 0},
-      {l->gate, "gate", false, ffn, h},
-      {l->gate_bias, "gate_bias", false, ffn, 0},
-      {l->up, "up", true, ffn, h},
-      {l->up_bias, "up_bias", false, ffn, 0},
-      {l->down, "down", true, h, ffn},
-      {l->down_bias, "down_bias", false, h, 0},
+      {&l->attn_norm, "attn_norm", !l->post_attn_norm.tensor, h, 0},
+      {&l->attn_norm_bias, "attn_norm_bias", false, h, 0},
+      {&l->q, "q", true, q, h},
+      {&l->q_bias, "q_bias", false, q, 0},
+      {&l->k, "k", true, kv, h},
+      {&l->k_bias, "k_bias", false, kv, 0},
+      {&l->v, "v", true, kv, h},
+      {&l->v_bias, "v_bias", false, kv, 0},
+      {&l->o, "o", true, h, q},
+      {&l->o_bias, "o_bias", false, h, 0},
+      {&l->q_norm, "q_norm", false, norms_all(&l->q_norm, l->heads, l->head_dim) ? q : dim, 0},
+      {&l->k_norm, "k_norm", false, norms_all(&l->k_norm, l->kv_heads, l->head_dim) ? kv : dim, 0},
+      {&l->post_attn_norm, "post_attn_norm", false, h, 0},
+      {&l->mlp_norm, "mlp_norm", !l->post_mlp_norm.tensor, h, 0},
+      {&l->mlp_norm_bias, "mlp_norm_bias", false, h, 0},
+      {&l->gate, "gate", false, ffn, h},
+      {&l->gate_bias, "gate_bias", false, ffn, 0},
+      {&l->up, "up", true, ffn, h},
+      {&l->up_bias, "up_bias", false, ffn, 0},
+      {&l->down, "down", true, h, ffn},
+      {&l->down_bias, "down_bias", false, h, 0},
+      {&l->post_mlp_norm, "post_mlp_norm", false, h, 0},
   };
   for (size_t j = 0; j < sizeof want / sizeof *want; j++)
     KAVA_TRY(check_weight(want[j].w, number, want[j].name, want[j].required, want[j].rows, want[j].cols));
@@ -103,13 +129,17 @@ out:
   return st;
 }
 
+static kava_status check_own(kava_tensor *t, const char *name, bool required, int64_t rows, int64_t cols) {
+  return check_weight(&(kava_weight){.tensor = t}, 0, name, required, rows, cols);
+}
+
 kava_status kava_decoder_check(const kava_decoder *d) {
   kava_status st = KAVA_OK;
   int64_t h = d->hidden;
-  KAVA_TRY(check_weight(d->embed, 0, "embed", true, d->vocab, h));
-  KAVA_TRY(check_weight(d->norm, 0, "norm", true, h, 0));
-  KAVA_TRY(check_weight(d->norm_bias, 0, "norm_bias", false, h, 0));
-  KAVA_TRY(check_weight(d->head, 0, "head", false, d->vocab, h));
+  KAVA_TRY(check_own(d->embed, "embed", true, d->vocab, h));
+  KAVA_TRY(check_own(d->norm, "norm", true, h, 0));
+  KAVA_TRY(check_own(d->norm_bias, "norm_bias", false, h, 0));
+  KAVA_TRY(check_own(d->head, "head", false, d->vocab, h));
   if (d->positions && (d->positions->dims != 2 || d->positions->shape[1] != h))
     KAVA_FAIL(KAVA_MISUSE, "weight positions must be [length, %lld]", (long long)h);
   for (int i = 0; i < d->layers; i++) KAVA_TRY(check_layer(d, i + 1, &d->layer[i]));
@@ -123,31 +153,81 @@ static void replace(kava_tensor **x, kava_tensor *y) {
   *x = y;
 }
 
-static kava_status norm(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *b, kava_tensor **out) {
-  return d->layer_norm ? kava_op_layer_norm(x, w, b, d->norm_eps, out) : kava_op_rms_norm(x, w, d->norm_eps, out);
+/* A weight as the ops want it: all of its tensor, or a view of the part. */
+static kava_status part(const kava_weight *w, kava_tensor **out) {
+  if (w->tensor && w->rows)
+    return kava_op_narrow(w->tensor, w->transposed && w->tensor->dims == 2, w->first, w->rows, out);
+  *out = w->tensor ? kava_tensor_retain(w->tensor) : NULL;
+  return KAVA_OK;
 }
 
-/* [B,T,hidden] -> [B,T,heads,head_dim], with the per-head norm where the family has one */
-static kava_status project(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *bias,
-                           kava_tensor *head_norm, int heads, int head_dim, kava_tensor **out) {
+/* x W^T + bias */
+static kava_status affine(kava_tensor *x, const kava_weight *weight, const kava_weight *bias, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *flat = NULL, *y = NULL;
-  KAVA_TRY(kava_op_linear(x, w, bias, &flat));
-  KAVA_TRY(kava_op_reshape(flat, 4, (int64_t[]){x->shape[0], x->shape[1], heads, head_dim}, &y));
-  if (head_norm) {
-    kava_tensor *normed = NULL;
-    KAVA_TRY(kava_op_rms_norm(y, head_norm, d->norm_eps, &normed));
-    replace(&y, normed);
-  }
-  *out = kava_tensor_retain(y);
+  kava_tensor *w = NULL, *b = NULL, *y = NULL;
+  KAVA_TRY(part(weight, &w));
+  KAVA_TRY(part(bias, &b));
+  if (!weight->transposed) {
+    KAVA_TRY(kava_op_linear(x, w, b, out));
+  } else if (b) {
+    KAVA_TRY(kava_op_matmul(x, w, &y));
+    KAVA_TRY(kava_op_add(y, b, out));
+  } else
+    KAVA_TRY(kava_op_matmul(x, w, out));
 out:
-  kava_tensor_release(&flat);
+  kava_tensor_release(&w);
+  kava_tensor_release(&b);
   kava_tensor_release(&y);
   return st;
 }
 
-static kava_status rotate(const kava_decoder *d, const kava_forward *f, kava_tensor *x, kava_tensor **out) {
-  if (d->inv_freq) return kava_op_rope(x, f->positions, d->inv_freq, d->rope_scale, out);
+/* Without a weight: x itself. */
+static kava_status norm(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *b, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *shifted = NULL;
+  if (w && d->norm_shift != 0) {
+    KAVA_TRY(kava_op_affine(w, 1, d->norm_shift, &shifted));
+    w = shifted;
+  }
+  if (!w)
+    *out = kava_tensor_retain(x);
+  else
+    st = d->layer_norm ? kava_op_layer_norm(x, w, b, d->norm_eps, out) : kava_op_rms_norm(x, w, d->norm_eps, out);
+out:
+  kava_tensor_release(&shifted);
+  return st;
+}
+
+/* [B,T,hidden] -> [B,T,heads,head_dim], normalised where the family does: all heads at once, or each by itself */
+static kava_status project(const kava_decoder *d, kava_tensor *x, const kava_weight *w, const kava_weight *bias,
+                           const kava_weight *head_norm, int heads, int head_dim, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL, *next = NULL;
+  bool at_once = head_norm && norms_all(head_norm, heads, head_dim);
+  KAVA_TRY(affine(x, w, bias, &y));
+  if (at_once) {
+    KAVA_TRY(norm(d, y, head_norm->tensor, NULL, &next));
+    replace(&y, next);
+  }
+  KAVA_TRY(kava_op_reshape(y, 4, (int64_t[]){x->shape[0], x->shape[1], heads, head_dim}, &next));
+  replace(&y, next);
+  if (head_norm && !at_once) {
+    KAVA_TRY(norm(d, y, head_norm->tensor, NULL, &next));
+    replace(&y, next);
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
+static kava_status rotate(const kava_decoder *d, const kava_layer *l, const kava_forward *f, kava_tensor *x,
+                          kava_tensor **out) {
+  if (l->rope) {
+    const kava_rope *rope = (f->rope ? f->rope : d->rope) + l->rope - 1;
+    return kava_op_rope(x, f->positions, rope->inv_freq, rope->scale, out);
+  }
   *out = kava_tensor_retain(x);
   return KAVA_OK;
 }
@@ -164,9 +244,9 @@ static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **
 static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *gate = NULL, *up = NULL, *act = NULL;
-  KAVA_TRY(kava_op_linear(x, l->up, l->up_bias, &up));
-  if (l->gate) {
-    KAVA_TRY(kava_op_linear(x, l->gate, l->gate_bias, &gate));
+  KAVA_TRY(affine(x, &l->up, &l->up_bias, &up));
+  if (l->gate.tensor) {
+    KAVA_TRY(affine(x, &l->gate, &l->gate_bias, &gate));
     if (d->activation == KAVA_SILU)
       KAVA_TRY(kava_op_swiglu(gate, up, &act));
     else if (d->activation == KAVA_GELU)
@@ -179,7 +259,7 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
     KAVA_TRY(activate(d->activation, up, &act));
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
-  KAVA_TRY(kava_op_linear(act, l->down, l->down_bias, out));
+  KAVA_TRY(affine(act, &l->down, &l->down_bias, out));
 out:
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
@@ -203,11 +283,11 @@ static kava_status attend(const kava_layer *l, const kava_forward *f, int index,
   kava_tensor *start = NULL, *o = NULL, *flat = NULL;
   int64_t batch = q->shape[0], length = q->shape[1];
   if (l->window > 0 && length > l->window) KAVA_TRY(windowed(f, l->window, batch, length, &start));
-  KAVA_TRY(kava_op_attention(q, f->out_keys[index], f->out_values[index], start ? start : f->start,
-                             (float)l->attention_scale, &o));
+  KAVA_TRY(kava_op_attention(q, f->out_keys[index], f->out_values[index], start ? start : f->start, l->attention_scale,
+                             l->softcap, &o));
   KAVA_TRY(kava_op_reshape(o, 3, (int64_t[]){batch, length, (int64_t)l->heads * l->head_dim}, &flat));
   kava_tensor_release(&o);
-  KAVA_TRY(kava_op_linear(flat, l->o, l->o_bias, out));
+  KAVA_TRY(affine(flat, &l->o, &l->o_bias, out));
 out:
   kava_tensor_release(&start);
   kava_tensor_release(&o);
@@ -215,19 +295,39 @@ out:
   return st;
 }
 
+/* *x += what attention or MLP gives, *y, which is used up: normalised where the family does, and scaled. */
+static kava_status add_to_stream(const kava_decoder *d, const kava_weight *post_norm, kava_tensor **x,
+                                 kava_tensor **y) {
+  kava_status st = KAVA_OK;
+  kava_tensor *next = NULL;
+  if (post_norm->tensor) {
+    KAVA_TRY(norm(d, *y, post_norm->tensor, NULL, &next));
+    replace(y, next);
+  }
+  if (d->residual_scale != 1) {
+    KAVA_TRY(kava_op_scale(*y, d->residual_scale, &next));
+    replace(y, next);
+  }
+  KAVA_TRY(kava_op_add(*x, *y, &next));
+  replace(x, next);
+out:
+  kava_tensor_release(y);
+  return st;
+}
+
 /* One layer. *x becomes the layer's output unless `keys_only`: then it stops after K (and V, Q where asked for). */
 static kava_status run_layer(const kava_decoder *d, const kava_layer *l, kava_forward *f, int index, bool keys_only,
                              kava_tensor **x) {
   kava_status st = KAVA_OK;
-  kava_tensor *h = NULL, *q = NULL, *y = NULL, *sum = NULL;
-  KAVA_TRY(norm(d, *x, l->attn_norm, l->attn_norm_bias, &h));
-  KAVA_TRY(project(d, h, l->k, l->k_bias, l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
-  KAVA_TRY(rotate(d, f, f->out_keys_before[index], &f->out_keys[index]));
+  kava_tensor *h = NULL, *q = NULL, *y = NULL;
+  KAVA_TRY(norm(d, *x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
+  KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
+  KAVA_TRY(rotate(d, l, f, f->out_keys_before[index], &f->out_keys[index]));
   if (!keys_only || f->values)
-    KAVA_TRY(project(d, h, l->v, l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
+    KAVA_TRY(project(d, h, &l->v, &l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
   if (!keys_only || f->queries) {
-    KAVA_TRY(project(d, h, l->q, l->q_bias, l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, f, y, &q));
+    KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
+    KAVA_TRY(rotate(d, l, f, y, &q));
     kava_tensor_release(&y);
     if (f->queries) f->out_queries[index] = kava_tensor_retain(q);
   }
@@ -235,13 +335,10 @@ static kava_status run_layer(const kava_decoder *d, const kava_layer *l, kava_fo
   kava_tensor_release(&h);
   KAVA_TRY(attend(l, f, index, q, &y));
   kava_tensor_release(&q);
-  KAVA_TRY(kava_op_add(*x, y, &sum));
-  replace(x, sum);
-  kava_tensor_release(&y);
-  KAVA_TRY(norm(d, *x, l->mlp_norm, l->mlp_norm_bias, &h));
+  KAVA_TRY(add_to_stream(d, &l->post_attn_norm, x, &y));
+  KAVA_TRY(norm(d, *x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
   KAVA_TRY(mlp(d, l, h, &y));
-  KAVA_TRY(kava_op_add(*x, y, &sum));
-  replace(x, sum);
+  KAVA_TRY(add_to_stream(d, &l->post_mlp_norm, x, &y));
 out:
   kava_tensor_release(&h);
   kava_tensor_release(&q);
@@ -277,6 +374,19 @@ out:
   return st;
 }
 
+static kava_status logits(const kava_decoder *d, kava_tensor *hidden, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  KAVA_TRY(kava_op_linear(hidden, d->head ? d->head : d->embed, NULL, &y));
+  if (d->logit_softcap > 0) {
+    KAVA_TRY(kava_op_softcap(y, d->logit_softcap, out));
+  } else
+    *out = kava_tensor_retain(y);
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
 static kava_status check_plane(const kava_tensor *t, const kava_tensor *ids, const char *name) {
   if (!t) return KAVA_OK;
   if (t->dtype != KAVA_I32) return kava_fail(KAVA_MISUSE, "%s: i32 expected, got %s", name, kava_dtype_name(t->dtype));
@@ -289,7 +399,7 @@ static kava_status check_plane(const kava_tensor *t, const kava_tensor *ids, con
 
 kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
   kava_status st = KAVA_OK;
-  kava_tensor *x = NULL, *y = NULL, *ids = f->input_ids;
+  kava_tensor *x = NULL, *y = NULL, *next = NULL, *ids = f->input_ids;
   if (!ids || ids->dims != 2 || (ids->dtype != KAVA_I64 && ids->dtype != KAVA_I32))
     return kava_fail(KAVA_MISUSE, "input_ids: an i64 or i32 tensor [batch, length] expected, got %s with %d dimensions",
                      ids ? kava_dtype_name(ids->dtype) : "nothing", ids ? ids->dims : 0);
@@ -310,7 +420,11 @@ kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
   for (int i = 0; i < f->layers; i++) KAVA_TRY(run_layer(d, &d->layer[i], f, i, !whole && i == f->layers - 1, &x));
   if (whole) {
     KAVA_TRY(norm(d, x, d->norm, d->norm_bias, &y));
-    if (f->logits) KAVA_TRY(kava_op_linear(y, d->head ? d->head : d->embed, NULL, &f->out_logits));
+    if (d->head_scale != 1) {
+      KAVA_TRY(kava_op_scale(y, d->head_scale, &next));
+      replace(&y, next);
+    }
+    if (f->logits) KAVA_TRY(logits(d, y, &f->out_logits));
     if (f->hidden) f->out_hidden = kava_tensor_retain(y);
   }
 out:

@@ -6,35 +6,58 @@
 #include "kernels/args.h"
 #include "tensor/tensor.h"
 
-/* A layer's weights: X(name). Matrices are [out, in]. Biases, q_norm/k_norm (per head, [head_dim]), gate (absent in an
- * ungated MLP) and norm biases may be NULL. */
+/* A weight: a tensor, or some of its rows where several matrices are stored as one (phi3's qkv). Matrices are [out,
+ * in]; `transposed`: stored as [in, out] (GPT-2), so that its columns are the rows. Biases are cut like their matrices.
+ */
+typedef struct kava_weight {
+  kava_tensor *tensor; /* NULL: absent */
+  int64_t first, rows; /* rows 0: all of it; else rows first .. first+rows-1 */
+  bool transposed;
+} kava_weight;
+
+/* A layer's weights: X(name). Biases, gate (absent in an ungated MLP) and norm biases may be absent. q_norm and k_norm
+ * may be absent, [head_dim] (each head by itself) or [heads * head_dim] (all heads at once). A post norm normalises
+ * what attention or MLP adds to the stream; where there is one, the norm before may be absent. */
 /* clang-format off */
 #define KAVA_LAYER_WEIGHTS(X)                                                                                          \
   X(attn_norm) X(attn_norm_bias) X(q) X(q_bias) X(k) X(k_bias) X(v) X(v_bias) X(o) X(o_bias) X(q_norm) X(k_norm)       \
-  X(mlp_norm) X(mlp_norm_bias) X(gate) X(gate_bias) X(up) X(up_bias) X(down) X(down_bias)
+  X(post_attn_norm) X(mlp_norm) X(mlp_norm_bias) X(gate) X(gate_bias) X(up) X(up_bias) X(down) X(down_bias)            \
+  X(post_mlp_norm)
 /* clang-format on */
 /* The model's own: embed [vocab, hidden], positions [length, hidden] (learned) or NULL, norm, head (NULL: tied to
  * embed). */
 #define KAVA_MODEL_WEIGHTS(X) X(embed) X(positions) X(norm) X(norm_bias) X(head)
 
+/* One way of rotating: f32 inverse frequencies [rotated dims / 2], and the factor on cos and sin (yarn). */
+typedef struct kava_rope {
+  kava_tensor *inv_freq;
+  double scale;
+} kava_rope;
+#define KAVA_ROPES 4 /* that one model may have; layers choose among them */
+
 typedef struct kava_layer {
   int heads, kv_heads, head_dim;
   int window; /* a query sees at most this many keys, itself included; 0: all */
+  int rope;   /* 1 .. the decoder's ropes; 0: keys and queries are not rotated */
   double attention_scale;
-#define X(name) kava_tensor *name;
+  double softcap; /* scores become softcap * tanh(score / softcap); 0: they do not */
+#define X(name) kava_weight name;
   KAVA_LAYER_WEIGHTS(X)
 #undef X
 } kava_layer;
 
 typedef struct kava_decoder {
   int refs;
-  int layers, hidden, vocab;
+  int layers, hidden, vocab, ropes;
   bool layer_norm; /* else RMSNorm */
   kava_activation activation;
   double norm_eps;
+  double norm_shift;     /* added to the norms' weights: 0, or Gemma's 1 */
   double embed_scale;    /* 1, or Gemma's sqrt(hidden) */
-  kava_tensor *inv_freq; /* f32 [rotated dims / 2]; NULL: no rotation */
-  double rope_scale;     /* multiplies cos and sin (yarn); 1 otherwise */
+  double residual_scale; /* of what attention and MLP add to the stream; 1 */
+  double head_scale;     /* of the hidden states that the head reads, so of the logits; 1 */
+  double logit_softcap;  /* 0: none */
+  kava_rope rope[KAVA_ROPES];
 #define X(name) kava_tensor *name;
   KAVA_MODEL_WEIGHTS(X)
 #undef X
@@ -52,8 +75,9 @@ typedef struct kava_forward {
   kava_tensor *input_ids; /* i64 or i32 [B,T] */
   kava_tensor *start;     /* i32 [B,T]: the first key each query may see (packing, left padding); NULL: 0 */
   kava_tensor *positions; /* i32 [B,T]; NULL: 0, 1, 2, … */
+  const kava_rope *rope;  /* instead of the decoder's, as many: rotations that depend on the length; NULL: its own */
   int up_to;              /* keys and values of layers 1..up_to are wanted; 0: of all */
-  bool logits, hidden;    /* hidden: after the final norm, what the head reads */
+  bool logits, hidden;    /* hidden: after the final norm and head_scale, what the head reads */
   bool values, queries;   /* keys are always kept; `values`: also the last wanted layer's V */
   /* out; owned by the caller once kava_decoder_forward succeeds: kava_forward_release */
   kava_tensor *out_logits;       /* [B,T,vocab] */

@@ -20,12 +20,16 @@ kava_status kava_decoder_build(const kava_decoder_spec *spec, kava_decoder **out
   d->norm_eps = spec->norm_eps;
   d->activation = KAVA_SILU;
   int half = spec->head_dim / 2;
-  KAVA_TRY(kava_tensor_new(KAVA_F32, 1, (int64_t[]){half}, &d->inv_freq));
-  for (int i = 0; i < half; i++) kava_f32(d->inv_freq)[i] = (float)pow(spec->rope_theta, -2.0 * i / spec->head_dim);
+  KAVA_TRY(kava_tensor_new(KAVA_F32, 1, (int64_t[]){half}, &d->rope[0].inv_freq));
+  d->rope[0].scale = 1;
+  d->ropes = 1;
+  for (int i = 0; i < half; i++)
+    kava_f32(d->rope[0].inv_freq)[i] = (float)pow(spec->rope_theta, -2.0 * i / spec->head_dim);
   for (int i = 0; i < d->layers; i++) {
     d->layer[i].heads = spec->heads;
     d->layer[i].kv_heads = spec->kv_heads;
     d->layer[i].head_dim = spec->head_dim;
+    d->layer[i].rope = 1;
     d->layer[i].attention_scale = 1 / sqrt(spec->head_dim);
   }
   *out = d;
@@ -40,7 +44,7 @@ kava_status kava_decoder_set(kava_decoder *d, int layer, const char *name, kava_
     return kava_fail(KAVA_MISUSE, "layer: -1 (the model's own) to %d expected, got %d", d->layers - 1, layer);
   kava_tensor **slot = NULL;
 #define X(field)                                                                                                       \
-  if (strcmp(name, #field) == 0) slot = &d->layer[layer].field;
+  if (strcmp(name, #field) == 0) slot = &d->layer[layer].field.tensor;
   if (layer >= 0) { KAVA_LAYER_WEIGHTS(X) }
 #undef X
 #define X(field)                                                                                                       \

@@ -36,6 +36,41 @@ out:
   return st;
 }
 
+/* node: input x; saved[0] y; numbers[0] c */
+static kava_status softcap_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *dx;
+  bool add;
+  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  if (st != KAVA_OK || !dx) return st;
+  kava_kernels_cpu()->softcap_grad(grad->dtype, node->numbers[0], kava_tensor_data(node->saved[0]),
+                                   kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);
+  return KAVA_OK;
+}
+
+kava_status kava_op_softcap(kava_tensor *x, double c, kava_tensor **out) {
+  static const char op[] = "softcap";
+  kava_status st = KAVA_OK;
+  kava_tensor *cx = NULL, *y = NULL;
+  kava_dtype dtype;
+  kava_node *node;
+  if (!(c > 0)) KAVA_FAIL(KAVA_MISUSE, "softcap: c is %g; more than 0 expected", c);
+  KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
+  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
+  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  kava_kernels_cpu()->softcap(dtype, c, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
+  if (kava_tape_wanted(&x, 1)) {
+    KAVA_TRY(kava_tape_record(op, softcap_backward, 1, &x, y, &node));
+    node->numbers[0] = c;
+    KAVA_TRY(kava_tape_save(node, 0, y));
+  }
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&cx);
+  kava_tensor_release(&y);
+  return st;
+}
+
 /* node: inputs gate, up; saved[0], saved[1] the same, contiguous; integers[0] kind */
 static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;

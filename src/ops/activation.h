@@ -7,6 +7,7 @@ kava_status kava_op_silu(kava_tensor *x, kava_tensor **out);      /* x * sigmoid
 kava_status kava_op_gelu(kava_tensor *x, kava_tensor **out);      /* x * Phi(x), Phi the normal distribution function */
 kava_status kava_op_gelu_tanh(kava_tensor *x, kava_tensor **out); /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
 kava_status kava_op_relu(kava_tensor *x, kava_tensor **out);      /* max(x, 0) */
+kava_status kava_op_softcap(kava_tensor *x, double c, kava_tensor **out);              /* c tanh(x/c), c > 0 */
 kava_status kava_op_swiglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out);     /* silu(gate) * up */
 kava_status kava_op_geglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out);      /* gelu(gate) * up */
 kava_status kava_op_geglu_tanh(kava_tensor *gate, kava_tensor *up, kava_tensor **out); /* gelu_tanh(gate) * up */

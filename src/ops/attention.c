@@ -9,7 +9,7 @@ double kava_attention_scale(const kava_tensor *q) {
 }
 
 static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k, const kava_tensor *v,
-                                     const kava_tensor *start, const kava_tensor *lse, double scale) {
+                                     const kava_tensor *start, const kava_tensor *lse, double scale, double softcap) {
   return (kava_attention_args){.dtype = q->dtype,
                                .batch = q->shape[0],
                                .length = q->shape[1],
@@ -17,6 +17,7 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .kv_heads = k->shape[2],
                                .head_dim = q->shape[3],
                                .scale = scale,
+                               .softcap = softcap,
                                .q = kava_tensor_data(q),
                                .k = kava_tensor_data(k),
                                .v = v ? kava_tensor_data(v) : NULL,
@@ -24,11 +25,12 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .lse = lse ? kava_tensor_data(lse) : NULL};
 }
 
-/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers[0] scale */
+/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers: scale, softcap */
 static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk, *dv;
-  kava_attention_args a = arguments(saved[0], saved[1], saved[2], saved[3], saved[4], node->numbers[0]);
+  kava_attention_args a =
+      arguments(saved[0], saved[1], saved[2], saved[3], saved[4], node->numbers[0], node->numbers[1]);
   a.o = kava_tensor_data(saved[5]);
   a.grad_o = kava_tensor_data(grad);
   KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
@@ -45,7 +47,7 @@ out:
 static kava_status map_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk;
-  kava_attention_args a = arguments(saved[0], saved[1], NULL, saved[3], saved[4], node->numbers[0]);
+  kava_attention_args a = arguments(saved[0], saved[1], NULL, saved[3], saved[4], node->numbers[0], node->numbers[1]);
   KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
   KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
   a.dq = dq ? kava_tensor_data(dq) : NULL;
@@ -92,7 +94,7 @@ out:
 
 /* Both ops: v NULL means attention_map. */
 static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start,
-                          double scale, kava_backward_fn backward, kava_tensor **out) {
+                          double scale, double softcap, kava_backward_fn backward, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *inputs[3] = {q, k, v}, *given[5] = {NULL}, *y = NULL;
   static const char *const names[3] = {"q", "k", "v"};
@@ -100,6 +102,7 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
   kava_node *node;
   KAVA_TRY(kava_operand_dtype(op, 3, inputs, names, &dtype));
   KAVA_TRY(check(op, q, k, v));
+  if (!(softcap >= 0)) KAVA_FAIL(KAVA_MISUSE, "%s: softcap is %g; 0 (none) or more expected", op, softcap);
   if (start) {
     KAVA_TRY(kava_operand_shape(op, "start", start, 2, q->shape));
     KAVA_TRY(start_keys(op, start, &given[3]));
@@ -109,13 +112,14 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
   if (recorded) KAVA_TRY(kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[2], q->shape[1]}, &given[4]));
   KAVA_TRY(v ? kava_tensor_empty_like(q, dtype, &y)
              : kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[1], q->shape[1]}, &y));
-  kava_attention_args a = arguments(given[0], given[1], given[2], given[3], given[4], scale);
+  kava_attention_args a = arguments(given[0], given[1], given[2], given[3], given[4], scale, softcap);
   a.o = v ? kava_tensor_data(y) : NULL;
   if (kava_tensor_numel(y) && kava_tensor_numel(q))
     KAVA_TRY(v ? kava_kernels_cpu()->attention(&a) : kava_kernels_cpu()->attention_map(&a, kava_tensor_data(y)));
   if (recorded) {
     KAVA_TRY(kava_tape_record(op, backward, 3, inputs, y, &node));
     node->numbers[0] = scale;
+    node->numbers[1] = softcap;
     for (int i = 0; i < 5; i++) KAVA_TRY(kava_tape_save(node, i, given[i]));
     if (v) KAVA_TRY(kava_tape_save(node, 5, y));
   }
@@ -128,10 +132,11 @@ out:
 }
 
 kava_status kava_op_attention(kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start, double scale,
-                              kava_tensor **out) {
-  return attend("attention", q, k, v, start, scale, attention_backward, out);
+                              double softcap, kava_tensor **out) {
+  return attend("attention", q, k, v, start, scale, softcap, attention_backward, out);
 }
 
-kava_status kava_op_attention_map(kava_tensor *q, kava_tensor *k, kava_tensor *start, double scale, kava_tensor **out) {
-  return attend("attention_map", q, k, NULL, start, scale, map_backward, out);
+kava_status kava_op_attention_map(kava_tensor *q, kava_tensor *k, kava_tensor *start, double scale, double softcap,
+                                  kava_tensor **out) {
+  return attend("attention_map", q, k, NULL, start, scale, softcap, map_backward, out);
 }

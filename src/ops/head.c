@@ -15,6 +15,7 @@ typedef struct side {
   kava_linear_args linear;
   char *rows;   /* the piece's hidden states, [piece, D] */
   char *logits; /* [piece, V] */
+  double softcap;
 } side;
 
 typedef struct head {
@@ -25,6 +26,7 @@ typedef struct head {
   int64_t count, vocabulary;
   side student, teacher;
   char *d_rows; /* gradient of the piece's hidden states */
+  char *capped; /* the student's logits of the piece, where their gradient needs them: [piece, V] */
   double *stats;
   kava_tensor *d_hidden, *d_weight;
 } head;
@@ -42,6 +44,7 @@ static void head_free(head *h) {
   side_free(&h->student);
   side_free(&h->teacher);
   kava_free(h->d_rows);
+  kava_free(h->capped);
   kava_free(h->stats);
   kava_tensor_release(&h->d_hidden);
   kava_tensor_release(&h->d_weight);
@@ -97,14 +100,20 @@ static kava_status side_logits(const head *h, side *s, int64_t begin, int64_t co
   for (int64_t i = 0; i < count; i++)
     memcpy(s->rows + (size_t)i * row, from + (size_t)h->counted[begin + i] * row, row);
   a.rows = count;
-  return kava_kernels_cpu()->linear_forward(&a, s->rows, NULL, s->logits);
+  kava_status st = kava_kernels_cpu()->linear_forward(&a, s->rows, NULL, s->logits);
+  if (st == KAVA_OK && s->softcap > 0)
+    kava_kernels_cpu()->softcap(h->dtype, s->softcap, s->logits, s->logits, count * a.out);
+  return st;
 }
 
-/* The student's logits hold their gradient by now. */
+/* The student's logits hold the gradient of what the losses read by now. */
 static kava_status piece_gradients(head *h, int64_t begin, int64_t count) {
   kava_status st = KAVA_OK;
   kava_linear_args a = h->student.linear;
   a.rows = count;
+  if (h->capped)
+    kava_kernels_cpu()->softcap_grad(h->dtype, h->student.softcap, h->capped, h->student.logits, h->student.logits,
+                                     count * a.out, false);
   if (h->d_hidden) {
     size_t row = (size_t)a.in * h->element;
     char *to = kava_tensor_data(h->d_hidden);
@@ -155,8 +164,7 @@ out:
   return st;
 }
 
-static kava_status run(head *h, bool teacher, bool gradients, double ce_scale, double kl_scale, double temperature,
-                       double sums[3]) {
+static kava_status run(head *h, bool teacher, bool gradients, const kava_head_options *o, double sums[3]) {
   kava_status st = KAVA_OK;
   int64_t piece = PIECE_BYTES / (int64_t)((size_t)h->vocabulary * h->element);
   if (piece < PIECE_ROWS_LEAST) piece = PIECE_ROWS_LEAST;
@@ -166,20 +174,23 @@ static kava_status run(head *h, bool teacher, bool gradients, double ce_scale, d
   if (teacher) KAVA_TRY(side_room(h, &h->teacher, piece));
   h->stats = kava_alloc((size_t)(3 * piece) * sizeof *h->stats);
   h->d_rows = kava_alloc((size_t)(piece * h->student.linear.in) * h->element);
+  size_t logits_row = (size_t)h->vocabulary * h->element;
+  if (gradients && h->student.softcap > 0 && !(h->capped = kava_alloc((size_t)piece * logits_row))) return KAVA_MEMORY;
   if (!h->stats || !h->d_rows) KAVA_TRY(KAVA_MEMORY);
   for (int64_t begin = 0; begin < h->count; begin += piece) {
     int64_t count = begin + piece < h->count ? piece : h->count - begin;
     KAVA_TRY(side_logits(h, &h->student, begin, count));
     if (teacher) KAVA_TRY(side_logits(h, &h->teacher, begin, count));
+    if (h->capped) memcpy(h->capped, h->student.logits, (size_t)count * logits_row);
     kava_logits_args a = {.dtype = h->dtype,
                           .rows = count,
                           .width = h->vocabulary,
                           .s = h->student.logits,
                           .t = h->teacher.logits,
                           .targets = h->ids + begin,
-                          .temperature = temperature,
-                          .ce_scale = ce_scale,
-                          .kl_scale = kl_scale,
+                          .temperature = o->temperature,
+                          .ce_scale = o->ce_weight / (double)h->count,
+                          .kl_scale = o->kl_weight / (double)h->count,
                           .stats = h->stats,
                           .ds = gradients ? h->student.logits : NULL};
     kava_kernels_cpu()->logits_rows(&a);
@@ -191,8 +202,7 @@ out:
 }
 
 kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht, kava_tensor *wt, kava_tensor *targets,
-                              double ce_weight, double kl_weight, double temperature, kava_tensor **loss,
-                              kava_tensor **metrics) {
+                              const kava_head_options *o, kava_tensor **loss, kava_tensor **metrics) {
   static const char op[] = "head_loss";
   kava_status st = KAVA_OK;
   head h = {0};
@@ -200,7 +210,13 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
   kava_node *node;
   double sums[3] = {0};
   bool gradients = kava_tape_wanted(inputs, 2);
-  if (!(temperature > 0)) KAVA_FAIL(KAVA_MISUSE, "head_loss: temperature is %g; more than 0 expected", temperature);
+  if (!(o->temperature > 0))
+    KAVA_FAIL(KAVA_MISUSE, "head_loss: temperature is %g; more than 0 expected", o->temperature);
+  if (!(o->softcap >= 0) || !(o->teacher_softcap >= 0))
+    KAVA_FAIL(KAVA_MISUSE, "head_loss: softcap is %g, the teacher's %g; 0 (none) or more expected", o->softcap,
+              o->teacher_softcap);
+  h.student.softcap = o->softcap;
+  h.teacher.softcap = o->teacher_softcap;
   if (!ht != !wt)
     KAVA_FAIL(KAVA_MISUSE, "head_loss: the teacher's hidden states and its weight come together, only one was given");
   KAVA_TRY(kava_operand_dtype(op, 4,
@@ -222,10 +238,10 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
   if (gradients && kava_needs_grad(hs)) KAVA_TRY(kava_tensor_zeros(h.dtype, hs->dims, hs->shape, &h.d_hidden));
   if (gradients && kava_needs_grad(ws)) KAVA_TRY(kava_tensor_new(h.dtype, 2, ws->shape, &h.d_weight));
   double count = (double)h.count;
-  KAVA_TRY(run(&h, ht != NULL, gradients, ce_weight / count, kl_weight / count, temperature, sums));
+  KAVA_TRY(run(&h, ht != NULL, gradients, o, sums));
   for (int i = 0; i < 3; i++) sums[i] /= count;
   KAVA_TRY(kava_tensor_new(h.dtype, 0, NULL, &y));
-  double value = ce_weight * sums[0] + kl_weight * sums[1];
+  double value = o->ce_weight * sums[0] + o->kl_weight * sums[1];
   if (h.dtype == KAVA_F64)
     *kava_f64(y) = value;
   else

@@ -158,6 +158,48 @@ static void gated_grad(const kava_gated_args *a) {
     kava_parallel(a->count, GRAIN, loops[a->kind], &j);
 }
 
+typedef struct softcap_job {
+  const float *x, *grad; /* softcap_grad: x is y */
+  float *y;
+  float cap;
+  bool add;
+} softcap_job;
+
+static void softcap_values(void *ctx, int64_t begin, int64_t end) {
+  const softcap_job *j = ctx;
+  vf cap = vf_set(j->cap), inverse = vf_set(1.0f / j->cap);
+  for (int64_t i = begin; i < end; i += VF_LANES)
+    vf_store_to(j->y + i, vf_mul(cap, vf_tanh(vf_mul(vf_load_to(j->x + i, end - i), inverse))), end - i);
+}
+
+static void softcap_slopes(void *ctx, int64_t begin, int64_t end) {
+  const softcap_job *j = ctx;
+  vf inverse = vf_set(1.0f / j->cap);
+  for (int64_t i = begin; i < end; i += VF_LANES) {
+    int64_t n = end - i;
+    vf t = vf_mul(vf_load_to(j->x + i, n), inverse);
+    vf v = vf_mul(vf_load_to(j->grad + i, n), vf_sub(vf_set(1.0f), vf_mul(t, t)));
+    vf_store_to(j->y + i, j->add ? vf_add(vf_load_to(j->y + i, n), v) : v, n);
+  }
+}
+
+static void softcap(kava_dtype dtype, double c, const void *x, void *y, int64_t count) {
+  softcap_job j = {.x = x, .y = y, .cap = (float)c};
+  if (dtype == KAVA_F64)
+    kava_ref_softcap(dtype, c, x, y, count);
+  else
+    kava_parallel(count, GRAIN, softcap_values, &j);
+}
+
+static void softcap_grad(kava_dtype dtype, double c, const void *y, const void *grad, void *dx, int64_t count,
+                         bool add) {
+  softcap_job j = {.x = y, .grad = grad, .y = dx, .cap = (float)c, .add = add};
+  if (dtype == KAVA_F64)
+    kava_ref_softcap_grad(dtype, c, y, grad, dx, count, add);
+  else
+    kava_parallel(count, GRAIN, softcap_slopes, &j);
+}
+
 #define BLOCKS 8             /* Philox blocks of a group of elements */
 #define LANES (VF_LANES / 2) /* of them in one vector */
 #define TILE (KAVA_DROPOUT_GROUP * 32)
@@ -234,5 +276,7 @@ void KAVA_SIMD(activation)(kava_kernels *table) {
   table->activation_grad = activation_grad;
   table->gated = gated;
   table->gated_grad = gated_grad;
+  table->softcap = softcap;
+  table->softcap_grad = softcap_grad;
   table->dropout = dropout;
 }

@@ -98,6 +98,27 @@ static void weigh(const attention_job *job, const float *p, int64_t m, const cha
                    job->width, PANEL, NULL, true);
 }
 
+/* The factor on q.k, and the softcap c: a score becomes c tanh(scale q.k / c) where c > 0. */
+typedef struct scoring {
+  vf scale, cap, inverse; /* inverse: scale / c */
+  bool capped;
+} scoring;
+
+static scoring scoring_of(const kava_attention_args *a) {
+  bool capped = a->softcap > 0;
+  return (scoring){vf_set((float)a->scale), vf_set((float)a->softcap),
+                   vf_set(capped ? (float)(a->scale / a->softcap) : 0), capped};
+}
+
+/* exp(score - lse), and *slope = d score / d q.k, for the products s */
+static inline vf softmax_of(const scoring *c, vf s, vf lse, vf *slope) {
+  *slope = c->scale;
+  if (!c->capped) return vf_exp(vf_fma(s, c->scale, vf_sub(vf_set(0), lse)));
+  vf t = vf_tanh(vf_mul(s, c->inverse));
+  *slope = vf_mul(c->scale, vf_sub(vf_set(1), vf_mul(t, t)));
+  return vf_exp(vf_fma(t, c->cap, vf_sub(vf_set(0), lse)));
+}
+
 static void zero(float *x, int64_t from, int64_t to) {
   if (to > from) memset(x + from, 0, (size_t)(to - from) * sizeof *x);
 }
@@ -106,7 +127,8 @@ static void zero(float *x, int64_t from, int64_t to) {
 
 /* Row r of S becomes P over the visible columns [from, to), zero elsewhere up to n. Returns the factor by which what
  * was summed before must shrink. */
-static float soften(float *s, int64_t from, int64_t to, int64_t n, float scale, float *top, float *sum) {
+static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring *c, float scale, float *top,
+                    float *sum) {
   if (from >= to) {
     zero(s, 0, n);
     return 1;
@@ -116,6 +138,11 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, float scale, 
   int64_t first = from / VF_LANES * VF_LANES;
   float most = -INFINITY;
   int64_t i = from;
+  if (c->capped) {
+    for (int64_t j = first; j < to; j += VF_LANES)
+      vf_store(s + j, vf_mul(c->cap, vf_tanh(vf_mul(vf_load(s + j), c->inverse))));
+    scale = 1;
+  }
   for (; i < least(to, first + VF_LANES); i++) most = s[i] > most ? s[i] : most;
   if (i + VF_LANES <= to) {
     vf high = vf_load(s + i);
@@ -151,7 +178,8 @@ static void scale_row(float *x, int64_t count, float factor) {
 static void forward_block(const attention_job *job, int64_t b, int64_t h, int64_t t, int64_t m, float *s, float *sum) {
   const kava_attention_args *a = job->a;
   int64_t hk = b * a->kv_heads + h / (a->heads / a->kv_heads), first = earliest(a, b, t, m) / PANEL * PANEL;
-  float top[64], total[64], scale = (float)a->scale;
+  float top[64], total[64];
+  scoring c = scoring_of(a);
   for (int64_t r = 0; r < m; r++) {
     top[r] = -INFINITY;
     total[r] = 0;
@@ -163,8 +191,8 @@ static void forward_block(const attention_job *job, int64_t b, int64_t h, int64_
            j, n, s);
     for (int64_t r = 0; r < m; r++) {
       int64_t from = start_of(a, b, t + r) - j, to = least(t + r + 1 - j, n);
-      float shrink =
-          soften(s + r * TILE_N, from > 0 ? from : 0, to, ceil_div(n, PANEL) * PANEL, scale, top + r, total + r);
+      float shrink = soften(s + r * TILE_N, from > 0 ? from : 0, to, ceil_div(n, PANEL) * PANEL, &c, (float)a->scale,
+                            top + r, total + r);
       if (shrink < 1 && j > first) scale_row(sum + r * job->width, job->width, shrink);
     }
     weigh(job, s, m, job->v.along + hk * along_bytes(a), j, n, sum);
@@ -224,7 +252,7 @@ static void query_block(const attention_job *job, int64_t b, int64_t h, int64_t 
   const kava_attention_args *a = job->a;
   int64_t hk = b * a->kv_heads + h / (a->heads / a->kv_heads), ld = a->heads * a->head_dim;
   int64_t row = (b * a->heads + h) * a->length + t;
-  vf scale = vf_set((float)a->scale);
+  scoring c = scoring_of(a);
   zero(sum, 0, m * job->width);
   for (int64_t j = earliest(a, b, t, m) / PANEL * PANEL; j < t + m; j += TILE_N) {
     int64_t n = least(t + m - j, TILE_N), padded = ceil_div(n, PANEL) * PANEL;
@@ -234,10 +262,10 @@ static void query_block(const attention_job *job, int64_t b, int64_t h, int64_t 
       float *ds = s + r * TILE_N;
       int64_t from = start_of(a, b, t + r) - j, to = least(t + r + 1 - j, n);
       if (from < 0) from = 0;
-      vf lse = vf_set(-job->lse[row + r]), delta = vf_set(job->delta[row + r]);
+      vf lse = vf_set(job->lse[row + r]), delta = vf_set(job->delta[row + r]), slope;
       for (int64_t i = from / VF_LANES * VF_LANES; i < to; i += VF_LANES) {
-        vf p = vf_exp(vf_fma(vf_load(ds + i), scale, lse));
-        vf_store(ds + i, vf_mul(vf_mul(p, scale), vf_sub(vf_load(dp + r * TILE_N + i), delta)));
+        vf p = softmax_of(&c, vf_load(ds + i), lse, &slope);
+        vf_store(ds + i, vf_mul(vf_mul(p, slope), vf_sub(vf_load(dp + r * TILE_N + i), delta)));
       }
       zero(ds, 0, least(from, padded));
       zero(ds, to > 0 ? to : 0, padded);
@@ -263,7 +291,7 @@ static void key_block(const attention_job *job, int64_t b, int64_t hk, int64_t j
                       float *dk, float *dv) {
   const kava_attention_args *a = job->a;
   int64_t group = a->heads / a->kv_heads, ld = a->kv_heads * a->head_dim;
-  vf scale = vf_set((float)a->scale);
+  scoring c = scoring_of(a);
   zero(dk, 0, m * job->width);
   zero(dv, 0, m * job->width);
   for (int64_t h = hk * group; h < (hk + 1) * group; h++) {
@@ -279,9 +307,9 @@ static void key_block(const attention_job *job, int64_t b, int64_t hk, int64_t j
         int64_t from = j + r - t; /* queries before the key do not see it */
         for (int64_t i = 0; i < n; i += VF_LANES) {
           int64_t lanes = least(n - i, VF_LANES);
-          vf value = vf_exp(vf_fma(vf_load(p + i), scale, vf_sub(vf_set(0), vf_load_n(lse + i, lanes))));
+          vf slope, value = softmax_of(&c, vf_load(p + i), vf_load_n(lse + i, lanes), &slope);
           vf_store(p + i, value);
-          vf_store(ds + i, vf_mul(vf_mul(value, scale), vf_sub(vf_load(ds + i), vf_load_n(delta + i, lanes))));
+          vf_store(ds + i, vf_mul(vf_mul(value, slope), vf_sub(vf_load(ds + i), vf_load_n(delta + i, lanes))));
         }
         zero(p, 0, least(from, n));
         zero(ds, 0, least(from, n));

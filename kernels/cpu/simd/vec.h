@@ -99,10 +99,8 @@ static inline void vf_store_n(float *p, vf v, int64_t n) {
 }
 #endif
 
-/* exp(x), |relative error| < 2e-7; flushes to 0 below -87.3, clamps at exp(88.4). Cody-Waite reduction, degree-6
- * polynomial. */
-static inline vf vf_exp(vf x) {
-  x = vf_min(vf_max(x, vf_set(-87.33654f)), vf_set(88.37626f));
+/* x = n ln 2 + r, |r| <= ln 2 / 2 -> n, and exp(r) - 1 by a polynomial. Cody-Waite reduction; degree 6. */
+static inline vf vf_exp_parts(vf x, vf *exp_r_less_1) {
   vf n = vf_round(vf_mul(x, vf_set(1.44269504f)));
   vf r = vf_fma(n, vf_set(-0.693359375f), x);
   r = vf_fma(n, vf_set(2.12194440e-4f), r);
@@ -112,7 +110,21 @@ static inline vf vf_exp(vf x) {
   p = vf_fma(p, r, vf_set(4.1665795894e-2f));
   p = vf_fma(p, r, vf_set(1.6666665459e-1f));
   p = vf_fma(p, r, vf_set(5.0000001201e-1f));
-  p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set(1.0f)));
-  return vf_scale2(p, n);
+  *exp_r_less_1 = vf_fma(p, vf_mul(r, r), r);
+  return n;
+}
+
+/* tanh(x) = e/(e+2) with e = exp(2x) - 1, in which nothing cancels for small x: |relative error| < 4e-7 */
+static inline vf vf_tanh(vf x) {
+  vf less_1, n = vf_exp_parts(vf_min(vf_max(vf_add(x, x), vf_set(-18.0f)), vf_set(18.0f)), &less_1);
+  vf power = vf_scale2(vf_set(1.0f), n), e = vf_fma(power, less_1, vf_sub(power, vf_set(1.0f)));
+  return vf_div(e, vf_add(e, vf_set(2.0f)));
+}
+
+/* exp(x), |relative error| < 2e-7; flushes to 0 below -87.3, clamps at exp(88.4) */
+static inline vf vf_exp(vf x) {
+  x = vf_min(vf_max(x, vf_set(-87.33654f)), vf_set(88.37626f));
+  vf less_1, n = vf_exp_parts(x, &less_1);
+  return vf_scale2(vf_add(less_1, vf_set(1.0f)), n);
 }
 #endif

@@ -1,24 +1,30 @@
 -- Qwen2 and Qwen2.5: llama with biases on q, k and v, whatever the configuration says; GGUF keeps its rows in HF's order.
+local families = require "kava.families"
 local llama = require "kava.family.llama"
 
-local family = {}
-for key, value in pairs(llama) do family[key] = value end
-family.name = "qwen2"
-family.model_types = { "qwen2" }
-family.architecture = "Qwen2ForCausalLM"
-family.gguf = "qwen2"
-family.gguf_permuted = false
-
-function family.spec(config, need)
-  local spec = llama.spec(config, need)
-  -- Qwen ships sliding_window beside use_sliding_window = false: only layer_types or the switch turn it on.
-  for i, layer in ipairs(spec.layer) do
-    local kind = config.layer_types and config.layer_types[i]
-    local slides = kind == "sliding_attention"
-      or not kind and config.use_sliding_window == true and i - 1 >= (config.max_window_layers or 0)
-    if slides then layer.window = need "sliding_window" end
-  end
-  return spec
+local function always(name)
+  local entry = {}
+  for key, value in pairs(llama.layer[name]) do entry[key] = value end
+  entry.optional = nil
+  return entry
 end
 
-return family
+return families.like(llama, {
+  name = "qwen2",
+  model_types = { "qwen2" },
+  architecture = "Qwen2ForCausalLM",
+  gguf = "qwen2",
+  gguf_permuted = false,
+  layer = { q_bias = always "q_bias", k_bias = always "k_bias", v_bias = always "v_bias", o_bias = false,
+    gate_bias = false, up_bias = false, down_bias = false },
+
+  -- Qwen ships sliding_window beside use_sliding_window = false: only layer_types or the switch turn it on.
+  complete = function(config)
+    if config.layer_types then return end
+    config.layer_types = {}
+    for i = 1, config.num_hidden_layers or 0 do
+      local slides = config.use_sliding_window == true and config.sliding_window and i - 1 >= (config.max_window_layers or 28)
+      config.layer_types[i] = slides and "sliding_attention" or "full_attention"
+    end
+  end,
+})

@@ -18,6 +18,7 @@ function kava.linear(x, w, bias) end
 ---@field v kava.Tensor? [B, T, Hkv, D]; attention only, and needed there
 ---@field start kava.Tensor? integers [B, T]: the first position (from 0) that each query sees; nil: 0. Beyond the query: it sees nothing, and yields 0
 ---@field scale number? of the scores, 1/sqrt(D)
+---@field softcap number? c: a scaled score s becomes c * tanh(s / c) (Gemma 2); 0: it does not
 
 --- Causal grouped-query attention: softmax over the keys start[b,t] .. t of scale * q.k, times v (Vaswani et al. 2017; computed
 --- in tiles as Dao 2023, without T x T memory, forward and backward). An unknown key or a shape that does not fit raises.

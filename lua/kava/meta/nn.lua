@@ -49,6 +49,12 @@ function kava.gelu_tanh(x) end
 ---@return kava.Tensor
 function kava.relu(x) end
 
+--- c * tanh(x / c): x where it is small, never beyond c (Gemma 2's logits).
+---@param x kava.Tensor
+---@param c number > 0
+---@return kava.Tensor
+function kava.softcap(x, c) end
+
 --- silu(gate) * up (Shazeer 2020).
 ---@param gate kava.Tensor
 ---@param up kava.Tensor of gate's shape
