@@ -53,7 +53,7 @@ local function agrees(tok, cases)
 end
 
 describe("a tokenizer", function()
-  for _, name in ipairs { "qwen3", "llama3_1" } do
+  for _, name in ipairs { "qwen3", "llama3_1", "llama2" } do
     it("gives Hugging Face's ids: " .. name, function()
       local dir = helper.shared("tokenizers/" .. name .. "/tokenizer.json")
       local cases = helper.shared("golden/tokens/" .. name .. ".jsonl")
@@ -93,10 +93,17 @@ describe("a tokenizer", function()
       local dir = edited(function(text)
         local changed = text:gsub('("Regex": ")([^\n]+)(")', "%1(?:%2)%3")
         if changed == text then -- ByteLevel's own pattern: spelt out
-          changed = text:gsub('"use_regex": true', '"use_regex": false', 1):gsub('%{%s*"type": "ByteLevel"', function(open)
-            return [[{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
-              "(?:'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+)"}}, ]] .. open
-          end, 1)
+          local split = [[{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+            "(?:'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+)"}}, ]]
+          local alone = '"pre_tokenizer": (%b{})'
+          local step = assert(text:match(alone))
+          local changes = step:gsub('"use_regex": true', '"use_regex": false')
+          if changes:find "Sequence" then
+            changes = changes:gsub('%{%s*"type": "ByteLevel"', function(open) return split .. open end)
+          else
+            changes = '{"type": "Sequence", "pretokenizers": [' .. split .. changes .. "]}"
+          end
+          changed = text:gsub(alone, function() return '"pre_tokenizer": ' .. changes end)
         end
         return changed
       end, { pattern = pattern })
@@ -244,23 +251,28 @@ describe("a tokenizer", function()
   end)
 
   it("names what it does not support", function()
-    local llama2 = helper.shared "tokenizers/llama2/tokenizer.json"
-    if llama2 then
-      local tok, message, code = kava.tokenizer.load(llama2)
-      assert.is_nil(tok)
-      assert.are.equal("unsupported", code)
-      assert.matches("llama2/tokenizer.json: normalizer 'Prepend'", message)
-    end
-    for from, to in pairs {
-      ['"type": "BPE"'] = '"type": "Unigram"', ['"type": "Digits"'] = '"type": "Metaspace"',
-      ['"normalizer": null'] = '"normalizer": {"type": "NFKC"}',
-      ['"byte_fallback": false'] = '"byte_fallback": true', ['"dropout": null'] = '"dropout": 0.1',
-      ['"post_processor": null'] = '"post_processor": {"type": "BertProcessing"}',
+    for from, case in pairs {
+      ['"type": "BPE"'] = { '"type": "WordPiece"', "model 'WordPiece'" },
+      ['"type": "Digits"'] = { '"type": "BertPreTokenizer"', "pre_tokenizer 'BertPreTokenizer'" },
+      ['"normalizer": null'] = { '"normalizer": {"type": "BertNormalizer"}', "normalizer 'BertNormalizer'" },
+      ['"decoder": {'] = { '"decoder": {"type": "CTC"}, "was": {', "decoder 'CTC'" },
+      ['"byte_fallback": false'] = { '"byte_fallback": true', "byte_fallback" },
+      ['"dropout": null'] = { '"dropout": 0.1', "dropout" },
+      ['"post_processor": null'] = { '"post_processor": {"type": "BertProcessing"}', "post_processor 'BertProcessing'" },
     } do
-      local tok, message, code = kava.tokenizer.load(edited(replaced(from, to)))
+      local tok, message, code = kava.tokenizer.load(edited(replaced(from, case[1])))
       assert.is_nil(tok)
       assert.are.equal("unsupported", code)
-      assert.matches("tokenizer.json: ", message)
+      assert.matches("tokenizer.json: ", message, 1, true)
+      assert.matches(case[2], message, 1, true)
+    end
+    local refused = { ["a{1,3}+"] = "{n,m}+", ["\\\\bx"] = "\\b", ["[a&&b]"] = "&&", ["(?<!a)(?x)b"] = "group", ["["] = "pattern '['" }
+    for pattern, what in pairs(refused) do
+      local split = '"pretokenizers": [{"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "' .. pattern .. '"}},'
+      local tok, message, code = kava.tokenizer.load(edited(replaced('"pretokenizers": [', split)))
+      assert.is_nil(tok)
+      assert.are.equal("unsupported", code)
+      assert.matches(what, message, 1, true)
     end
   end)
 

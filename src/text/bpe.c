@@ -1,5 +1,6 @@
 #include "text/bpe.h"
 #include "text/utf8.h"
+#include <stdio.h>
 #include <stdlib.h>
 
 #define NO_RANK UINT32_MAX
@@ -134,9 +135,8 @@ static kava_status add(kava_bpe *bpe, const uint8_t *bytes, size_t length, bool 
   uint32_t offset = (uint32_t)bpe->bytes.size;
   if ((st = kava_buffer_add(&bpe->bytes, bytes, length)) != KAVA_OK) return st;
   while (bpe->size <= id) bpe->tokens[bpe->size++] = (kava_token){.offset = KAVA_TOKEN_ABSENT};
-  bpe->tokens[id] = (kava_token){.offset = offset, .length = (uint32_t)length, .literal = literal};
+  bpe->tokens[id] = (kava_token){.offset = offset, .length = (uint32_t)length, .literal = literal, .unlisted = !listed};
   bpe->count++;
-  if (literal || !listed) return KAVA_OK; /* text cannot merge into it: not in the table */
   uint32_t hash = hash_bytes(bytes, length), at = hash & bpe->slot_mask;
   while (bpe->slots[at].id >= 0) at = (at + 1) & bpe->slot_mask;
   bpe->slots[at].hash = hash;
@@ -166,11 +166,21 @@ static bool unspell(const char *text, size_t length, uint8_t *out, size_t *size)
 
 #define LONGEST_TOKEN (1u << 20)
 
+kava_status kava_unspell(const uint8_t *text, size_t length, kava_buffer *out) {
+  size_t size;
+  kava_status st = kava_buffer_grow(out, length);
+  if (st != KAVA_OK) return st;
+  if (!unspell((const char *)text, length, out->data + out->size, &size)) return kava_buffer_add(out, text, length);
+  out->size += size;
+  return KAVA_OK;
+}
+
 static kava_status add_spelt(kava_bpe *bpe, const char *text, size_t length, bool listed, int64_t id) {
   uint8_t small[512], *bytes = small;
   size_t size;
   if (length > LONGEST_TOKEN)
     return kava_fail(KAVA_FORMAT, "token %lld has %zu bytes: too long", (long long)id, length);
+  if (bpe->chars) return add(bpe, (const uint8_t *)text, length, false, listed, id);
   if (length > sizeof small && !(bytes = kava_alloc(length))) return KAVA_MEMORY;
   kava_status st = unspell(text, length, bytes, &size) ? add(bpe, bytes, size, false, listed, id)
                                                        : add(bpe, (const uint8_t *)text, length, true, listed, id);
@@ -187,7 +197,13 @@ kava_status kava_bpe_add_unlisted(kava_bpe *bpe, const char *text, size_t length
 }
 
 void kava_bpe_finish_tokens(kava_bpe *bpe) {
-  for (int i = 0; i < 256; i++) bpe->byte_id[i] = kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
+  for (int i = 0; i < 256; i++) {
+    char name[8];
+    if (bpe->chars) snprintf(name, sizeof name, "<0x%02X>", i);
+    bpe->byte_id[i] =
+        bpe->chars ? kava_bpe_find(bpe, (const uint8_t *)name, 6) : kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
+    if (i < 128) bpe->char_id[i] = kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
+  }
 }
 
 static inline bool token_is(const kava_bpe *bpe, int32_t id, const uint8_t *bytes, size_t length) {
@@ -195,40 +211,35 @@ static inline bool token_is(const kava_bpe *bpe, int32_t id, const uint8_t *byte
   return token.length == length && memcmp(bpe->bytes.data + token.offset, bytes, length) == 0;
 }
 
-int32_t kava_bpe_find(const kava_bpe *bpe, const uint8_t *bytes, size_t length) {
+static int32_t find(const kava_bpe *bpe, const uint8_t *bytes, size_t length, bool literal, bool unlisted) {
   uint32_t hash = hash_bytes(bytes, length);
-  for (uint32_t at = hash & bpe->slot_mask; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask)
-    if (bpe->slots[at].hash == hash && token_is(bpe, bpe->slots[at].id, bytes, length)) return bpe->slots[at].id;
+  for (uint32_t at = hash & bpe->slot_mask; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask) {
+    int32_t id = bpe->slots[at].id;
+    if (bpe->slots[at].hash != hash || !token_is(bpe, id, bytes, length)) continue;
+    if (bpe->tokens[id].literal == literal && (unlisted || !bpe->tokens[id].unlisted)) return id;
+  }
   return -1;
 }
 
+int32_t kava_bpe_find(const kava_bpe *bpe, const uint8_t *bytes, size_t length) {
+  return find(bpe, bytes, length, false, false);
+}
+
 int32_t kava_bpe_find_text(const kava_bpe *bpe, const char *text, size_t length) {
-  uint8_t bytes[512];
+  uint8_t small[512], *bytes = small;
   size_t size;
-  if (length <= sizeof bytes && unspell(text, length, bytes, &size)) /* then it is in the table */
-    return kava_bpe_find(bpe, bytes, size);
-  kava_buffer spelling = {0};
-  int32_t found = -1;
-  for (int32_t id = 0; id < bpe->size && found < 0; id++) { /* literals and long ones: rare, and rarely asked for */
-    if (!kava_bpe_has(bpe, id)) continue;
-    kava_token token = bpe->tokens[id];
-    if (token.literal) {
-      if (token_is(bpe, id, (const uint8_t *)text, length)) found = id;
-    } else if (length > sizeof bytes && token.length * 2 >= length) {
-      spelling.size = 0;
-      if (kava_bpe_spell(bpe, id, &spelling) == KAVA_OK && spelling.size == length &&
-          !memcmp(spelling.data, text, length))
-        found = id;
-    }
-  }
-  kava_buffer_free(&spelling);
-  return found;
+  if (bpe->chars) return find(bpe, (const uint8_t *)text, length, false, true);
+  if (length > LONGEST_TOKEN || (length > sizeof small && !(bytes = kava_alloc(length)))) return -1;
+  bool literal = !unspell(text, length, bytes, &size);
+  int32_t id = literal ? find(bpe, (const uint8_t *)text, length, true, true) : find(bpe, bytes, size, false, true);
+  if (bytes != small) kava_free(bytes);
+  return id;
 }
 
 kava_status kava_bpe_spell(const kava_bpe *bpe, int32_t id, kava_buffer *out) {
   kava_token token = bpe->tokens[id];
   const uint8_t *bytes = bpe->bytes.data + token.offset;
-  if (token.literal) return kava_buffer_add(out, bytes, token.length);
+  if (token.literal || bpe->chars) return kava_buffer_add(out, bytes, token.length);
   kava_status st = kava_buffer_grow(out, (size_t)token.length * 2);
   if (st != KAVA_OK) return st;
   for (uint32_t i = 0; i < token.length; i++)
@@ -253,14 +264,72 @@ static kava_status grow_merges(kava_bpe *bpe) {
   return KAVA_OK;
 }
 
-kava_status kava_bpe_add_merge_ids(kava_bpe *bpe, int32_t left, int32_t right, int32_t id) {
+static kava_status put_merge(kava_bpe *bpe, int32_t left, int32_t right, int32_t id, uint32_t rank) {
   kava_status st;
   if ((uint64_t)bpe->merge_count + 1 > bpe->merge_mask / 4 * 3 && (st = grow_merges(bpe)) != KAVA_OK) return st;
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, at = hash_pair(pair) & bpe->merge_mask;
   while (bpe->merges[at].pair != UINT64_MAX && bpe->merges[at].pair != pair) at = (at + 1) & bpe->merge_mask;
   if (bpe->merges[at].pair == UINT64_MAX) bpe->merge_count++; /* of a repeated pair the later rank counts */
-  bpe->merges[at] = (kava_merge){.pair = pair, .rank = bpe->next_rank++, .id = id};
+  bpe->merges[at] = (kava_merge){.pair = pair, .rank = rank, .id = id};
   return KAVA_OK;
+}
+
+kava_status kava_bpe_add_merge_ids(kava_bpe *bpe, int32_t left, int32_t right, int32_t id) {
+  return put_merge(bpe, left, right, id, bpe->next_rank++);
+}
+
+static int falling(const void *a, const void *b) {
+  float x = *(const float *)a, y = *(const float *)b;
+  return (x < y) - (x > y);
+}
+
+kava_status kava_bpe_merge_by_score(kava_bpe *bpe, const float *scores, const bool *joined, int32_t count) {
+  kava_status st = KAVA_OK;
+  size_t different = 0;
+  float *sorted = kava_alloc(((size_t)count + 1) * sizeof *sorted); /* distinct scores; a rank is a place in it */
+  if (!sorted) return KAVA_MEMORY;
+  for (int32_t id = 0; id < count; id++) {
+    if (scores[id] != scores[id]) KAVA_FAIL(KAVA_FORMAT, "token %d has no number for a score", id);
+    sorted[id] = scores[id];
+  }
+  qsort(sorted, (size_t)count, sizeof *sorted, falling);
+  for (int32_t i = 0; i < count; i++)
+    if (i == 0 || sorted[i] != sorted[different - 1]) sorted[different++] = sorted[i];
+  for (int32_t id = 0; id < count; id++) {
+    if (!joined[id] || !kava_bpe_has(bpe, id)) continue;
+    kava_token token = bpe->tokens[id];
+    const uint8_t *bytes = bpe->bytes.data + token.offset;
+    const float *place = bsearch(&scores[id], sorted, different, sizeof *sorted, falling);
+    for (uint32_t cut = 1; cut < token.length; cut++) {
+      if ((bytes[cut] & 0xc0) == 0x80) continue;
+      int32_t left = kava_bpe_find(bpe, bytes, cut);
+      int32_t right = left < 0 ? -1 : kava_bpe_find(bpe, bytes + cut, token.length - cut);
+      if (right < 0) continue;
+      KAVA_TRY(put_merge(bpe, left, right, id, (uint32_t)(place - sorted)));
+    }
+  }
+  bpe->next_rank = (uint32_t)different;
+out:
+  kava_free(sorted);
+  return st;
+}
+
+void kava_bpe_finish_merges(kava_bpe *bpe) {
+  const uint8_t *mark = (const uint8_t *)KAVA_WORD_MARK;
+  /* the mark must be a token: else two words' unknown characters could be one */
+  bpe->words = bpe->chars && !bpe->ignore_merges && kava_bpe_find(bpe, mark, 3) >= 0;
+  for (uint64_t i = 0; i <= bpe->merge_mask && bpe->words; i++) {
+    if (bpe->merges[i].pair == UINT64_MAX) continue;
+    kava_token token = bpe->tokens[bpe->merges[i].id];
+    const uint8_t *bytes = bpe->bytes.data + token.offset;
+    bool begun = false;
+    for (uint32_t at = 0; at < token.length; at++) {
+      bool here = token.length - at >= 3 && !memcmp(bytes + at, mark, 3);
+      if (here && begun) bpe->words = false;
+      begun |= !here;
+      at += here ? 2 : 0;
+    }
+  }
 }
 
 kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size, const char *right,
@@ -270,7 +339,16 @@ kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size
   const char *why = "is longer than 512 bytes";
   if (left_size <= 512 && right_size <= 512) {
     why = "has a side that is not spelt in the byte-level alphabet";
-    if (unspell(left, left_size, bytes, &a) && unspell(right, right_size, bytes + a, &b)) {
+    bool read = true;
+    if (bpe->chars) {
+      memcpy(bytes, left, left_size);
+      memcpy(bytes + left_size, right, right_size);
+      a = left_size;
+      b = right_size;
+    } else {
+      read = unspell(left, left_size, bytes, &a) && unspell(right, right_size, bytes + a, &b);
+    }
+    if (read) {
       int32_t left_id = kava_bpe_find(bpe, bytes, a), right_id = kava_bpe_find(bpe, bytes + a, b);
       int32_t id = kava_bpe_find(bpe, bytes, a + b);
       if (left_id >= 0 && right_id >= 0 && id >= 0) return kava_bpe_add_merge_ids(bpe, left_id, right_id, id);
@@ -330,6 +408,8 @@ void kava_bpe_scratch_free(kava_bpe_scratch *s) {
   kava_free(s->next);
   kava_free(s->rank);
   kava_free(s->merged);
+  kava_free(s->from);
+  kava_free(s->to);
   kava_free(s->heap);
   *s = (kava_bpe_scratch){0};
 }
@@ -337,24 +417,21 @@ void kava_bpe_scratch_free(kava_bpe_scratch *s) {
 static kava_status reserve(kava_bpe_scratch *s, size_t symbols) {
   if (s->capacity >= symbols) return KAVA_OK;
   size_t capacity = s->capacity * 2 > symbols ? s->capacity * 2 : symbols + 256;
-  kava_free(s->ids);
-  kava_free(s->prev);
-  kava_free(s->next);
-  kava_free(s->rank);
-  kava_free(s->merged);
+  void **const arrays[] = {(void **)&s->ids,  (void **)&s->prev,   (void **)&s->next, (void **)&s->rank,
+                           (void **)&s->from, (void **)&s->merged, (void **)&s->to};
   s->capacity = 0;
-  s->ids = kava_alloc(capacity * sizeof *s->ids);
-  s->prev = kava_alloc(capacity * sizeof *s->prev);
-  s->next = kava_alloc(capacity * sizeof *s->next);
-  s->rank = kava_alloc(capacity * sizeof *s->rank);
-  s->merged = kava_alloc(capacity * sizeof *s->merged);
-  if (!s->ids || !s->prev || !s->next || !s->rank || !s->merged) return KAVA_MEMORY;
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+    kava_free(*arrays[i]);
+    *arrays[i] = kava_alloc(capacity * sizeof(uint32_t));
+  }
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+    if (!*arrays[i]) return KAVA_MEMORY;
   s->capacity = capacity;
   return KAVA_OK;
 }
 
 /* The bytes' symbols into s->ids; how many. */
-static size_t first_symbols(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length) {
+static size_t first_bytes(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length) {
   size_t n = 0;
   bool was_unknown = false;
   for (size_t i = 0; i < length; i++) {
@@ -362,11 +439,48 @@ static size_t first_symbols(const kava_bpe *bpe, kava_bpe_scratch *s, const uint
     bool unknown = id < 0;
     if (unknown) {
       id = bpe->unknown;
+      if (id >= 0 && was_unknown && bpe->fuse_unknown) s->to[n - 1] = (uint32_t)i + 1;
       if (id < 0 || (was_unknown && bpe->fuse_unknown)) continue;
     }
     was_unknown = unknown;
+    s->from[n] = (uint32_t)i;
+    s->to[n] = (uint32_t)i + 1;
     s->ids[n++] = id;
   }
+  return n;
+}
+
+/* The characters' symbols. An unknown one waits until a character that is a token comes, so that it can grow; bytes do
+ * not end it, and overtake it (as Hugging Face has it; seen only where some byte is no token). */
+static size_t first_chars(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length) {
+  size_t n = 0, size;
+  bool waiting = false;
+  uint32_t from = 0, to = 0;
+#define ADD_SYMBOL(symbol, begin, end)                                                                                 \
+  (s->from[n] = (uint32_t)(begin), s->to[n] = (uint32_t)(end), s->ids[n] = (symbol), n++)
+  for (size_t i = 0; i < length; i += size) {
+    size = 1;
+    if (piece[i] >= 0x80) kava_utf8_read(piece + i, &size);
+    int32_t id = piece[i] < 0x80 ? bpe->char_id[piece[i]] : kava_bpe_find(bpe, piece + i, size);
+    if (id >= 0) {
+      if (waiting) ADD_SYMBOL(bpe->unknown, from, to);
+      waiting = false;
+      ADD_SYMBOL(id, i, i + size);
+      continue;
+    }
+    bool bytes = bpe->byte_fallback;
+    for (size_t k = 0; k < size && bytes; k++) bytes = bpe->byte_id[piece[i + k]] >= 0;
+    if (bytes) {
+      for (size_t k = 0; k < size; k++) ADD_SYMBOL(bpe->byte_id[piece[i + k]], i + k, i + k + 1);
+    } else if (bpe->unknown >= 0) {
+      if (waiting && !bpe->fuse_unknown) ADD_SYMBOL(bpe->unknown, from, to);
+      if (!waiting || !bpe->fuse_unknown) from = (uint32_t)i;
+      to = (uint32_t)(i + size);
+      waiting = true;
+    }
+  }
+  if (waiting) ADD_SYMBOL(bpe->unknown, from, to);
+#undef ADD_SYMBOL
   return n;
 }
 
@@ -442,6 +556,7 @@ static kava_status merge_long(const kava_bpe *bpe, kava_bpe_scratch *s, size_t *
     if (s->rank[at] != (uint32_t)(top >> 32)) continue;
     int32_t right = s->next[at], after = s->next[right], before = s->prev[at];
     s->ids[at] = s->merged[at];
+    s->to[at] = s->to[right];
     s->rank[right] = NO_RANK; /* gone: its entries are stale */
     s->next[at] = after;
     s->rank[at] = NO_RANK;
@@ -456,20 +571,25 @@ static kava_status merge_long(const kava_bpe *bpe, kava_bpe_scratch *s, size_t *
     }
   }
   size_t left = 0;
-  for (int32_t at = 0; at >= 0; at = s->next[at]) s->ids[left++] = s->ids[at];
+  for (int32_t at = 0; at >= 0; at = s->next[at]) {
+    s->ids[left] = s->ids[at];
+    s->from[left] = s->from[at];
+    s->to[left++] = s->to[at];
+  }
   *count = left;
   return KAVA_OK;
 }
 
 #define SHORT_PIECE 48
 
-kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length,
-                            kava_ids *out) {
+/* One word; `shift` is where it begins in the piece that spans count from. */
+static kava_status encode_word(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length,
+                               kava_ids *out, kava_spans *spans, size_t shift) {
   kava_status st;
   if (length == 0) return KAVA_OK;
   struct cached_word *word = NULL;
   uint64_t a = 0, b = 0;
-  if (length <= CACHED_BYTES) {
+  if (length <= CACHED_BYTES && !spans) {
     if (!s->cache && !(s->cache = kava_calloc(CACHE_SIZE, sizeof *s->cache))) return KAVA_MEMORY;
     read_words(piece, length, &a, &b);
     word = &s->cache[(mix(a, b) + length) % CACHE_SIZE];
@@ -484,13 +604,17 @@ kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint
   size_t n = 0;
   if (bpe->ignore_merges) {
     int32_t id = kava_bpe_find(bpe, piece, length);
-    if (id >= 0) s->ids[n++] = id;
+    if (id >= 0) {
+      s->ids[n++] = id;
+      s->from[0] = 0;
+      s->to[0] = (uint32_t)length;
+    }
   }
   if (n == 0) {
-    n = first_symbols(bpe, s, piece, length);
-    if (n <= SHORT_PIECE)
+    n = bpe->chars ? first_chars(bpe, s, piece, length) : first_bytes(bpe, s, piece, length);
+    if (n <= SHORT_PIECE && !spans) /* it does not keep from and to */
       n = merge_short(bpe, s, n);
-    else if ((st = merge_long(bpe, s, &n)) != KAVA_OK)
+    else if (n > 0 && (st = merge_long(bpe, s, &n)) != KAVA_OK)
       return st;
   }
   if (word && n <= CACHED_IDS) {
@@ -500,5 +624,27 @@ kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint
   if ((st = kava_ids_grow(out, n)) != KAVA_OK) return st;
   if (n) memcpy(out->data + out->size, s->ids, n * sizeof *s->ids);
   out->size += n;
-  return KAVA_OK;
+  for (size_t i = 0; i < n && spans && st == KAVA_OK; i++)
+    st = kava_spans_add(spans, (kava_span){(uint32_t)shift + s->from[i], (uint32_t)shift + s->to[i]});
+  return st;
+}
+
+kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length,
+                            kava_ids *out, kava_spans *spans) {
+  if (!bpe->words) return encode_word(bpe, s, piece, length, out, spans, 0);
+  const uint8_t *mark = (const uint8_t *)KAVA_WORD_MARK, *end = piece + length, *p = piece;
+  kava_status st = KAVA_OK;
+  while (p < end && st == KAVA_OK) { /* a word: its marks, and what follows up to the next mark */
+    const uint8_t *stop = p;
+    while (end - stop >= 3 && !memcmp(stop, mark, 3)) stop += 3;
+    for (; stop < end; stop++) {
+      stop = memchr(stop, mark[0], (size_t)(end - stop));
+      if (!stop) stop = end;
+      if (end - stop < 3 || !memcmp(stop, mark, 3)) break;
+    }
+    if (end - stop < 3) stop = end;
+    st = encode_word(bpe, s, p, (size_t)(stop - p), out, spans, (size_t)(p - piece));
+    p = stop;
+  }
+  return st;
 }

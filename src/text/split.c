@@ -1,43 +1,27 @@
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/split.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
-#include <pcre2.h>
 
 kava_status kava_splitter_add(kava_splitter *splitter, const kava_split *model, bool scanners) {
   if (splitter->count == KAVA_SPLIT_STEPS) return kava_fail(KAVA_UNSUPPORTED, "more than %d steps", KAVA_SPLIT_STEPS);
   kava_unicode_init();
   kava_split step = *model;
-  step.pattern = NULL;
-  step.code = NULL;
+  step.text = NULL;
+  step.pattern = (kava_pattern){0};
   step.scanner = KAVA_SCAN_NONE;
+  if (model->text && !(step.text = kava_strdup(model->text))) return KAVA_MEMORY;
   if (step.kind == KAVA_SPLIT_PATTERN || step.kind == KAVA_SPLIT_LITERAL) {
-    if (!model->pattern[0]) return kava_fail(KAVA_UNSUPPORTED, "an empty pattern");
-    if (!(step.pattern = kava_strdup(model->pattern))) return KAVA_MEMORY;
-    int error;
-    PCRE2_SIZE at;
-    /* Hugging Face runs Oniguruma, where ^ and $ always match at lines */
-    uint32_t options = PCRE2_UTF | PCRE2_NO_UTF_CHECK;
-    options |= step.kind == KAVA_SPLIT_LITERAL ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE;
-    size_t length = strlen(step.pattern);
-    if (kava_utf8_valid((const uint8_t *)step.pattern, length, NULL) != length) {
-      kava_free(step.pattern);
-      return kava_fail(KAVA_FORMAT, "the pattern is not valid UTF-8");
+    kava_status st = kava_pattern_compile(step.text, step.kind == KAVA_SPLIT_LITERAL, &step.pattern);
+    if (st != KAVA_OK) {
+      kava_free(step.text);
+      return st;
     }
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)step.pattern, length, options, &error, &at, NULL);
-    if (!code) {
-      PCRE2_UCHAR why[128];
-      pcre2_get_error_message(error, why, sizeof why);
-      kava_free(step.pattern);
-      return kava_fail(KAVA_UNSUPPORTED, "pattern '%.80s', byte %zu: %s", model->pattern, (size_t)at,
-                       (const char *)why);
-    }
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where there is no JIT, pcre2_match interprets */
-    step.code = code;
-    if (step.kind == KAVA_SPLIT_PATTERN && scanners) {
-      if (!strcmp(step.pattern, KAVA_PATTERN_GPT2)) step.scanner = KAVA_SCAN_GPT2;
-      if (!strcmp(step.pattern, KAVA_PATTERN_LLAMA3)) step.scanner = KAVA_SCAN_LLAMA3;
-      if (!strcmp(step.pattern, KAVA_PATTERN_QWEN2)) step.scanner = KAVA_SCAN_QWEN2;
+    /* their patterns leave no gap, so that Removed with invert is the same as Isolated */
+    bool plain = step.behavior == KAVA_ISOLATED || (step.behavior == KAVA_REMOVED && step.invert);
+    if (step.kind == KAVA_SPLIT_PATTERN && scanners && plain) {
+      if (!strcmp(step.text, KAVA_PATTERN_GPT2)) step.scanner = KAVA_SCAN_GPT2;
+      if (!strcmp(step.text, KAVA_PATTERN_LLAMA3)) step.scanner = KAVA_SCAN_LLAMA3;
+      if (!strcmp(step.text, KAVA_PATTERN_QWEN2)) step.scanner = KAVA_SCAN_QWEN2;
     }
   }
   splitter->steps[splitter->count++] = step;
@@ -46,17 +30,18 @@ kava_status kava_splitter_add(kava_splitter *splitter, const kava_split *model, 
 
 void kava_splitter_free(kava_splitter *splitter) {
   for (int i = 0; i < splitter->count; i++) {
-    kava_free(splitter->steps[i].pattern);
-    pcre2_code_free(splitter->steps[i].code);
+    kava_free(splitter->steps[i].text);
+    kava_pattern_free(&splitter->steps[i].pattern);
   }
   *splitter = (kava_splitter){0};
 }
 
 void kava_split_scratch_free(kava_split_scratch *s) {
-  pcre2_match_data_free(s->match);
-  pcre2_match_context_free(s->context);
-  pcre2_jit_stack_free(s->stack);
-  for (int i = 0; i < KAVA_SPLIT_STEPS; i++) kava_buffer_free(&s->copies[i]);
+  kava_pattern_scratch_free(&s->pattern);
+  for (int i = 0; i < KAVA_SPLIT_STEPS; i++) {
+    kava_buffer_free(&s->stand_ins[i]);
+    kava_aligned_free(&s->copies[i]);
+  }
   *s = (kava_split_scratch){0};
 }
 
@@ -170,6 +155,74 @@ static kava_status run_scanner(const walk *w, int at, const uint8_t *text, size_
   return st;
 }
 
+/* ---- matches and gaps, joined as the step's behaviour has it */
+
+typedef struct joiner {
+  const walk *w;
+  int at;
+  const uint8_t *text;
+  size_t begin, end; /* the piece that may still grow */
+  bool open, was_match;
+} joiner;
+
+static kava_status flush(joiner *j) {
+  if (!j->open) return KAVA_OK;
+  j->open = false;
+  return pass_on(j->w, j->at, j->text + j->begin, j->end - j->begin);
+}
+
+/* The next stretch, a match or a gap; in order and without holes. */
+static kava_status join(joiner *j, size_t begin, size_t end, bool match) {
+  const kava_split *step = &j->w->splitter->steps[j->at];
+  if (begin == end) return KAVA_OK;
+  match ^= step->invert;
+  bool grow = false, wait = false;
+  switch (step->behavior) {
+  case KAVA_ISOLATED: break;
+  case KAVA_REMOVED:
+    if (match) return KAVA_OK;
+    break;
+  case KAVA_CONTIGUOUS:
+    grow = j->open && match == j->was_match;
+    wait = true;
+    break;
+  case KAVA_MERGED_WITH_PREVIOUS:
+    grow = j->open && match && !j->was_match;
+    wait = true;
+    break;
+  case KAVA_MERGED_WITH_NEXT:
+    grow = j->open && !match; /* only matches wait */
+    wait = match;
+    break;
+  }
+  j->was_match = match;
+  if (!grow) {
+    kava_status st = flush(j);
+    if (st != KAVA_OK) return st;
+    j->begin = begin;
+  }
+  j->end = end;
+  j->open = true;
+  return wait ? KAVA_OK : flush(j);
+}
+
+static kava_status run_pattern(const walk *w, int at, const uint8_t *text, size_t length) {
+  const kava_split *step = &w->splitter->steps[at];
+  joiner j = {.w = w, .at = at, .text = text};
+  kava_matches matches;
+  size_t from = 0, begin, end;
+  bool found = true;
+  kava_status st =
+      kava_matches_begin(&matches, &step->pattern, &w->scratch->pattern, &w->scratch->stand_ins[at], text, length);
+  while (st == KAVA_OK && (st = kava_matches_next(&matches, &found, &begin, &end)) == KAVA_OK && found) {
+    st = join(&j, from, begin, false);
+    if (st == KAVA_OK) st = join(&j, begin, end, true);
+    from = end;
+  }
+  if (st == KAVA_OK) st = join(&j, from, length, false);
+  return st == KAVA_OK ? flush(&j) : st;
+}
+
 /* Digits' notion of a number comes from Rust, whose Unicode is newer than Oniguruma's. */
 static inline bool numeric_at(const uint8_t *p, size_t *n) {
   if (class_at(p, n) == KAVA_CHAR_NUMBER) return true;
@@ -178,95 +231,111 @@ static inline bool numeric_at(const uint8_t *p, size_t *n) {
   return (c >= 0x11de0 && c <= 0x11de9) || (c >= 0x16ff4 && c <= 0x16ff6);
 }
 
-static kava_status run_digits(const walk *w, int at, const uint8_t *text, size_t length) {
-  bool individual = w->splitter->steps[at].individual;
-  const uint8_t *end = text + length, *p = text;
+static inline bool matches_char(kava_split_kind kind, const uint8_t *p, size_t *n) {
+  if (kind == KAVA_SPLIT_DIGITS) return numeric_at(p, n);
+  uint32_t c = kava_utf8_read(p, n);
+  return kind == KAVA_SPLIT_SPACES ? kava_char_is_space(c) : kava_char_is_punctuation(c);
+}
+
+static kava_status run_chars(const walk *w, int at, const uint8_t *text, size_t length) {
+  const kava_split *step = &w->splitter->steps[at];
+  joiner j = {.w = w, .at = at, .text = text};
   kava_status st = KAVA_OK;
-  while (p < end && st == KAVA_OK) {
-    size_t n;
-    bool number = numeric_at(p, &n);
-    const uint8_t *q = p + n;
-    if (!number || !individual)
-      while (q < end && numeric_at(q, &n) == number) q += n;
-    st = pass_on(w, at, p, (size_t)(q - p));
-    p = q;
+  for (size_t i = 0, n; i < length && st == KAVA_OK;) {
+    bool match = matches_char(step->kind, text + i, &n);
+    size_t end = i + n;
+    if (!match) /* a gap is one stretch, a match one character */
+      while (end < length && !matches_char(step->kind, text + end, &n)) end += n;
+    st = join(&j, i, end, match);
+    i = end;
+  }
+  return st == KAVA_OK ? flush(&j) : st;
+}
+
+static int word_class(const uint8_t *p, size_t *n) {
+  uint32_t c = kava_utf8_read(p, n);
+  return kava_char_is_word(c) ? 1 : kava_char_is_space(c) ? 0 : 2;
+}
+
+static kava_status run_words(const walk *w, int at, const uint8_t *text, size_t length) {
+  kava_status st = KAVA_OK;
+  for (size_t i = 0, n; i < length && st == KAVA_OK;) {
+    int class = word_class(text + i, &n);
+    size_t end = i + n;
+    while (end < length && word_class(text + end, &n) == class) end += n;
+    if (class) st = pass_on(w, at, text + i, end - i);
+    i = end;
   }
   return st;
 }
 
+static kava_status run_fixed(const walk *w, int at, const uint8_t *text, size_t length) {
+  uint32_t size = w->splitter->steps[at].size;
+  kava_status st = KAVA_OK;
+  for (size_t i = 0, n; i < length && st == KAVA_OK;) {
+    size_t end = i;
+    for (uint32_t k = 0; k < size && end < length; k++) {
+      kava_utf8_read(text + end, &n);
+      end += n;
+    }
+    st = pass_on(w, at, text + i, end - i);
+    i = end;
+  }
+  return st;
+}
+
+/* ---- steps that rewrite: what follows them walks over their copy */
+
 static kava_status run_prefix_space(const walk *w, int at, const uint8_t *text, size_t length) {
   if (length == 0 || text[0] == ' ') return pass_on(w, at, text, length);
-  kava_buffer *copy = &w->scratch->copies[at];
-  copy->size = 0;
-  kava_status st = kava_buffer_add(copy, " ", 1);
-  if (st == KAVA_OK) st = kava_buffer_add(copy, text, length);
-  return st == KAVA_OK ? pass_on(w, at, copy->data, copy->size) : st;
+  kava_split_scratch *s = w->scratch;
+  kava_aligned *copy = &s->copies[at];
+  kava_view before = s->source,
+            piece = kava_view_part(&before, (size_t)(text - before.text), (size_t)(text - before.text) + length);
+  kava_aligned_clear(copy, s->track);
+  kava_status st = kava_aligned_put(copy, " ", 1, kava_view_span(&piece, 0, 0));
+  if (st == KAVA_OK) st = kava_aligned_copy(copy, &piece, 0, length);
+  if (st != KAVA_OK) return st;
+  s->source = kava_aligned_view(copy, kava_view_span(&piece, 0, 0).begin);
+  st = pass_on(w, at, s->source.text, s->source.length);
+  s->source = before;
+  return st;
 }
 
-/* The text as PCRE2 is to see it: the same, or a copy with stand-ins for the characters it would classify otherwise. */
-static kava_status stand_ins(kava_buffer *copy, const uint8_t *text, size_t length, const uint8_t **out) {
-  *out = text;
-  for (size_t i = 0, n = 1; i < length; i += n) {
-    n = 1;
-    if (text[i] < 0xe1) { /* below U+1000 nothing differs */
-      continue;
-    }
-    uint32_t c = kava_utf8_read(text + i, &n), other = kava_char_stand_in(c);
-    if (c == other) continue;
-    if (*out == text) {
-      copy->size = 0;
-      kava_status st = kava_buffer_add(copy, text, length);
-      if (st != KAVA_OK) return st;
-      *out = copy->data;
-    }
-    kava_utf8_write(other, copy->data + i);
-  }
-  return KAVA_OK;
-}
-
-static kava_status prepare_match(kava_split_scratch *s) {
-  if (s->match) return KAVA_OK;
-  s->stack = pcre2_jit_stack_create(32 * 1024, 4 * 1024 * 1024, NULL);
-  s->context = pcre2_match_context_create(NULL);
-  s->match = pcre2_match_data_create(1, NULL);
-  if (!s->stack || !s->context || !s->match) {
-    kava_split_scratch_free(s);
-    return kava_fail(KAVA_MEMORY, "out of memory");
-  }
-  pcre2_jit_stack_assign(s->context, NULL, s->stack);
-  return KAVA_OK;
-}
-
-static kava_status run_pattern(const walk *w, int at, const uint8_t *text, size_t length) {
+static kava_status run_metaspace(const walk *w, int at, const uint8_t *text, size_t length) {
   const kava_split *step = &w->splitter->steps[at];
-  const uint8_t *seen = text;
-  kava_status st = prepare_match(w->scratch);
-  if (st == KAVA_OK && step->kind == KAVA_SPLIT_PATTERN) st = stand_ins(&w->scratch->copies[at], text, length, &seen);
-  bool keep_match = !step->removed || step->invert, keep_gap = !step->removed || !step->invert;
-  size_t from = 0, search = 0; /* the gap's begin; where to look on */
-  while (st == KAVA_OK && search <= length) {
-    int found =
-        pcre2_match(step->code, seen, length, search, PCRE2_NO_UTF_CHECK, w->scratch->match, w->scratch->context);
-    if (found == PCRE2_ERROR_NOMATCH) break;
-    if (found < 0) {
-      PCRE2_UCHAR why[128];
-      pcre2_get_error_message(found, why, sizeof why);
-      return kava_fail(KAVA_UNSUPPORTED, "pattern '%.60s' at byte %zu of %zu: %s", step->pattern, search, length,
-                       (const char *)why);
-    }
-    const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(w->scratch->match);
-    size_t begin = pair[0], end = pair[1];
-    if (end < begin) return kava_fail(KAVA_UNSUPPORTED, "pattern '%.60s': \\K is not supported", step->pattern);
-    if (begin > from && keep_gap) st = pass_on(w, at, text + from, begin - from);
-    if (st == KAVA_OK && end > begin && keep_match) st = pass_on(w, at, text + begin, end - begin);
-    from = search = end;
-    if (end == begin) { /* an empty match only cuts */
-      size_t n = 1;
-      if (end < length) kava_utf8_read(text + end, &n);
-      search += n;
-    }
+  kava_split_scratch *s = w->scratch;
+  kava_aligned *copy = &s->copies[at];
+  kava_view before = s->source,
+            piece = kava_view_part(&before, (size_t)(text - before.text), (size_t)(text - before.text) + length);
+  size_t mark = strlen(step->text), from = 0;
+  kava_status st = KAVA_OK;
+  kava_aligned_clear(copy, s->track);
+  bool begins = text[0] == ' ' || (length >= mark && !memcmp(text, step->text, mark));
+  if (!begins && (step->prepend == KAVA_PREPEND_ALWAYS ||
+                  (step->prepend == KAVA_PREPEND_FIRST && kava_view_span(&piece, 0, 0).begin == 0)))
+    st = kava_aligned_put(copy, step->text, mark, kava_view_span(&piece, 0, 0));
+  while (st == KAVA_OK && from < length) {
+    const uint8_t *space = memchr(text + from, ' ', length - from);
+    size_t to = space ? (size_t)(space - text) : length;
+    st = kava_aligned_copy(copy, &piece, from, to);
+    if (space && st == KAVA_OK) st = kava_aligned_put(copy, step->text, mark, kava_view_span(&piece, to, to + 1));
+    from = to + 1;
   }
-  if (st == KAVA_OK && from < length && keep_gap) st = pass_on(w, at, text + from, length - from);
+  if (st != KAVA_OK) return st;
+  s->source = kava_aligned_view(copy, kava_view_span(&piece, 0, 0).begin);
+  const uint8_t *p = s->source.text, *end = p + s->source.length;
+  while (p < end && st == KAVA_OK) {
+    const uint8_t *next = end;
+    if (step->cut) {
+      const uint8_t *search = p + ((size_t)(end - p) >= mark && !memcmp(p, step->text, mark) ? mark : 1);
+      if (search < end) next = memmem(search, (size_t)(end - search), step->text, mark);
+      if (!next) next = end;
+    }
+    st = pass_on(w, at, p, (size_t)(next - p));
+    p = next;
+  }
+  s->source = before;
   return st;
 }
 
@@ -275,19 +344,23 @@ static kava_status run_step(const walk *w, int at, const uint8_t *text, size_t l
   switch (step->kind) {
   case KAVA_SPLIT_PATTERN:
   case KAVA_SPLIT_LITERAL:
-    /* the scanners' patterns leave no gap, so that Removed with invert is the same as Isolated */
-    if (step->scanner != KAVA_SCAN_NONE && (!step->removed || step->invert)) return run_scanner(w, at, text, length);
-    return run_pattern(w, at, text, length);
-  case KAVA_SPLIT_DIGITS: return run_digits(w, at, text, length);
+    return step->scanner != KAVA_SCAN_NONE ? run_scanner(w, at, text, length) : run_pattern(w, at, text, length);
+  case KAVA_SPLIT_DIGITS:
+  case KAVA_SPLIT_PUNCTUATION:
+  case KAVA_SPLIT_SPACES: return run_chars(w, at, text, length);
+  case KAVA_SPLIT_WORDS: return run_words(w, at, text, length);
+  case KAVA_SPLIT_FIXED: return run_fixed(w, at, text, length);
   case KAVA_SPLIT_PREFIX_SPACE: return run_prefix_space(w, at, text, length);
+  case KAVA_SPLIT_METASPACE: return run_metaspace(w, at, text, length);
   }
   return KAVA_OK;
 }
 
-kava_status kava_splitter_run(const kava_splitter *splitter, kava_split_scratch *scratch, const uint8_t *text,
-                              size_t length, kava_piece_fn fn, void *ctx) {
-  if (length == 0) return KAVA_OK;
-  if (splitter->count == 0) return fn(ctx, text, length);
+kava_status kava_splitter_run(const kava_splitter *splitter, kava_split_scratch *scratch, const kava_view *text,
+                              bool track, kava_piece_fn fn, void *ctx) {
+  if (text->length == 0) return KAVA_OK;
+  scratch->source = *text;
+  scratch->track = track;
   walk w = {splitter, scratch, fn, ctx};
-  return run_step(&w, 0, text, length);
+  return splitter->count == 0 ? fn(ctx, text->text, text->length) : run_step(&w, 0, text->text, text->length);
 }

@@ -32,8 +32,14 @@ void kava_tokenizer_release(kava_tokenizer **at) {
   *at = NULL;
   if (!tok || __atomic_sub_fetch(&tok->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   kava_bpe_free(&tok->bpe);
+  kava_unigram_free(&tok->unigram);
+  kava_normalizer_free(&tok->normalizer);
   kava_splitter_free(&tok->splitter);
-  for (int32_t i = 0; i < tok->added_count; i++) kava_free(tok->added[i].content);
+  kava_text_decoder_free(&tok->decoder);
+  for (int32_t i = 0; i < tok->added_count; i++) {
+    kava_free(tok->added[i].content);
+    kava_free(tok->added[i].sought);
+  }
   kava_free(tok->added);
   kava_free(tok->raw.nodes);
   kava_free(tok->normalized.nodes);
@@ -47,6 +53,14 @@ void kava_tokenizer_release(kava_tokenizer **at) {
   kava_live_add(-1);
 }
 
+static char *copy_text(const char *text, size_t length) {
+  char *copy = kava_alloc(length + 1);
+  if (!copy) return NULL;
+  memcpy(copy, text, length);
+  copy[length] = 0;
+  return copy;
+}
+
 static kava_status append_added(kava_tokenizer *tok, const kava_added *model) {
   if (tok->added_count == tok->added_capacity) {
     int32_t capacity = tok->added_capacity * 2 + 16;
@@ -57,10 +71,13 @@ static kava_status append_added(kava_tokenizer *tok, const kava_added *model) {
   }
   kava_added *added = &tok->added[tok->added_count];
   *added = *model;
-  added->content = kava_alloc(model->length + 1);
-  if (!added->content) return KAVA_MEMORY;
-  memcpy(added->content, model->content, model->length);
-  added->content[model->length] = 0;
+  added->content = copy_text(model->content, model->length);
+  added->sought = copy_text(model->sought, model->sought_length);
+  if (!added->content || !added->sought) {
+    kava_free(added->content);
+    kava_free(added->sought);
+    return KAVA_MEMORY;
+  }
   tok->added_count++;
   tok->bpe.tokens[model->id].special = model->special;
   return KAVA_OK;
@@ -69,24 +86,25 @@ static kava_status append_added(kava_tokenizer *tok, const kava_added *model) {
 kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
   kava_status st = KAVA_OK;
   kava_added added = *model;
-  kava_buffer normal = {0};
+  kava_normal_scratch scratch = {0};
   const uint8_t *text = (const uint8_t *)model->content;
   if (model->length == 0) return KAVA_OK; /* as Hugging Face does */
   if (kava_utf8_valid(text, model->length, NULL) != model->length)
     return kava_fail(KAVA_FORMAT, "added token %d is not valid UTF-8", model->id);
-  if (model->normalized && tok->nfc) { /* it is looked for in normalised text */
-    bool changed;
-    KAVA_TRY(kava_nfc(text, model->length, &normal, &changed));
-    if (changed) {
-      added.content = (char *)normal.data;
-      added.length = normal.size;
-    }
+  added.sought = added.content;
+  added.sought_length = added.length;
+  if (model->normalized) { /* it is looked for in normalised text */
+    kava_view in = {text, model->length, NULL, 0}, normal;
+    KAVA_TRY(kava_normalizer_run(&tok->normalizer, &scratch, &in, false, &normal));
+    added.sought = (char *)(uintptr_t)normal.text;
+    added.sought_length = normal.length;
   }
   int32_t there = kava_bpe_find_text(&tok->bpe, model->content, model->length);
   if (there >= 0) {
     added.id = there;
+    tok->sought_differ |= added.sought_length != added.length || memcmp(added.sought, added.content, added.length) != 0;
   } else {
-    st = kava_bpe_add_unlisted(&tok->bpe, added.content, added.length, model->id);
+    st = kava_bpe_add_unlisted(&tok->bpe, added.sought, added.sought_length, model->id);
     if (st != KAVA_OK) {
       st = kava_fail_in(st, "added token '%.60s'", model->content);
       goto out;
@@ -94,7 +112,7 @@ kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
   }
   st = append_added(tok, &added);
 out:
-  kava_buffer_free(&normal);
+  kava_normal_scratch_free(&scratch);
   return st;
 }
 
@@ -175,7 +193,15 @@ static void fingerprint(kava_tokenizer *tok) {
   digest_number(&d, (int64_t)sum[0]);
   digest_number(&d, (int64_t)sum[1]);
   digest_number(&d, bpe->unknown);
-  digest_number(&d, (bpe->unknown >= 0 && bpe->fuse_unknown) | bpe->ignore_merges << 1 | tok->nfc << 2);
+  digest_number(&d, (bpe->unknown >= 0 && bpe->fuse_unknown) | bpe->ignore_merges << 1 | bpe->chars << 2 |
+                        (bpe->chars && bpe->byte_fallback) << 3 | tok->is_unigram << 4);
+  for (int32_t i = 0; i < tok->unigram.count; i++) digest_add(&d, &tok->unigram.scores[i], sizeof(double));
+  for (int i = 0; i < tok->normalizer.count; i++) {
+    const kava_normal *step = &tok->normalizer.steps[i];
+    digest_number(&d, step->kind | step->left << 8 | step->right << 9 | step->pattern.literal << 10);
+    digest_add(&d, step->content, step->length);
+    if (step->pattern.text) digest_add(&d, step->pattern.text, strlen(step->pattern.text));
+  }
   /* added tokens in the order of ids, whichever the file has */
   int32_t last = -1;
   for (int32_t n = 0; n < tok->added_count; n++) {
@@ -188,13 +214,14 @@ static void fingerprint(kava_tokenizer *tok) {
     digest_number(&d, last);
     digest_add(&d, added->content, added->length);
     /* where nothing is normalised the flag changes nothing */
-    digest_number(&d, (added->normalized && tok->nfc) | added->lstrip << 1 | added->rstrip << 2 |
+    digest_number(&d, (added->normalized && tok->normalizer.count > 0) | added->lstrip << 1 | added->rstrip << 2 |
                           added->single_word << 3 | added->special << 4);
   }
   for (int i = 0; i < tok->splitter.count; i++) {
     const kava_split *step = &tok->splitter.steps[i];
-    digest_number(&d, step->kind | step->removed << 8 | step->invert << 9 | step->individual << 10);
-    if (step->pattern) digest_add(&d, step->pattern, strlen(step->pattern));
+    digest_number(&d, step->kind | (int64_t)step->behavior << 8 | step->invert << 12 | step->cut << 13 |
+                          (int64_t)step->prepend << 14 | (int64_t)step->size << 16);
+    if (step->text) digest_add(&d, step->text, strlen(step->text));
   }
   for (size_t i = 0; i < tok->before.size; i++) digest_number(&d, tok->before.data[i]);
   digest_number(&d, -1);
@@ -207,10 +234,15 @@ static void fingerprint(kava_tokenizer *tok) {
 kava_status kava_tokenizer_finish(kava_tokenizer *tok) {
   for (int32_t i = 0; i < tok->added_count; i++) {
     const kava_added *added = &tok->added[i];
-    kava_status st = trie_insert(added->normalized ? &tok->normalized : &tok->raw, (const uint8_t *)added->content,
-                                 added->length, i);
+    if (added->sought_length == 0) continue; /* normalised away */
+    kava_status st = trie_insert(added->normalized ? &tok->normalized : &tok->raw, (const uint8_t *)added->sought,
+                                 added->sought_length, i);
     if (st != KAVA_OK) return st;
   }
+  kava_bpe_finish_merges(&tok->bpe);
+  for (int i = 0; i < tok->splitter.count; i++)
+    tok->track |= tok->splitter.steps[i].kind == KAVA_SPLIT_METASPACE &&
+                  tok->splitter.steps[i].prepend == KAVA_PREPEND_FIRST && tok->normalizer.count > 0;
   fingerprint(tok);
   return KAVA_OK;
 }
@@ -219,21 +251,28 @@ kava_status kava_tokenizer_pattern(kava_tokenizer *tok, const char *name) {
   kava_split step = {.kind = KAVA_SPLIT_PATTERN};
   if (!strcmp(name, "gpt2") || !strcmp(name, "smollm")) {
     if (name[0] == 's') {
-      kava_status st = kava_splitter_add(&tok->splitter, &(kava_split){.kind = KAVA_SPLIT_DIGITS, .individual = true},
-                                         tok->scanners);
+      kava_status st = kava_splitter_add(&tok->splitter, &(kava_split){.kind = KAVA_SPLIT_DIGITS}, tok->scanners);
       if (st != KAVA_OK) return st;
     }
-    step.pattern = (char *)KAVA_PATTERN_GPT2;
+    step.text = (char *)KAVA_PATTERN_GPT2;
     step.byte_level = true;
   } else if (!strcmp(name, "llama3")) {
-    step.pattern = (char *)KAVA_PATTERN_LLAMA3;
+    step.text = (char *)KAVA_PATTERN_LLAMA3;
   } else if (!strcmp(name, "qwen2")) {
-    step.pattern = (char *)KAVA_PATTERN_QWEN2;
-    tok->nfc = true;
+    step.text = (char *)KAVA_PATTERN_QWEN2;
+    kava_status st = kava_normalizer_add(&tok->normalizer, &(kava_normal){.kind = KAVA_NORMAL_NFC});
+    if (st != KAVA_OK) return st;
+  } else if (!strcmp(name, "tekken")) {
+    step.text = (char *)KAVA_PATTERN_TEKKEN;
+  } else if (!strcmp(name, "o200k")) {
+    step.text = (char *)KAVA_PATTERN_O200K;
   } else {
-    return kava_fail(KAVA_MISUSE, "pattern '%s' is not known: gpt2, llama3, qwen2 or smollm expected", name);
+    return kava_fail(KAVA_MISUSE, "pattern '%s' is not known: gpt2, llama3, qwen2, smollm, tekken or o200k expected",
+                     name);
   }
-  return kava_splitter_add(&tok->splitter, &step, tok->scanners);
+  kava_status st = kava_splitter_add(&tok->splitter, &step, tok->scanners);
+  return st == KAVA_OK ? kava_text_decoder_add(&tok->decoder, &(kava_decode_step){.kind = KAVA_DECODER_BYTE_LEVEL})
+                       : st;
 }
 
 kava_status kava_tokenizer_load(const char *path, kava_tokenizer **out) {
@@ -304,172 +343,39 @@ kava_status kava_tokenizer_spell(const kava_tokenizer *tok, int32_t id, kava_buf
   return added ? kava_buffer_add(out, added->content, added->length) : kava_bpe_spell(&tok->bpe, id, out);
 }
 
-/* Replaces what is not valid UTF-8, each maximal ill-formed part by one U+FFFD. */
-static kava_status add_lossy(const uint8_t *text, size_t length, kava_buffer *out) {
-  kava_status st = KAVA_OK;
-  while (st == KAVA_OK) {
-    size_t bad, good = kava_utf8_valid(text, length, &bad);
-    st = kava_buffer_add(out, text, good);
-    if (bad == 0) break;
-    if (st == KAVA_OK) st = kava_buffer_add(out, "\xef\xbf\xbd", 3);
-    text += good + bad;
-    length -= good + bad;
-  }
-  return st;
+/* A token's string for the decoders: added tokens as they are looked for. */
+static kava_status add_string(const kava_tokenizer *tok, int32_t id, kava_strings *strings) {
+  const kava_added *added = tok->bpe.tokens[id].unlisted || tok->sought_differ ? find_added(tok, id) : NULL;
+  kava_status st = added ? kava_buffer_add(&strings->text, added->sought, added->sought_length)
+                         : kava_bpe_spell(&tok->bpe, id, &strings->text);
+  return st == KAVA_OK ? kava_strings_end(strings) : st;
 }
 
 kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids, size_t count, unsigned flags,
                                   kava_buffer *out) {
   kava_status st = KAVA_OK;
-  kava_buffer bytes = {0};
+  kava_strings strings = {0};
+  kava_buffer *bytes = &strings.text;
+  /* byte-level alone, as most: tokens are kept as their bytes already */
+  bool plain = !tok->bpe.chars && tok->decoder.count == 1 && tok->decoder.steps[0].kind == KAVA_DECODER_BYTE_LEVEL;
   for (size_t i = 0; i < count; i++) {
     if (!kava_bpe_has(&tok->bpe, ids[i])) {
       if (!(flags & KAVA_DECODE_REPLACE))
         KAVA_FAIL(KAVA_MISUSE, "decode: id %lld at position %zu has no token (the vocabulary has %d)",
                   (long long)ids[i], i + 1, tok->bpe.size);
-      KAVA_TRY(kava_buffer_add(&bytes, "\xef\xbf\xbd", 3));
+      KAVA_TRY(kava_buffer_add(bytes, "\xef\xbf\xbd", 3));
+      if (!plain) KAVA_TRY(kava_strings_end(&strings));
       continue;
     }
     kava_token token = tok->bpe.tokens[ids[i]];
     if ((flags & KAVA_DECODE_SKIP_SPECIAL) && token.special) continue;
-    KAVA_TRY(kava_buffer_add(&bytes, tok->bpe.bytes.data + token.offset, token.length));
+    if (plain)
+      KAVA_TRY(kava_buffer_add(bytes, tok->bpe.bytes.data + token.offset, token.length));
+    else
+      KAVA_TRY(add_string(tok, (int32_t)ids[i], &strings));
   }
-  st = add_lossy(bytes.data, bytes.size, out);
+  st = plain ? kava_add_lossy(bytes->data, bytes->size, out) : kava_text_decoder_run(&tok->decoder, &strings, out);
 out:
-  kava_buffer_free(&bytes);
-  return st;
-}
-
-/* ---- encoding */
-
-struct kava_encoder {
-  kava_tokenizer *tok;
-  kava_bpe_scratch bpe;
-  kava_split_scratch split;
-  kava_buffer normal, lossy;
-  kava_ids *out;
-};
-
-kava_status kava_encoder_new(kava_tokenizer *tok, kava_encoder **out) {
-  kava_encoder *encoder = kava_calloc(1, sizeof *encoder);
-  if (!encoder) return KAVA_MEMORY;
-  encoder->tok = kava_tokenizer_retain(tok);
-  *out = encoder;
-  return KAVA_OK;
-}
-
-void kava_encoder_release(kava_encoder **at) {
-  kava_encoder *encoder = *at;
-  *at = NULL;
-  if (!encoder) return;
-  kava_bpe_scratch_free(&encoder->bpe);
-  kava_split_scratch_free(&encoder->split);
-  kava_buffer_free(&encoder->normal);
-  kava_buffer_free(&encoder->lossy);
-  kava_tokenizer_release(&encoder->tok);
-  kava_free(encoder);
-}
-
-static kava_status encode_piece(void *ctx, const uint8_t *piece, size_t length) {
-  kava_encoder *encoder = ctx;
-  return kava_bpe_encode(&encoder->tok->bpe, &encoder->bpe, piece, length, encoder->out);
-}
-
-static kava_status encode_plain(kava_encoder *encoder, const uint8_t *text, size_t length) {
-  return kava_splitter_run(&encoder->tok->splitter, &encoder->split, text, length, encode_piece, encoder);
-}
-
-static bool word_before(const uint8_t *start, const uint8_t *at) {
-  size_t n;
-  return at > start && kava_char_is_word(kava_utf8_read_before(at, &n));
-}
-
-static bool word_at(const uint8_t *at, const uint8_t *end) {
-  size_t n;
-  return at < end && kava_char_is_word(kava_utf8_read(at, &n));
-}
-
-/* Calls `plain` on what lies between added tokens and appends theirs. Matches are the leftmost, of those the longest.
- */
-static kava_status cut_added(kava_encoder *encoder, const kava_trie *trie, const uint8_t *text, size_t length,
-                             kava_status (*plain)(kava_encoder *, const uint8_t *, size_t)) {
-  if (trie->count == 0) return length ? plain(encoder, text, length) : KAVA_OK;
-  const uint8_t *end = text + length, *done = text, *p = text;
-  kava_status st = KAVA_OK;
-  while (p < end) {
-    if (!trie->first[*p]) {
-      p++;
-      continue;
-    }
-    int32_t node = 0, found = -1;
-    const uint8_t *stop = p;
-    for (const uint8_t *q = p; q < end; q++) {
-      int32_t child = trie->nodes[node].child;
-      while (child && trie->nodes[child].byte != *q) child = trie->nodes[child].sibling;
-      if (!child) break;
-      node = child;
-      if (trie->nodes[node].added >= 0) {
-        found = trie->nodes[node].added;
-        stop = q + 1;
-      }
-    }
-    if (found < 0) {
-      p++;
-      continue;
-    }
-    const kava_added *added = &encoder->tok->added[found];
-    const uint8_t *start = p;
-    p = stop; /* matches do not overlap, whatever is stripped */
-    if (added->single_word && (word_before(text, start) || word_at(stop, end))) continue;
-    size_t n;
-    if (added->lstrip)
-      while (start > done && kava_char_is_space(kava_utf8_read_before(start, &n))) start -= n;
-    if (added->rstrip)
-      while (stop < end && kava_char_is_space(kava_utf8_read(stop, &n))) stop += n;
-    if (start > done && (st = plain(encoder, done, (size_t)(start - done))) != KAVA_OK) return st;
-    if ((st = kava_ids_add(encoder->out, added->id)) != KAVA_OK) return st;
-    done = stop;
-  }
-  return done < end ? plain(encoder, done, (size_t)(end - done)) : KAVA_OK;
-}
-
-static kava_status encode_normalised(kava_encoder *encoder, const uint8_t *text, size_t length) {
-  if (encoder->tok->nfc) {
-    bool changed;
-    encoder->normal.size = 0;
-    kava_status st = kava_nfc(text, length, &encoder->normal, &changed);
-    if (st != KAVA_OK) return st;
-    if (changed) {
-      text = encoder->normal.data;
-      length = encoder->normal.size;
-    }
-  }
-  return cut_added(encoder, &encoder->tok->normalized, text, length, encode_plain);
-}
-
-kava_status kava_encode(kava_encoder *encoder, const char *string, size_t length, unsigned flags, kava_ids *out) {
-  const uint8_t *text = (const uint8_t *)string;
-  const kava_tokenizer *tok = encoder->tok;
-  kava_status st = KAVA_OK;
-  size_t before = out->size;
-  if (length > INT32_MAX) return kava_fail(KAVA_MISUSE, "encode: a text of %zu bytes; at most 2 GB at once", length);
-  size_t good = kava_utf8_valid(text, length, NULL);
-  if (good != length) {
-    if (!(flags & KAVA_ENCODE_REPLACE))
-      return kava_fail(KAVA_MISUSE, "encode: the text is not valid UTF-8: byte 0x%02x at offset %zu", text[good], good);
-    encoder->lossy.size = 0;
-    KAVA_TRY(add_lossy(text, length, &encoder->lossy));
-    text = encoder->lossy.data;
-    length = encoder->lossy.size;
-    if (length > INT32_MAX) KAVA_FAIL(KAVA_MISUSE, "encode: a text of %zu bytes; at most 2 GB at once", length);
-  }
-  encoder->out = out;
-  if (flags & KAVA_ENCODE_SPECIAL)
-    for (size_t i = 0; i < tok->before.size; i++) KAVA_TRY(kava_ids_add(out, tok->before.data[i]));
-  KAVA_TRY(cut_added(encoder, &tok->raw, text, length, encode_normalised));
-  if (flags & KAVA_ENCODE_SPECIAL)
-    for (size_t i = 0; i < tok->after.size; i++) KAVA_TRY(kava_ids_add(out, tok->after.data[i]));
-out:
-  if (st != KAVA_OK) out->size = before;
+  kava_strings_free(&strings);
   return st;
 }

@@ -1,18 +1,18 @@
-/* text/tokenizer: text to token ids and back, exactly as Hugging Face's tokenizers do it for byte-level BPE.
+/* text/tokenizer: text to token ids and back, exactly as Hugging Face's tokenizers do it for causal models: byte-level
+ * BPE, BPE by characters with byte fallback (Llama 2, Gemma), Unigram.
  *
- * Encoding: added tokens that want raw text are cut out, the rest is normalised (NFC where the file says so), the other
- * added tokens are cut out, the splitter cuts pieces, BPE merges within each; the template puts ids before and after.
+ * Encoding: added tokens that want raw text are cut out, the rest is normalised, the other added tokens are cut out,
+ * the splitter cuts pieces, the model makes tokens of each; the template puts ids before and after.
  *
  * A tokenizer is immutable and shared by reference count, from any thread. Encoding needs an encoder, which holds the
  * scratch memory and a cache of words; an encoder serves one thread at a time. */
 #ifndef KAVA_TEXT_TOKENIZER_H
 #define KAVA_TEXT_TOKENIZER_H
-#include "text/buffer.h"
-#include <stdbool.h>
+#include "text/aligned.h"
 
 typedef struct kava_tokenizer kava_tokenizer;
 /* `path`: a folder with tokenizer.json, such a file, or a GGUF file. Fails with KAVA_UNSUPPORTED, naming file and
- * component, for anything but byte-level BPE. */
+ * component, for what is not done here. */
 kava_status kava_tokenizer_load(const char *path, kava_tokenizer **out);
 kava_tokenizer *kava_tokenizer_retain(kava_tokenizer *tok);
 void kava_tokenizer_release(kava_tokenizer **tok);
@@ -52,4 +52,9 @@ void kava_encoder_release(kava_encoder **encoder);
 enum { KAVA_ENCODE_SPECIAL = 1 /* apply the template */, KAVA_ENCODE_REPLACE = 2 /* invalid UTF-8 becomes U+FFFD */ };
 /* Appends the ids. KAVA_MISUSE with the byte's offset where text is not valid UTF-8. */
 kava_status kava_encode(kava_encoder *encoder, const char *text, size_t length, unsigned flags, kava_ids *out);
+/* The same, and to `spans` for each id the bytes of `text` it came from: for byte-level tokens within a character their
+ * own bytes; for what normalisation rewrote the whole of what it rewrote; for what is not in the text (a prefix space,
+ * the template's ids) an empty span. */
+kava_status kava_encode_spans(kava_encoder *encoder, const char *text, size_t length, unsigned flags, kava_ids *out,
+                              kava_spans *spans);
 #endif

@@ -1,18 +1,34 @@
-/* text/tokenizer_gguf: the tokenizer inside a GGUF file: tokens, their types, merges, and the pre-tokenizer by its
- * name. */
+/* text/tokenizer_gguf: the tokenizer inside a GGUF file: tokens and their types; for model "gpt2" (byte-level BPE)
+ * merges, and the pre-tokenizer by its name; for model "llama" (SentencePiece's BPE, Gemma's too) scores. */
 #include "text/tokenizer_parts.h"
 #include "formats/gguf.h"
 
-enum { TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5 }; /* tokenizer.ggml.token_type */
+enum {
+  TYPE_NORMAL = 1,
+  TYPE_UNKNOWN = 2,
+  TYPE_CONTROL = 3,
+  TYPE_USER = 4,
+  TYPE_UNUSED = 5
+}; /* tokenizer.ggml.token_type; 6 is a byte */
 
-/* Names of tokenizer.ggml.pre whose splitting is one of ours. */
+/* Names of tokenizer.ggml.pre whose splitting is known here. */
 static const struct {
   const char *name, *pattern;
   bool ignore_merges, bos;
-} known[] = {
-    {"smollm", "smollm", false, false},  {"qwen2", "qwen2", false, false}, {"deepseek-r1-qwen", "qwen2", false, false},
-    {"llama-bpe", "llama3", true, true}, {"llama3", "llama3", true, true}, {"llama-v3", "llama3", true, true},
-    {"gpt-2", "gpt2", false, false}};
+} known[] = {{"smollm", "smollm", false, false},
+             {"refact", "smollm", false, false},
+             {"starcoder", "smollm", false, false},
+             {"qwen2", "qwen2", false, false},
+             {"deepseek-r1-qwen", "qwen2", false, false},
+             {"llama-bpe", "llama3", true, true},
+             {"llama3", "llama3", true, true},
+             {"llama-v3", "llama3", true, true},
+             {"dbrx", "llama3", false, false},
+             {"smaug-bpe", "llama3", false, false},
+             {"tekken", "tekken", true, true},
+             {"gpt-4o", "o200k", false, false},
+             {"phi-2", "gpt2", false, false},
+             {"gpt-2", "gpt2", false, false}};
 
 static kava_status text_of(const kava_gguf *gguf, const char *key, const char **data, size_t *length) {
   const kava_gguf_value *value = kava_gguf_find(gguf, key);
@@ -97,31 +113,103 @@ static kava_status read_pre(const kava_gguf *gguf, kava_tokenizer *tok, bool *bo
       return kava_tokenizer_pattern(tok, known[i].pattern);
     }
   return kava_fail(KAVA_UNSUPPORTED,
-                   "tokenizer.ggml.pre '%.*s' is not supported (smollm, qwen2, llama-bpe and gpt-2 are)",
+                   "tokenizer.ggml.pre '%.*s' is not supported (smollm, refact, starcoder, qwen2, llama-bpe, dbrx, "
+                   "tekken, gpt-4o and gpt-2 are)",
                    (int)(length < 60 ? length : 60), name);
+}
+
+/* Byte-level BPE. */
+static kava_status read_gpt2(const kava_gguf *gguf, kava_tokenizer *tok, const kava_gguf_value *tokens,
+                             const kava_gguf_value *types, bool *bos) {
+  kava_status st = KAVA_OK;
+  const kava_gguf_value *merges = NULL;
+  KAVA_TRY(list_of(gguf, "tokenizer.ggml.merges", KAVA_GGUF_STRING, &merges));
+  if (merges->count > INT32_MAX / 2) KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.merges: too many");
+  KAVA_TRY(kava_bpe_init(&tok->bpe, (int64_t)tokens->count, (int64_t)merges->count));
+  KAVA_TRY(read_tokens(gguf, tok, tokens, types));
+  KAVA_TRY(read_merges(tok, merges));
+  KAVA_TRY(read_pre(gguf, tok, bos));
+out:
+  return st;
+}
+
+/* SentencePiece's BPE. A space becomes its mark, one is put in front of each text between special tokens (unless the
+ * file says otherwise); every token is made by joining two, the highest score first. */
+static kava_status read_llama(const kava_gguf *gguf, kava_tokenizer *tok, const kava_gguf_value *tokens,
+                              const kava_gguf_value *types) {
+  kava_status st = KAVA_OK;
+  const kava_gguf_value *list = NULL;
+  float *scores = NULL;
+  bool *joined = NULL;
+  int32_t count = (int32_t)tokens->count;
+  KAVA_TRY(list_of(gguf, "tokenizer.ggml.scores", KAVA_GGUF_F32, &list));
+  if (list->count != tokens->count)
+    KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.scores: an array of %llu expected, one for each token",
+              (unsigned long long)tokens->count);
+  if (kava_gguf_find(gguf, "tokenizer.ggml.precompiled_charsmap"))
+    KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.precompiled_charsmap beside model 'llama' is not supported");
+  if (flag_of(gguf, "tokenizer.ggml.remove_extra_whitespaces", false))
+    KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.remove_extra_whitespaces is not supported");
+  scores = kava_alloc(((size_t)count + 1) * sizeof *scores);
+  joined = kava_calloc((size_t)count + 1, sizeof *joined);
+  if (!scores || !joined) {
+    st = KAVA_MEMORY;
+    goto out;
+  }
+  for (int32_t id = 0; id < count; id++) {
+    double score = 0;
+    int64_t type = TYPE_NORMAL;
+    kava_gguf_number(list, (uint64_t)id, &score);
+    if (types) kava_gguf_integer(types, (uint64_t)id, &type);
+    scores[id] = (float)score;
+    joined[id] = type == TYPE_NORMAL || type == TYPE_USER;
+  }
+  KAVA_TRY(kava_bpe_init(&tok->bpe, count, 2 * (int64_t)count));
+  tok->bpe.chars = tok->bpe.byte_fallback = tok->bpe.fuse_unknown = true;
+  bool prefix = flag_of(gguf, "tokenizer.ggml.add_space_prefix", true);
+  kava_normal space = {.kind = KAVA_NORMAL_REPLACE, .match = " ", .literal = true, .length = 3};
+  space.content = (const uint8_t *)KAVA_WORD_MARK;
+  kava_normal front = {.kind = KAVA_NORMAL_PREPEND, .content = space.content, .length = 3};
+  if (prefix) KAVA_TRY(kava_normalizer_add(&tok->normalizer, &front));
+  KAVA_TRY(kava_normalizer_add(&tok->normalizer, &space));
+  const kava_decode_step steps[] = {
+      {.kind = KAVA_DECODER_REPLACE, .match = KAVA_WORD_MARK, .literal = true, .content = (char *)" "},
+      {.kind = KAVA_DECODER_BYTE_FALLBACK},
+      {.kind = KAVA_DECODER_FUSE},
+      {.kind = KAVA_DECODER_STRIP, .content = (char *)" ", .start = 1}};
+  for (int i = 0; i < (prefix ? 4 : 3); i++) KAVA_TRY(kava_text_decoder_add(&tok->decoder, &steps[i]));
+  KAVA_TRY(read_tokens(gguf, tok, tokens, types));
+  int64_t unknown;
+  if (kava_gguf_integer(kava_gguf_find(gguf, "tokenizer.ggml.unknown_token_id"), 0, &unknown) &&
+      kava_bpe_has(&tok->bpe, unknown))
+    tok->bpe.unknown = (int32_t)unknown;
+  st = kava_bpe_merge_by_score(&tok->bpe, scores, joined, count);
+out:
+  kava_free(scores);
+  kava_free(joined);
+  return st;
 }
 
 static kava_status read_all(const kava_gguf *gguf, kava_tokenizer *tok) {
   kava_status st = KAVA_OK;
   const char *text;
   size_t length;
-  const kava_gguf_value *tokens = NULL, *merges = NULL, *types = kava_gguf_find(gguf, "tokenizer.ggml.token_type");
+  const kava_gguf_value *tokens = NULL, *types = kava_gguf_find(gguf, "tokenizer.ggml.token_type");
   KAVA_TRY(text_of(gguf, "tokenizer.ggml.model", &text, &length));
-  if (length != 4 || memcmp(text, "gpt2", 4) != 0)
-    KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.model '%.*s' is not supported (gpt2, byte-level BPE, is)",
+  bool gpt2 = length == 4 && !memcmp(text, "gpt2", 4), llama = length == 5 && !memcmp(text, "llama", 5);
+  if (!gpt2 && !llama)
+    KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.model '%.*s' is not supported (gpt2 and llama are)",
               (int)(length < 60 ? length : 60), text);
   KAVA_TRY(list_of(gguf, "tokenizer.ggml.tokens", KAVA_GGUF_STRING, &tokens));
-  KAVA_TRY(list_of(gguf, "tokenizer.ggml.merges", KAVA_GGUF_STRING, &merges));
   if (types && (!types->array || types->count != tokens->count))
     KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.token_type: an array of %llu expected, one for each token",
               (unsigned long long)tokens->count);
-  if (tokens->count > INT32_MAX / 2 || merges->count > INT32_MAX / 2)
-    KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.tokens: too many");
-  KAVA_TRY(kava_bpe_init(&tok->bpe, (int64_t)tokens->count, (int64_t)merges->count));
-  KAVA_TRY(read_tokens(gguf, tok, tokens, types));
-  KAVA_TRY(read_merges(tok, merges));
-  bool add_bos = false;
-  KAVA_TRY(read_pre(gguf, tok, &add_bos));
+  if (tokens->count > INT32_MAX / 4) KAVA_FAIL(KAVA_FORMAT, "tokenizer.ggml.tokens: too many");
+  bool add_bos = llama;
+  if (gpt2)
+    KAVA_TRY(read_gpt2(gguf, tok, tokens, types, &add_bos));
+  else
+    KAVA_TRY(read_llama(gguf, tok, tokens, types));
   KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.eos_token_id", &tok->eos));
   KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.bos_token_id", &tok->bos));
   KAVA_TRY(special_id(gguf, tok, "tokenizer.ggml.padding_token_id", &tok->pad));

@@ -1,5 +1,5 @@
-/* text/tokenizer_json: tokenizer.json and tokenizer_config.json of Hugging Face. Whatever is not byte-level BPE as it
- * is done here is refused by name: a component that were passed over in silence would give wrong ids. */
+/* text/tokenizer_json: tokenizer.json and tokenizer_config.json of Hugging Face: models, added tokens, templates; the
+ * other components are in text/tokenizer_steps.c. Whatever is not done here is refused by name. */
 #include "text/tokenizer_parts.h"
 #include <stdio.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@ static const char *type_of(const kava_json *value) {
 }
 
 static kava_status unsupported(const char *component, const kava_json *value) {
-  return kava_fail(KAVA_UNSUPPORTED, "%s '%s' is not supported (byte-level BPE is)", component, type_of(value));
+  return kava_fail(KAVA_UNSUPPORTED, "%s '%.60s' is not supported", component, type_of(value));
 }
 
 static kava_status wrong(const char *key, const char *expected, const kava_json *got) {
@@ -31,66 +31,6 @@ static kava_status each(kava_tokenizer *tok, const kava_json *value, const char 
   kava_status st = KAVA_OK;
   for (uint32_t i = 0; i < items->length && st == KAVA_OK; i++) st = each(tok, &items->items[i], list, one);
   return st;
-}
-
-static kava_status read_normalizer(kava_tokenizer *tok, const kava_json *value) {
-  if (strcmp(type_of(value), "NFC") != 0) return unsupported("normalizer", value);
-  tok->nfc = true;
-  return KAVA_OK;
-}
-
-static kava_status read_pre_tokenizer(kava_tokenizer *tok, const kava_json *value) {
-  const char *type = type_of(value);
-  kava_status st = KAVA_OK;
-  if (!strcmp(type, "ByteLevel")) {
-    if (is_true(kava_json_get(value, "add_prefix_space")))
-      st = kava_splitter_add(&tok->splitter, &(kava_split){.kind = KAVA_SPLIT_PREFIX_SPACE}, tok->scanners);
-    const kava_json *regex = kava_json_get(value, "use_regex"); /* absent in older files: true */
-    if (st == KAVA_OK && (absent(regex) || is_true(regex)))
-      st = kava_splitter_add(
-          &tok->splitter,
-          &(kava_split){.kind = KAVA_SPLIT_PATTERN, .pattern = (char *)KAVA_PATTERN_GPT2, .byte_level = true},
-          tok->scanners);
-    return st;
-  }
-  if (!strcmp(type, "Digits"))
-    return kava_splitter_add(
-        &tok->splitter,
-        &(kava_split){.kind = KAVA_SPLIT_DIGITS, .individual = is_true(kava_json_get(value, "individual_digits"))},
-        tok->scanners);
-  if (strcmp(type, "Split") != 0) return unsupported("pre_tokenizer", value);
-  const kava_json *pattern = kava_json_get(value, "pattern"), *regex = kava_json_get(pattern, "Regex"),
-                  *string = kava_json_get(pattern, "String"), *behavior = kava_json_get(value, "behavior");
-  const kava_json *text = regex ? regex : string;
-  if (!kava_json_is(text, KAVA_JSON_STRING))
-    return wrong("pre_tokenizer Split: pattern", "{Regex} or {String}", pattern);
-  if (strlen(text->string) != text->length)
-    return kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer Split: a NUL in the pattern");
-  bool removed = kava_json_is_text(behavior, "Removed");
-  if (!removed && !kava_json_is_text(behavior, "Isolated"))
-    return kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer Split: behavior '%s' is not supported (Isolated and Removed are)",
-                     kava_json_is(behavior, KAVA_JSON_STRING) ? behavior->string : "?");
-  kava_split step = {.kind = regex ? KAVA_SPLIT_PATTERN : KAVA_SPLIT_LITERAL,
-                     .pattern = (char *)(uintptr_t)text->string,
-                     .removed = removed,
-                     .invert = is_true(kava_json_get(value, "invert"))};
-  return kava_splitter_add(&tok->splitter, &step, tok->scanners);
-}
-
-static bool has_byte_level(const kava_json *value) {
-  if (!strcmp(type_of(value), "ByteLevel")) return true;
-  static const char *const lists[] = {"pretokenizers", "decoders"};
-  for (int i = 0; i < 2; i++) {
-    const kava_json *items = kava_json_get(value, lists[i]);
-    for (uint32_t n = 0; kava_json_is(items, KAVA_JSON_ARRAY) && n < items->length; n++)
-      if (has_byte_level(&items->items[n])) return true;
-  }
-  return false;
-}
-
-static kava_status read_decoder(kava_tokenizer *tok, const kava_json *value) {
-  (void)tok;
-  return strcmp(type_of(value), "ByteLevel") == 0 ? KAVA_OK : unsupported("decoder", value);
 }
 
 /* A template's ids in front of the sequence and behind it; nested templates wrap what the earlier made. */
@@ -158,15 +98,8 @@ static bool is_empty(const kava_json *value) {
   return absent(value) || (kava_json_is(value, KAVA_JSON_STRING) && value->length == 0);
 }
 
-static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
-  if (!kava_json_is(model, KAVA_JSON_OBJECT)) return wrong("model", "an object", model);
+static kava_status read_bpe(kava_tokenizer *tok, const kava_json *model) {
   const kava_json *vocab = kava_json_get(model, "vocab"), *merges = kava_json_get(model, "merges");
-  const char *type = type_of(model);
-  /* files of the first versions name no type */
-  if (strcmp(type, "BPE") != 0 && !(type[0] == 0 && merges)) return unsupported("model", model);
-  if (is_true(kava_json_get(model, "byte_fallback")))
-    return kava_fail(KAVA_UNSUPPORTED,
-                     "model: byte_fallback (a SentencePiece vocabulary) is not supported (byte-level BPE is)");
   static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
   for (int i = 0; i < 2; i++)
     if (!is_empty(kava_json_get(model, affixes[i])))
@@ -177,8 +110,13 @@ static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
     return kava_fail(KAVA_UNSUPPORTED, "model: dropout is not supported");
   if (!kava_json_is(vocab, KAVA_JSON_OBJECT)) return wrong("model: vocab", "an object", vocab);
   if (!kava_json_is(merges, KAVA_JSON_ARRAY)) return wrong("model: merges", "a list", merges);
+  bool chars = tok->bpe.chars;
   kava_status st = kava_bpe_init(&tok->bpe, vocab->length, merges->length);
   if (st != KAVA_OK) return st;
+  tok->bpe.chars = chars;
+  tok->bpe.byte_fallback = is_true(kava_json_get(model, "byte_fallback"));
+  if (tok->bpe.byte_fallback && !chars)
+    return kava_fail(KAVA_UNSUPPORTED, "model: byte_fallback beside a ByteLevel pre_tokenizer is not supported");
   tok->bpe.ignore_merges = is_true(kava_json_get(model, "ignore_merges"));
   tok->bpe.fuse_unknown = is_true(kava_json_get(model, "fuse_unk"));
   for (uint32_t i = 0; i < vocab->length; i++) {
@@ -200,6 +138,46 @@ static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
   for (uint32_t i = 0; i < merges->length; i++)
     if ((st = read_merge(tok, &merges->items[i])) != KAVA_OK) return kava_fail_in(st, "model");
   return KAVA_OK;
+}
+
+static kava_status read_unigram(kava_tokenizer *tok, const kava_json *model) {
+  const kava_json *vocab = kava_json_get(model, "vocab"), *unknown = kava_json_get(model, "unk_id");
+  bool chars = tok->bpe.chars;
+  if (!kava_json_is(vocab, KAVA_JSON_ARRAY)) return wrong("model: vocab", "a list", vocab);
+  if (!chars) return kava_fail(KAVA_UNSUPPORTED, "model: Unigram beside a ByteLevel pre_tokenizer is not supported");
+  kava_status st = kava_bpe_init(&tok->bpe, vocab->length, 0);
+  if (st == KAVA_OK) st = kava_unigram_init(&tok->unigram, (int32_t)vocab->length);
+  if (st != KAVA_OK) return st;
+  tok->is_unigram = tok->bpe.chars = true;
+  tok->bpe.byte_fallback = is_true(kava_json_get(model, "byte_fallback"));
+  for (uint32_t i = 0; i < vocab->length; i++) {
+    const kava_json *item = &vocab->items[i];
+    bool pair = kava_json_is(item, KAVA_JSON_ARRAY) && item->length == 2;
+    const kava_json *piece = pair ? &item->items[0] : NULL, *score = pair ? &item->items[1] : NULL;
+    bool whole = kava_json_is(score, KAVA_JSON_INTEGER);
+    if (!kava_json_is(piece, KAVA_JSON_STRING) || !(whole || kava_json_is(score, KAVA_JSON_REAL)))
+      return kava_fail(KAVA_FORMAT, "model: vocab: item %u: [piece, score] expected", i + 1);
+    st = kava_bpe_add_token(&tok->bpe, piece->string, piece->length, i);
+    if (st == KAVA_OK)
+      st = kava_unigram_add(&tok->unigram, (const uint8_t *)piece->string, piece->length,
+                            whole ? (double)score->integer : score->real);
+    if (st != KAVA_OK) return kava_fail_in(st, "model: vocab '%.60s'", piece->string);
+  }
+  kava_bpe_finish_tokens(&tok->bpe);
+  if (absent(unknown)) return KAVA_OK;
+  if (!kava_json_is(unknown, KAVA_JSON_INTEGER) || !kava_bpe_has(&tok->bpe, unknown->integer))
+    return kava_fail(KAVA_FORMAT, "model: unk_id: a token's id expected");
+  tok->bpe.unknown = (int32_t)unknown->integer;
+  return KAVA_OK;
+}
+
+static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
+  if (!kava_json_is(model, KAVA_JSON_OBJECT)) return wrong("model", "an object", model);
+  const char *type = type_of(model);
+  /* files of the first versions name no type */
+  if (!strcmp(type, "BPE") || (type[0] == 0 && kava_json_get(model, "merges"))) return read_bpe(tok, model);
+  if (!strcmp(type, "Unigram")) return read_unigram(tok, model);
+  return kava_fail(KAVA_UNSUPPORTED, "model '%.60s' is not supported (BPE and Unigram are)", type);
 }
 
 static kava_status read_added(kava_tokenizer *tok, const kava_json *list) {
@@ -267,17 +245,13 @@ kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
   st = kava_json_parse((const char *)tok->json_file->data, tok->json_file->size, &doc);
   if (st == KAVA_OK) {
     const kava_json *root = kava_json_root(doc);
-    const kava_json *pre = kava_json_get(root, "pre_tokenizer"), *decoder = kava_json_get(root, "decoder");
-    st = KAVA_OK;
+    bool byte_level = false;
     if (!kava_json_is(root, KAVA_JSON_OBJECT)) st = wrong("the file", "an object", root);
-    if (st == KAVA_OK) st = each(tok, kava_json_get(root, "normalizer"), "normalizers", read_normalizer);
-    if (st == KAVA_OK) st = each(tok, pre, "pretokenizers", read_pre_tokenizer);
+    if (st == KAVA_OK) st = kava_tokenizer_read_normalizer(tok, kava_json_get(root, "normalizer"));
+    if (st == KAVA_OK) st = kava_tokenizer_read_pre_tokenizer(tok, kava_json_get(root, "pre_tokenizer"), &byte_level);
+    tok->bpe.chars = !byte_level;
     if (st == KAVA_OK) st = read_model(tok, kava_json_get(root, "model"));
-    if (st == KAVA_OK && !has_byte_level(pre))
-      st = kava_fail(KAVA_UNSUPPORTED, "pre_tokenizer: no ByteLevel in it (byte-level BPE is what is supported)");
-    if (st == KAVA_OK && !has_byte_level(decoder))
-      st = kava_fail(KAVA_UNSUPPORTED, "decoder: no ByteLevel in it (byte-level BPE is what is supported)");
-    if (st == KAVA_OK) st = each(tok, decoder, "decoders", read_decoder);
+    if (st == KAVA_OK) st = kava_tokenizer_read_decoder(tok, kava_json_get(root, "decoder"));
     if (st == KAVA_OK) st = read_added(tok, kava_json_get(root, "added_tokens"));
     if (st == KAVA_OK) st = each(tok, kava_json_get(root, "post_processor"), "processors", read_post_processor);
   }

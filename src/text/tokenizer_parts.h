@@ -4,12 +4,17 @@
 #include "base/json.h"
 #include "base/map.h"
 #include "text/bpe.h"
+#include "text/decoder.h"
+#include "text/normalizer.h"
 #include "text/split.h"
 #include "text/tokenizer.h"
+#include "text/unigram.h"
 
 typedef struct kava_added {
   char *content;
   size_t length;
+  char *sought; /* what is looked for in text: content, normalised where the token asks for it */
+  size_t sought_length;
   int32_t id;
   bool special, normalized, lstrip, rstrip, single_word;
 } kava_added;
@@ -28,12 +33,17 @@ typedef struct kava_trie {
 struct kava_tokenizer {
   int refs; /* atomic */
   char *path;
-  kava_bpe bpe;
+  kava_normalizer normalizer;
   kava_splitter splitter;
-  bool nfc;
+  kava_bpe bpe; /* the vocabulary, whichever the model */
+  kava_unigram unigram;
+  bool is_unigram;
+  kava_text_decoder decoder;
+  bool track;    /* what is done at the text's begin depends on origins: they are always kept */
   bool scanners; /* hand-written scanners allowed; a spec compares with and without */
   kava_added *added;
   int32_t added_count, added_capacity;
+  bool sought_differ; /* some token of the vocabulary is looked for in another form */
   kava_trie raw, normalized;
   kava_ids before, after; /* the template */
   int32_t eos, bos, pad;
@@ -54,4 +64,9 @@ kava_status kava_tokenizer_pattern(kava_tokenizer *tok, const char *name);
 
 kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok);
 kava_status kava_tokenizer_load_gguf(const char *path, kava_tokenizer *tok);
+/* tokenizer.json's "normalizer", "pre_tokenizer" and "decoder" (text/tokenizer_steps.c); NULL and null are none. */
+kava_status kava_tokenizer_read_normalizer(kava_tokenizer *tok, const kava_json *value);
+kava_status kava_tokenizer_read_pre_tokenizer(kava_tokenizer *tok, const kava_json *value, bool *byte_level);
+kava_status kava_tokenizer_read_decoder(kava_tokenizer *tok, const kava_json *value);
+void kava_tokenizer_write_steps(const kava_tokenizer *tok, kava_json_writer *w); /* the same three members */
 #endif

@@ -21,46 +21,6 @@ static void put_open(kava_json_writer *w, const char *key, char bracket) {
   kava_json_open(w, bracket);
 }
 
-static void put_byte_level(kava_json_writer *w, bool prefix_space, bool regex) {
-  kava_json_open(w, '{');
-  put_text(w, "type", "ByteLevel");
-  put_flag(w, "add_prefix_space", prefix_space);
-  put_flag(w, "trim_offsets", true);
-  put_flag(w, "use_regex", regex);
-  kava_json_close(w, '}');
-}
-
-static void put_pre_tokenizer(kava_json_writer *w, const kava_splitter *splitter) {
-  bool prefix = false, regex = false;
-  put_open(w, "pre_tokenizer", '{');
-  put_text(w, "type", "Sequence");
-  put_open(w, "pretokenizers", '[');
-  for (int i = 0; i < splitter->count; i++) {
-    const kava_split *step = &splitter->steps[i];
-    if (step->kind == KAVA_SPLIT_PREFIX_SPACE || step->byte_level) { /* ByteLevel's own, which comes last */
-      prefix |= step->kind == KAVA_SPLIT_PREFIX_SPACE;
-      regex |= step->byte_level;
-      continue;
-    }
-    kava_json_open(w, '{');
-    if (step->kind == KAVA_SPLIT_DIGITS) {
-      put_text(w, "type", "Digits");
-      put_flag(w, "individual_digits", step->individual);
-    } else {
-      put_text(w, "type", "Split");
-      put_open(w, "pattern", '{');
-      put_text(w, step->kind == KAVA_SPLIT_PATTERN ? "Regex" : "String", step->pattern);
-      kava_json_close(w, '}');
-      put_text(w, "behavior", step->removed ? "Removed" : "Isolated");
-      put_flag(w, "invert", step->invert);
-    }
-    kava_json_close(w, '}');
-  }
-  put_byte_level(w, prefix, regex);
-  kava_json_close(w, ']');
-  kava_json_close(w, '}');
-}
-
 static kava_status put_spelling(kava_json_writer *w, const kava_tokenizer *tok, int32_t id, kava_buffer *text,
                                 bool key) {
   text->size = 0;
@@ -142,7 +102,7 @@ static kava_status put_model(kava_json_writer *w, const kava_tokenizer *tok, kav
   put_null(w, "continuing_subword_prefix");
   put_null(w, "end_of_word_suffix");
   put_flag(w, "fuse_unk", tok->bpe.fuse_unknown);
-  put_flag(w, "byte_fallback", false);
+  put_flag(w, "byte_fallback", tok->bpe.byte_fallback);
   put_flag(w, "ignore_merges", tok->bpe.ignore_merges);
   put_open(w, "vocab", '{');
   for (int32_t id = 0; id < tok->bpe.size; id++) {
@@ -191,21 +151,12 @@ static kava_status write_tokenizer(const kava_tokenizer *tok, const char *path) 
     kava_json_close(&w, '}');
   }
   kava_json_close(&w, ']');
-  if (tok->nfc) {
-    put_open(&w, "normalizer", '{');
-    put_text(&w, "type", "NFC");
-    kava_json_close(&w, '}');
-  } else {
-    put_null(&w, "normalizer");
-  }
-  put_pre_tokenizer(&w, &tok->splitter);
+  kava_tokenizer_write_steps(tok, &w);
   if (tok->before.size || tok->after.size) {
     KAVA_TRY(put_template(&w, tok, &text));
   } else {
     put_null(&w, "post_processor");
   }
-  put_key(&w, "decoder");
-  put_byte_level(&w, false, true);
   KAVA_TRY(put_model(&w, tok, &text));
   kava_json_close(&w, '}');
   KAVA_TRY(w.status);

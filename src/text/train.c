@@ -6,7 +6,6 @@
  * depends on nothing but the texts. Cost: merges x (distinct words + distinct pairs); meant for vocabularies of
  * thousands. */
 #include "text/tokenizer_parts.h"
-#include "text/unicode.h"
 #include "text/utf8.h"
 
 typedef struct word {
@@ -196,7 +195,7 @@ kava_status kava_tokenizer_train(const char *const *texts, const size_t *lengths
   kava_tokenizer *tok = NULL;
   trainer t = {0};
   kava_split_scratch scratch = {0};
-  kava_buffer normal = {0};
+  kava_normal_scratch normal = {0};
   KAVA_TRY(kava_tokenizer_new("(trained)", &tok));
   KAVA_TRY(kava_tokenizer_pattern(tok, options->pattern));
   KAVA_TRY(start_vocabulary(tok, options));
@@ -206,11 +205,9 @@ kava_status kava_tokenizer_train(const char *const *texts, const size_t *lengths
     size_t length = lengths[i], good = kava_utf8_valid(text, length, NULL);
     if (good != length)
       KAVA_FAIL(KAVA_MISUSE, "train: text %zu is not valid UTF-8: byte 0x%02x at offset %zu", i + 1, text[good], good);
-    bool changed = false;
-    normal.size = 0;
-    if (tok->nfc) KAVA_TRY(kava_nfc(text, length, &normal, &changed));
-    KAVA_TRY(kava_splitter_run(&tok->splitter, &scratch, changed ? normal.data : text, changed ? normal.size : length,
-                               count_word, &t));
+    kava_view view = {text, length, NULL, 0};
+    KAVA_TRY(kava_normalizer_run(&tok->normalizer, &normal, &view, false, &view));
+    KAVA_TRY(kava_splitter_run(&tok->splitter, &scratch, &view, false, count_word, &t));
   }
   if (t.word_count == 0) KAVA_FAIL(KAVA_MISUSE, "train: there is no text to learn from");
   t.symbols = kava_alloc(t.bytes.size * sizeof *t.symbols);
@@ -227,7 +224,7 @@ kava_status kava_tokenizer_train(const char *const *texts, const size_t *lengths
 out:
   kava_tokenizer_release(&tok);
   kava_split_scratch_free(&scratch);
-  kava_buffer_free(&normal);
+  kava_normal_scratch_free(&normal);
   kava_buffer_free(&t.bytes);
   kava_free(t.words);
   kava_free(t.word_slots);

@@ -59,6 +59,26 @@ bool kava_char_is_word(uint32_t c) {
   }
 }
 
+bool kava_char_is_punctuation(uint32_t c) {
+  if (c < 0x80)
+    return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
+  switch (utf8proc_category((utf8proc_int32_t)c)) {
+  case UTF8PROC_CATEGORY_PC:
+  case UTF8PROC_CATEGORY_PD:
+  case UTF8PROC_CATEGORY_PS:
+  case UTF8PROC_CATEGORY_PE:
+  case UTF8PROC_CATEGORY_PI:
+  case UTF8PROC_CATEGORY_PF:
+  case UTF8PROC_CATEGORY_PO: return true;
+  default: return false;
+  }
+}
+
+bool kava_char_is_mark(uint32_t c) {
+  utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME;
+}
+
 static void fill_table(void) {
   for (uint32_t c = 0; c < KAVA_CHAR_LIMIT; c++) {
     int class = KAVA_CHAR_OTHER;
@@ -124,31 +144,64 @@ static bool surely_nfc(uint32_t c) {
          (c >= 0x2010 && c <= 0x2027) || (c >= 0xff01 && c <= 0xff60) || (c >= 0x1f300 && c <= 0x1faff);
 }
 
-kava_status kava_nfc(const uint8_t *text, size_t length, kava_buffer *out, bool *changed) {
-  *changed = false;
+bool kava_is_plainly_nfc(const uint8_t *text, size_t length) {
   size_t i = 0;
   while (i < length) {
     size_t n = 1;
-    if (text[i] >= 0x80 && !surely_nfc(kava_utf8_read(text + i, &n))) break;
+    if (text[i] >= 0x80 && !surely_nfc(kava_utf8_read(text + i, &n))) return false;
     i += n;
   }
-  if (i == length) return KAVA_OK;
+  return true;
+}
+
+uint32_t kava_char_lower(uint32_t c) {
+  if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
+  return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+}
+
+bool kava_char_starts(uint32_t c) {
+  if (c < 0x300) return true;
+  if ((c >= 0x1160 && c <= 0x11ff) || (c >= 0x3131 && c <= 0x318e) || (c >= 0xff9e && c <= 0xffdc))
+    return false; /* Jamo */
+  const utf8proc_property_t *property = utf8proc_get_property((utf8proc_int32_t)c);
+  return property->combining_class == 0 && property->category != UTF8PROC_CATEGORY_MN &&
+         property->category != UTF8PROC_CATEGORY_MC && property->category != UTF8PROC_CATEGORY_ME;
+}
+
+size_t kava_grapheme(const uint8_t *text, size_t length) {
+  size_t at, n;
+  utf8proc_int32_t state = 0;
+  uint32_t c = kava_utf8_read(text, &at);
+  while (at < length) {
+    uint32_t next = kava_utf8_read(text + at, &n);
+    if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)c, (utf8proc_int32_t)next, &state)) break;
+    c = next;
+    at += n;
+  }
+  return at;
+}
+
+kava_status kava_normal_form(const uint8_t *text, size_t length, kava_form form, kava_buffer *out, bool *changed) {
+  static const int of_form[] = {UTF8PROC_COMPOSE, UTF8PROC_DECOMPOSE, UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
+                                UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
+  *changed = false;
   /* utf8proc decomposes to code points, puts them into canonical order and composes in place */
-  const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+  const utf8proc_option_t options = (utf8proc_option_t)(UTF8PROC_STABLE | of_form[form]);
   kava_status st = KAVA_OK;
-  utf8proc_int32_t *codes = NULL;
-  utf8proc_ssize_t need = utf8proc_decompose(text, (utf8proc_ssize_t)length, NULL, 0, options);
-  if (need < 0) return kava_fail(KAVA_MISUSE, "NFC: %s", utf8proc_errmsg(need));
-  codes = kava_alloc(((size_t)need + 1) * sizeof *codes);
-  if (!codes) return KAVA_MEMORY;
-  need = utf8proc_decompose(text, (utf8proc_ssize_t)length, codes, need, options);
+  utf8proc_int32_t few[64], *codes = few;
+  utf8proc_ssize_t need = utf8proc_decompose(text, (utf8proc_ssize_t)length, few, 64 - 1, options);
+  if (need >= 64) { /* reencoding wants one more */
+    codes = kava_alloc(((size_t)need + 1) * sizeof *codes);
+    if (!codes) return KAVA_MEMORY;
+    need = utf8proc_decompose(text, (utf8proc_ssize_t)length, codes, need, options);
+  }
   utf8proc_ssize_t size = need < 0 ? need : utf8proc_reencode(codes, need, options);
-  if (size < 0) KAVA_FAIL(KAVA_MISUSE, "NFC: %s", utf8proc_errmsg(size));
+  if (size < 0) KAVA_FAIL(KAVA_MISUSE, "a normal form: %s", utf8proc_errmsg(size));
   if ((size_t)size != length || memcmp(codes, text, length) != 0) {
     KAVA_TRY(kava_buffer_add(out, codes, (size_t)size));
     *changed = true;
   }
 out:
-  kava_free(codes);
+  if (codes != few) kava_free(codes);
   return st;
 }

@@ -23,10 +23,22 @@ static inline int kava_char_class(uint32_t c) { return c < KAVA_CHAR_LIMIT ? kav
  * later Unicode) see c; c itself nearly always. */
 uint32_t kava_char_stand_in(uint32_t c);
 
-bool kava_char_is_word(uint32_t c);  /* \w as added tokens' single_word means it */
-bool kava_char_is_space(uint32_t c); /* White_Space, without the table */
+bool kava_char_is_word(uint32_t c);        /* \w as added tokens' single_word means it */
+bool kava_char_is_space(uint32_t c);       /* White_Space, without the table */
+bool kava_char_is_punctuation(uint32_t c); /* ASCII's and Unicode's (P) */
+bool kava_char_is_mark(uint32_t c);        /* a combining mark (M) */
 
-/* NFC of valid UTF-8. *changed says whether it was needed: if not, `out` is left as it was, else the result is
- * appended. */
-kava_status kava_nfc(const uint8_t *text, size_t length, kava_buffer *out, bool *changed);
+uint32_t kava_char_lower(uint32_t c);
+
+/* True where c surely does not join the character before it in any normal form, so that text may be cut before it. */
+bool kava_char_starts(uint32_t c);
+
+/* The length of the grapheme cluster at the start of valid UTF-8; length is above 0. */
+size_t kava_grapheme(const uint8_t *text, size_t length);
+
+/* A normal form of valid UTF-8. *changed says whether it was needed: if not, `out` is left as it was, else the result
+ * is appended. */
+typedef enum kava_form { KAVA_NFC, KAVA_NFD, KAVA_NFKC, KAVA_NFKD } kava_form;
+kava_status kava_normal_form(const uint8_t *text, size_t length, kava_form form, kava_buffer *out, bool *changed);
+bool kava_is_plainly_nfc(const uint8_t *text, size_t length); /* a quick look; false says nothing */
 #endif

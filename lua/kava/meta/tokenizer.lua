@@ -4,9 +4,9 @@
 ---@class kava.tokenizer
 local tokenizer = {}
 
---- Reads a byte-level BPE tokenizer: a folder with tokenizer.json (and tokenizer_config.json), such a file, or a GGUF file.
---- Ids equal those of Hugging Face's tokenizers. Failures name the file and the component: "unsupported" for everything
---- that is not byte-level BPE (SentencePiece, Unigram, WordPiece, ...), "format", "io".
+--- Reads a tokenizer: a folder with tokenizer.json (and tokenizer_config.json), such a file, or a GGUF file. Models: byte-level
+--- BPE, BPE by characters with byte fallback (Llama 2, Gemma), Unigram. Ids equal those of Hugging Face's tokenizers. Failures
+--- name the file and the component: "unsupported" for what is not done here (WordPiece, BertNormalizer, ...), "format", "io".
 ---@param path string
 ---@return kava.Tokenizer?
 ---@return string? message
