@@ -89,8 +89,27 @@ typedef struct kava_gemm_args {
   int64_t batch, stride_a, stride_b, stride_c;
 } kava_gemm_args;
 
+/* Where the values of a matrix of codes (nf4 ... fp8) come from: value(r, c) = (code - zero) scale, each step rounded
+ * to f32, then to `round`. Element (r, c) has the scale of number (r / rows) across + g,  g = c / group, or group_of[c]
+ * where columns are grouped in another order (GPTQ's desc_act) (r columns + c) / group  where across is 0: elements are
+ * grouped one after another, over the ends of rows (bitsandbytes) A scale of type u8 is a code itself: map[u8]
+ * outer[number / outer_group] + offset (bitsandbytes' double quantisation). */
+typedef struct kava_scaling {
+  int64_t columns, group, rows, across;
+  const int32_t *group_of; /* [columns], each in [0, across); NULL: c / group */
+  kava_dtype type;         /* of the scales: f32, f16, bf16 or u8 */
+  const void *scales;
+  const float *map, *outer; /* of u8 scales: [256], [ceil(scales / outer_group)] */
+  int64_t outer_group;
+  float offset;
+  float zero;           /* where `zeros` is NULL */
+  const uint8_t *zeros; /* numbered as the scales; i8 where the codes are int8 */
+  kava_dtype round;     /* f32, f16 or bf16 */
+} kava_scaling;
+
 /* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
- * f64, or a quantised one, whose rows are whole blocks. x, y, bias and gradients are contiguous and of `dtype`: f32, or
+ * f64, or a quantised one, whose rows are whole blocks; codes come with their scaling, of which W's first row is row
+ * `first`. x, y, bias and gradients are contiguous and of `dtype`: f32, or
  * f64, which needs wtype f64 (plain loops: for finite differences).
  * precision: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
@@ -98,6 +117,8 @@ typedef struct kava_linear_args {
   int64_t rows, in, out;
   const void *w;
   kava_dtype wtype;
+  const kava_scaling *scaling; /* NULL: the type says it all */
+  int64_t first;
   kava_dtype precision;
 } kava_linear_args;
 

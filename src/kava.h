@@ -37,13 +37,16 @@ typedef enum kava_status {
 const char *kava_message(void);                 /* the calling thread's last failure; never NULL */
 const char *kava_status_name(kava_status code); /* "misuse", "io", ... */
 
-/* Element types. Quantised types (KAVA_Q4_0 and on) are stored in blocks along the innermost dimension, as GGUF stores
- * them; they can be widened, used as a linear layer's or an embedding's weight, and saved, and nothing else. */
+/* Element types. Quantised types (KAVA_Q4_0 and on) can be widened, used as a linear layer's or an embedding's weight,
+ * and nothing else. Up to KAVA_IQ4_XS they are blocks along the innermost dimension, as GGUF stores them. The others
+ * are bare codes, whose scales lie beside them: nf4 and fp4 (tables of 16, high half first), int2, int3, int4 and uint8
+ * (unsigned, low bits first, less a zero point), int8, fp8 (e4m3). */
 /* clang-format off */
 typedef enum kava_dtype {
   KAVA_F64, KAVA_F32, KAVA_F16, KAVA_BF16, KAVA_I64, KAVA_I32, KAVA_I16, KAVA_I8, KAVA_U8, KAVA_BOOL,
   KAVA_Q4_0, KAVA_Q4_1, KAVA_Q5_0, KAVA_Q5_1, KAVA_Q8_0, KAVA_Q2_K, KAVA_Q3_K, KAVA_Q4_K, KAVA_Q5_K, KAVA_Q6_K,
   KAVA_IQ4_NL, KAVA_IQ4_XS,
+  KAVA_NF4, KAVA_FP4, KAVA_INT2, KAVA_INT3, KAVA_INT4, KAVA_UINT8, KAVA_INT8, KAVA_FP8,
   KAVA_DTYPES
 } kava_dtype;
 /* clang-format on */

@@ -33,7 +33,10 @@ static const void *weight_rows(const kava_linear_args *a, int64_t begin, int64_t
   size_t row_bytes = (size_t)(a->in / kava_dtype_block(a->wtype)) * (size_t)kava_dtype_block_bytes(a->wtype);
   const char *from = (const char *)a->w + (size_t)begin * row_bytes;
   if (!scratch) return from;
-  kava_ref_widen(a->wtype, from, scratch, rows * a->in);
+  for (int64_t r = 0; r < rows && a->scaling; r++)
+    kava_ref_widen_scaled(a->wtype, from + (size_t)r * row_bytes, a->scaling, a->first + begin + r, 0,
+                          scratch + r * a->in, a->in);
+  if (!a->scaling) kava_ref_widen(a->wtype, from, scratch, rows * a->in);
   for (int64_t i = 0; i < rows * a->in && a->precision == KAVA_BF16; i++) scratch[i] = round_bf16(scratch[i]);
   return scratch;
 }

@@ -15,7 +15,9 @@
  *   q4_k   {f16 d, m; u8 s[12]; u8 q[128]}    (d s) q - (m s'), 8 x 32, 6-bit s and s'
  *   q5_k   {f16 d, m; u8 s[12]; u8 h[32]; u8 q[128]}      the same with fifth bits in h
  *   q6_k   {u8 q[128]; u8 h[64]; i8 s[16]; f16 d}         (d s) (q-32), 16 x 16
- *   iq4_xs {f16 d; u16 h; u8 l[4]; u8 q[128]} (d (s-32)) table[q], 8 x 32, low and high bits of s in l and h */
+ *   iq4_xs {f16 d; u16 h; u8 l[4]; u8 q[128]} (d (s-32)) table[q], 8 x 32, low and high bits of s in l and h
+ * Bare codes (their values: kava_scaling in args.h) are a stream of bits, low bits first, but for nf4 and fp4, whose
+ * even elements are the high halves of bytes. */
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/quant.h"
 #include "kernels/cpu/reference.h"
@@ -165,7 +167,45 @@ void kava_ref_widen(kava_dtype type, const void *src, float *dst, int64_t count)
   case KAVA_IQ4_XS:
     for (; count > 0; count -= 256, p += 136, dst += 256) widen_iq4_xs(p, dst);
     break;
+  case KAVA_NF4:
+  case KAVA_FP4:
+    for (int64_t i = 0; i < count; i++)
+      dst[i] = (type == KAVA_NF4 ? kava_nf4_values : kava_fp4_values)[p[i / 2] >> (i & 1 ? 0 : 4) & 15];
+    break;
+  case KAVA_INT2:
+    for (int64_t i = 0; i < count; i++) dst[i] = (float)(p[i / 4] >> 2 * (i % 4) & 3);
+    break;
+  case KAVA_INT3:
+    for (; count > 0; count -= 8, p += 3, dst += 8) {
+      uint32_t eight = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
+      for (int i = 0; i < 8; i++) dst[i] = (float)(eight >> 3 * i & 7);
+    }
+    break;
+  case KAVA_INT4:
+    for (int64_t i = 0; i < count; i++) dst[i] = (float)(p[i / 2] >> (i & 1 ? 4 : 0) & 15);
+    break;
+  case KAVA_UINT8:
+    for (int64_t i = 0; i < count; i++) dst[i] = (float)p[i];
+    break;
+  case KAVA_INT8:
+    for (int64_t i = 0; i < count; i++) dst[i] = (float)(int8_t)p[i];
+    break;
+  case KAVA_FP8:
+    for (int64_t i = 0; i < count; i++) dst[i] = kava_fp8_to_f32(p[i]);
+    break;
   default: break;
+  }
+}
+
+void kava_ref_widen_scaled(kava_dtype type, const void *src, const kava_scaling *scaling, int64_t row, int64_t column,
+                           float *dst, int64_t count) {
+  kava_ref_widen(type, src, dst, count);
+  for (int64_t i = 0; i < count; i++) {
+    int64_t number = kava_scale_number(scaling, row, column + i);
+    float value = (dst[i] - kava_zero_at(scaling, type, number)) * kava_scale_at(scaling, number);
+    dst[i] = scaling->round == KAVA_BF16  ? kava_bf16_to_f32(kava_f32_to_bf16(value))
+             : scaling->round == KAVA_F16 ? kava_f16_to_f32(kava_f32_to_f16(value))
+                                          : value;
   }
 }
 
@@ -224,5 +264,46 @@ void kava_ref_narrow(kava_dtype type, const float *src, void *dst, int64_t count
       narrow_q4_1(src, p);
     else if (type == KAVA_Q8_0)
       narrow_q8_0(src, p);
+  }
+}
+
+/* Where bitsandbytes' quantiser passes from one nf4 code to the next: near the middles of the values, as rounded there.
+ */
+static const float nf4_edges[15] = {
+    -0.8480964004993439f,  -0.6106329262256622f,   -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
+    -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f,   0.2035212516784668f,
+    0.2920137718319893f,   0.3893125355243683f,    0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f};
+
+/* A code is the number of edges below the value. */
+static void encode_nf4(const float *x, float factor, uint8_t *codes, int64_t count) {
+  enum { MANY = 64 };
+  for (int64_t i = 0; i < count; i += MANY) {
+    int64_t n = count - i < MANY ? count - i : MANY;
+    float value[MANY] = {0};
+    int32_t above[MANY] = {0};
+    for (int64_t j = 0; j < n; j++) value[j] = x[i + j] * factor;
+    for (int k = 0; k < 15; k++)
+      for (int j = 0; j < MANY; j++) above[j] += value[j] > nf4_edges[k];
+    for (int64_t j = 0; j < n; j += 2) codes[(i + j) / 2] = (uint8_t)(above[j] << 4 | above[j + 1]);
+  }
+}
+
+static uint8_t encode_fp8(float x) {
+  uint32_t bits = kava_bits_of_float(x), sign = bits >> 24 & 128;
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return 0x7f;
+  if (bits >= 0x43e00000u) return (uint8_t)(sign | 0x7e); /* 448, the largest */
+  if (bits < 0x3c800000u)                                 /* below 2^-6: multiples of 2^-9 */
+    return (uint8_t)(sign | (uint32_t)rintf(kava_float_of_bits(bits) * 512.0f));
+  bits += 0x7ffffu + (bits >> 20 & 1);
+  return (uint8_t)(sign | ((bits >> 20) - (120u << 3)));
+}
+
+void kava_ref_encode(kava_dtype type, const float *x, float factor, uint8_t *codes, int64_t count) {
+  if (type == KAVA_NF4) encode_nf4(x, factor, codes, count);
+  for (int64_t i = 0; i < count && type == KAVA_FP8; i++) codes[i] = encode_fp8(x[i] * factor);
+  for (int64_t i = 0; i < count && type == KAVA_INT8; i++) {
+    float r = rintf(x[i] * factor);
+    codes[i] = (uint8_t)(int8_t)(r >= 127 ? 127 : r >= -127 ? (int)r : r < 0 ? -127 : 0);
   }
 }

@@ -1,9 +1,32 @@
-/* kernels/cpu/quant.h: how GGUF packs the scales of its blocks, for the reference and the SIMD kernels alike. */
+/* kernels/cpu/quant.h: how scales are found, in GGUF's blocks and beside bare codes, for the reference and the
+ * SIMD kernels alike. */
 #ifndef KAVA_KERNELS_CPU_QUANT_H
 #define KAVA_KERNELS_CPU_QUANT_H
-#include "kava.h"
+#include "kernels/args.h"
+#include "kernels/cpu/half.h"
 
 static const int8_t kava_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+/* The tables of bitsandbytes' 4-bit types. */
+static const float kava_nf4_values[16] = {-1.0f,
+                                          -0.6961928009986877f,
+                                          -0.5250730514526367f,
+                                          -0.39491748809814453f,
+                                          -0.28444138169288635f,
+                                          -0.18477343022823334f,
+                                          -0.09105003625154495f,
+                                          0.0f,
+                                          0.07958029955625534f,
+                                          0.16093020141124725f,
+                                          0.24611230194568634f,
+                                          0.33791524171829224f,
+                                          0.44070982933044434f,
+                                          0.5626170039176941f,
+                                          0.7229568362236023f,
+                                          1.0f};
+static const float kava_fp4_values[16] = {
+    0.0f,  0.00520833333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
+    -0.0f, -0.00520833333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f};
 
 /* Bytes of a block; kernels include only base, so this repeats what tensor.c knows. */
 static inline int kava_quant_bytes(kava_dtype type) {
@@ -47,5 +70,30 @@ static inline void kava_q3_k_scales(const uint8_t *s, int8_t scales[16]) {
 static inline int kava_iq4_xs_scale(const uint8_t *p, int j) {
   int low = p[4 + j / 2] >> 4 * (j & 1) & 15, high = (p[2] | p[3] << 8) >> 2 * j & 3;
   return (low | high << 4) - 32;
+}
+
+static inline float kava_fp8_to_f32(uint8_t x) { /* e4m3: no infinities, S.1111.111 is NaN, subnormals m 2^-9 */
+  if ((x & 127) == 127) return kava_float_of_bits(0x7fc00000u | (uint32_t)(x & 128) << 24);
+  return kava_f16_to_f32((uint16_t)((x & 128) << 8 | (x & 127) << 7)) * 256.0f;
+}
+
+static inline int64_t kava_scale_number(const kava_scaling *s, int64_t row, int64_t column) {
+  if (s->across == 0) return (row * s->columns + column) / s->group;
+  return row / s->rows * s->across + (s->group_of ? s->group_of[column] : column / s->group);
+}
+static inline float kava_scale_at(const kava_scaling *s, int64_t number) {
+  switch (s->type) {
+  case KAVA_F16: return kava_f16_to_f32(((const uint16_t *)s->scales)[number]);
+  case KAVA_BF16: return kava_bf16_to_f32(((const uint16_t *)s->scales)[number]);
+  case KAVA_U8: {
+    float scale = s->map[((const uint8_t *)s->scales)[number]] * s->outer[number / s->outer_group];
+    return scale + s->offset;
+  }
+  default: return ((const float *)s->scales)[number];
+  }
+}
+static inline float kava_zero_at(const kava_scaling *s, kava_dtype codes, int64_t number) {
+  if (!s->zeros) return s->zero;
+  return codes == KAVA_INT8 ? (float)(int8_t)s->zeros[number] : (float)s->zeros[number];
 }
 #endif

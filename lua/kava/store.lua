@@ -1,6 +1,7 @@
 -- kava.store: where a model's configuration and tensors come from and go to: Hugging Face directories and GGUF files.
 local kava = require "kava"
 local families = require "kava.families"
+local quantised = require "kava.quantised"
 local rope = require "kava.rope"
 
 local store = {}
@@ -19,10 +20,7 @@ local function open_directory(path)
   local config, message, code = kava.json.load(config_path)
   if not config then fail(message, code) end
   if type(config) ~= "table" or not config.model_type then fail(config_path .. ": model_type is missing") end
-  if type(config.quantization_config) == "table" then
-    local method = config.quantization_config.quant_method
-    fail(("%s: weights quantised by '%s' are not supported; known: GGUF files' types"):format(config_path, tostring(method)), "unsupported")
-  end
+  local quantization = quantised.of(config, config_path)
   local ok, family = pcall(families.of, config.model_type)
   if not ok then fail(config_path .. ": " .. family, "unsupported") end
   config = families.complete(family, config)
@@ -40,12 +38,14 @@ local function open_directory(path)
       names[#names + 1] = name
     end
   end
-  return {
+  local source = {
     config = config,
     family = family,
     tensor = function(name) return by_name[name] end,
     names = function() return names end,
   }
+  if quantization then source.tensor, source.names = quantised.bind(quantization, by_name, file) end
+  return source
 end
 
 local function open_gguf(path)

@@ -16,7 +16,7 @@ static const struct {
   const char *name;
   int bits, dtype; /* dtype -1: not one of ours */
 } types[] = {{"BOOL", 8, KAVA_BOOL}, {"F4", 4, -1},          {"F6_E2M3", 6, -1},      {"F6_E3M2", 6, -1},
-             {"U8", 8, KAVA_U8},     {"I8", 8, KAVA_I8},     {"F8_E5M2", 8, -1},      {"F8_E4M3", 8, -1},
+             {"U8", 8, KAVA_U8},     {"I8", 8, KAVA_I8},     {"F8_E5M2", 8, -1},      {"F8_E4M3", 8, KAVA_FP8},
              {"F8_E8M0", 8, -1},     {"F8_E4M3FNUZ", 8, -1}, {"F8_E5M2FNUZ", 8, -1},  {"I16", 16, KAVA_I16},
              {"U16", 16, -1},        {"F16", 16, KAVA_F16},  {"BF16", 16, KAVA_BF16}, {"I32", 32, KAVA_I32},
              {"U32", 32, -1},        {"F32", 32, KAVA_F32},  {"C64", 64, -1},         {"F64", 64, KAVA_F64},
@@ -309,6 +309,9 @@ static kava_status check_items(int64_t count, kava_safetensors_item *items) {
   for (int64_t i = 0; i < count; i++) {
     if (type_of(items[i].tensor->dtype) < 0)
       return kava_fail(KAVA_MISUSE, "tensor '%s': safetensors has no dtype %s", items[i].name.data,
+                       kava_dtype_name(items[i].tensor->dtype));
+    if (items[i].tensor->scales)
+      return kava_fail(KAVA_MISUSE, "tensor '%s': its %s codes mean nothing without their scales", items[i].name.data,
                        kava_dtype_name(items[i].tensor->dtype));
     if (strcmp(items[i].name.data, "__metadata__") == 0)
       return kava_fail(KAVA_MISUSE, "a tensor cannot be called __metadata__");

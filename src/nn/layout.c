@@ -49,6 +49,9 @@ kava_status kava_rope_rows(const kava_tensor *w, int heads, bool inverse, kava_t
     return kava_fail(KAVA_MISUSE,
                      "rope_rows: a contiguous [rows, in] tensor whose rows are divisible by 2 x %d heads expected",
                      heads);
+  if (w->scales)
+    return kava_fail(KAVA_UNSUPPORTED, "rope_rows: a %s tensor's scales stay where they are",
+                     kava_dtype_name(w->dtype));
   size_t bytes;
   kava_tensor *y = NULL;
   kava_status st = kava_tensor_bytes_of(w, &bytes);

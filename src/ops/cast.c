@@ -10,6 +10,8 @@ typedef struct widening {
   const char *from;
   float *to;
   int64_t count;
+  const kava_scaling *scaling;
+  int64_t first;
 } widening;
 
 enum { WIDEN_PIECE = 1 << 13 }; /* elements; whole blocks of every type */
@@ -21,12 +23,29 @@ static void widen_pieces(void *ctx, int64_t begin, int64_t end) {
   kava_kernels_cpu()->widen(w->type, from, w->to + at, stop - at);
 }
 
+static void widen_rows(void *ctx, int64_t begin, int64_t end) {
+  const widening *w = ctx;
+  int64_t columns = w->scaling->columns;
+  for (int64_t row = begin; row < end; row++) {
+    const char *from = w->from + row * columns / kava_dtype_block(w->type) * kava_dtype_block_bytes(w->type);
+    kava_kernels_cpu()->widen_scaled(w->type, from, w->scaling, w->first + row, 0, w->to + row * columns, columns);
+  }
+}
+
 /* The values of a quantised tensor in f32, contiguous. */
 static kava_status widened(const kava_tensor *src, kava_tensor **out) {
   kava_status st = kava_tensor_empty_like(src, KAVA_F32, out);
   if (st != KAVA_OK) return st;
-  widening w = {src->dtype, kava_tensor_data(src), kava_f32(*out), kava_tensor_numel(src)};
-  kava_parallel((w.count + WIDEN_PIECE - 1) / WIDEN_PIECE, 4, widen_pieces, &w);
+  widening w = {src->dtype,
+                kava_tensor_data(src),
+                kava_f32(*out),
+                kava_tensor_numel(src),
+                kava_tensor_scaling(src),
+                kava_tensor_first_row(src)};
+  if (w.scaling)
+    kava_parallel(w.count / w.scaling->columns, WIDEN_PIECE / w.scaling->columns + 1, widen_rows, &w);
+  else
+    kava_parallel((w.count + WIDEN_PIECE - 1) / WIDEN_PIECE, 4, widen_pieces, &w);
   return KAVA_OK;
 }
 
@@ -147,5 +166,6 @@ kava_status kava_op_contiguous(kava_tensor *x, kava_tensor **out) {
 
 kava_status kava_op_clone(kava_tensor *x, kava_tensor **out) {
   if (!kava_dtype_is_quantised(x->dtype)) return copied("clone", x, x->dtype, out);
+  if (x->scales) return kava_tensor_detach(x, out); /* nothing writes to codes */
   return kava_tensor_from(x->dtype, x->dims, x->shape, kava_tensor_data(x), out);
 }

@@ -58,6 +58,8 @@ out:
 typedef struct gather_job {
   kava_dtype dtype;
   const char *w;
+  const kava_scaling *scaling;
+  int64_t first;
   size_t row_bytes;
   int64_t width;
   const int64_t *ids;
@@ -72,6 +74,9 @@ static void gather(void *ctx, int64_t begin, int64_t end) {
       memcpy(job->y + i * job->width, row, job->row_bytes);
     else if (job->dtype == KAVA_F64)
       memcpy((double *)job->y + i * job->width, row, job->row_bytes);
+    else if (job->scaling)
+      kava_kernels_cpu()->widen_scaled(job->dtype, row, job->scaling, job->first + job->ids[i], 0,
+                                       job->y + i * job->width, job->width);
     else
       kava_kernels_cpu()->widen(job->dtype, row, job->y + i * job->width, job->width);
   }
@@ -106,6 +111,8 @@ kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **ou
   KAVA_TRY(kava_tensor_new(w->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, ids->dims + 1, shape, &y));
   gather_job job = {.dtype = table->dtype,
                     .w = kava_tensor_data(table),
+                    .scaling = kava_tensor_scaling(table),
+                    .first = kava_tensor_first_row(table),
                     .row_bytes =
                         (size_t)(width / kava_dtype_block(table->dtype)) * (size_t)kava_dtype_block_bytes(table->dtype),
                     .width = width,

@@ -81,6 +81,8 @@ static kava_status side_open(const char *who, head *h, kava_tensor *hidden, kava
                                    .out = weight->shape[0],
                                    .w = kava_tensor_data(out->weight),
                                    .wtype = out->weight->dtype,
+                                   .scaling = kava_tensor_scaling(out->weight),
+                                   .first = kava_tensor_first_row(out->weight),
                                    .precision = kava_matmul_precision()};
 out:
   return st;

@@ -24,6 +24,8 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .out = w->shape[0],
                         .w = kava_tensor_data(w),
                         .wtype = w->dtype,
+                        .scaling = kava_tensor_scaling(w),
+                        .first = kava_tensor_first_row(w),
                         .precision = (kava_dtype)node->integers[0]};
   a.rows = a.in ? kava_tensor_numel(x) / a.in : 0;
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add_x));
@@ -78,6 +80,8 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
                         .out = w->shape[0],
                         .w = kava_tensor_data(cw),
                         .wtype = cw->dtype,
+                        .scaling = kava_tensor_scaling(cw),
+                        .first = kava_tensor_first_row(cw),
                         .precision = matmul_precision};
   a.rows = a.out ? kava_tensor_numel(y) / a.out : 0;
   if (a.rows && a.out)

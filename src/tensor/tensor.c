@@ -14,7 +14,9 @@ static const struct {
     [KAVA_Q5_0] = {"q5_0", 32, 22},       [KAVA_Q5_1] = {"q5_1", 32, 24},   [KAVA_Q8_0] = {"q8_0", 32, 34},
     [KAVA_Q2_K] = {"q2_k", 256, 84},      [KAVA_Q3_K] = {"q3_k", 256, 110}, [KAVA_Q4_K] = {"q4_k", 256, 144},
     [KAVA_Q5_K] = {"q5_k", 256, 176},     [KAVA_Q6_K] = {"q6_k", 256, 210}, [KAVA_IQ4_NL] = {"iq4_nl", 32, 18},
-    [KAVA_IQ4_XS] = {"iq4_xs", 256, 136},
+    [KAVA_IQ4_XS] = {"iq4_xs", 256, 136}, [KAVA_NF4] = {"nf4", 2, 1},       [KAVA_FP4] = {"fp4", 2, 1},
+    [KAVA_INT2] = {"int2", 4, 1},         [KAVA_INT3] = {"int3", 8, 3},     [KAVA_INT4] = {"int4", 2, 1},
+    [KAVA_UINT8] = {"uint8", 1, 1},       [KAVA_INT8] = {"int8", 1, 1},     [KAVA_FP8] = {"fp8", 1, 1},
 };
 
 const char *kava_dtype_name(kava_dtype dtype) { return (unsigned)dtype < KAVA_DTYPES ? types[dtype].name : "?"; }
@@ -78,6 +80,19 @@ static void row_major(int dims, const int64_t *shape, int64_t *stride) {
     stride[i] = step;
     step *= shape[i] > 0 ? shape[i] : 1;
   }
+}
+
+static kava_scales *scales_retain(kava_scales *s) {
+  __atomic_fetch_add(&s->refs, 1, __ATOMIC_RELAXED);
+  return s;
+}
+
+void kava_scales_release(kava_scales **at) {
+  kava_scales *s = *at;
+  *at = NULL;
+  if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  for (size_t i = 0; i < sizeof s->held / sizeof *s->held; i++) kava_tensor_release(&s->held[i]);
+  kava_free(s);
 }
 
 /* Takes over the caller's reference to `storage`, also when it fails. */
@@ -151,7 +166,28 @@ kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape,
 kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
                              int64_t offset, kava_tensor **out) {
   __atomic_fetch_add(&t->storage->refs, 1, __ATOMIC_RELAXED);
-  return wrap(t->storage, t->dtype, dims, shape, stride, offset, out);
+  kava_status st = wrap(t->storage, t->dtype, dims, shape, stride, offset, out);
+  if (st == KAVA_OK && t->scales) (*out)->scales = scales_retain(t->scales);
+  return st;
+}
+
+kava_status kava_tensor_coded(const kava_tensor *codes, kava_dtype dtype, int64_t rows, int64_t columns,
+                              kava_scales *scales, kava_tensor **out) {
+  size_t bytes, given;
+  int64_t shape[2] = {rows, columns};
+  if (columns % types[dtype].block != 0)
+    return kava_fail(KAVA_UNSUPPORTED, "codes: rows of %lld elements are not whole bytes of %s", (long long)columns,
+                     types[dtype].name);
+  kava_status st = kava_shape_bytes(dtype, 2, shape, NULL, &bytes);
+  if (st == KAVA_OK) st = kava_tensor_bytes_of(codes, &given);
+  if (st != KAVA_OK) return st;
+  if (bytes != given || !kava_tensor_is_contiguous(codes) || codes->offset != 0)
+    return kava_fail(KAVA_FORMAT, "codes: %zu bytes of a whole tensor expected for %lld x %lld of %s, got %zu", bytes,
+                     (long long)rows, (long long)columns, types[dtype].name, given);
+  __atomic_fetch_add(&codes->storage->refs, 1, __ATOMIC_RELAXED);
+  st = wrap(codes->storage, dtype, 2, shape, NULL, 0, out);
+  if (st == KAVA_OK && scales) (*out)->scales = scales_retain(scales);
+  return st;
 }
 
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {
@@ -174,6 +210,7 @@ void kava_tensor_release(kava_tensor **at) {
   for (int i = 0; i < 2; i++) kava_free(t->derived[i].data);
   kava_tensor_release(&t->grad);
   kava_node_release(&t->node);
+  kava_scales_release(&t->scales);
   storage_release(t->storage);
   kava_free(t);
   kava_live_add(-1);

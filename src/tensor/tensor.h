@@ -5,6 +5,7 @@
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "kernels/args.h"
 
 typedef struct kava_storage {
   int refs; /* atomic */
@@ -22,6 +23,14 @@ typedef struct kava_derived {
   void *data; /* kava_alloc'ed */
 } kava_derived;
 
+/* What turns a tensor of codes into values: a kernel's scaling, and the tensors that it points into. Made by
+ * kava_coded_new; shared by all views. */
+typedef struct kava_scales {
+  int refs; /* atomic */
+  kava_scaling scaling;
+  struct kava_tensor *held[5]; /* scales, zeros, group_of, map, outer; NULL where there is none */
+} kava_scales;
+
 struct kava_tensor {
   int refs; /* atomic */
   kava_dtype dtype;
@@ -32,7 +41,9 @@ struct kava_tensor {
   int64_t offset;                /* elements */
   kava_storage *storage;
   kava_tensor *grad; /* leaves only: gradient summed so far, contiguous, f64 for f64 and f32 for all else; NULL: none */
-  struct kava_node *node;  /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
+  struct kava_node *node; /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
+  kava_scales
+      *scales; /* of a tensor [rows, columns] of codes (nf4 ... fp8), counted from the storage's first row; else NULL */
   kava_derived derived[2]; /* [0] for products with W^T, [1] for products with W (ops/linear.c) */
 };
 
@@ -40,6 +51,18 @@ struct kava_tensor {
  * a plain dtype whose data is misaligned for its element is copied instead. */
 kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape, kava_map *map, const void *data,
                                kava_tensor **out);
+/* The bytes of `codes` (u8, i8, i32 or fp8, contiguous) as a matrix [rows, columns] of code type `dtype`, whose values
+ * `scales` (retained) gives. KAVA_FORMAT where the bytes are not as many as that takes. */
+kava_status kava_tensor_coded(const kava_tensor *codes, kava_dtype dtype, int64_t rows, int64_t columns,
+                              kava_scales *scales, kava_tensor **out);
+void kava_scales_release(kava_scales **scales);
+/* Of a tensor of codes: its scaling, or NULL; and the scaling's row that is the tensor's first. */
+static inline const kava_scaling *kava_tensor_scaling(const kava_tensor *t) {
+  return t->scales ? &t->scales->scaling : NULL;
+}
+static inline int64_t kava_tensor_first_row(const kava_tensor *t) {
+  return t->scales ? t->offset / t->scales->scaling.columns : 0;
+}
 /* A new view on the same storage (no gradient record: ops/shape.c makes the recorded ones). */
 kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
                              int64_t offset, kava_tensor **out);

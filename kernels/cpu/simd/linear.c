@@ -21,11 +21,18 @@ static const char *weight_at(const kava_linear_args *a, int64_t row, int64_t col
   return (const char *)a->w + (row * a->in + column) / block * kava_dtype_block_bytes(a->wtype);
 }
 
+static void widen(const kava_linear_args *a, int64_t row, int64_t column, int64_t count, float *out) {
+  const char *from = weight_at(a, row, column);
+  if (a->scaling)
+    kernels->widen_scaled(a->wtype, from, a->scaling, a->first + row, column, out, count);
+  else
+    kernels->widen(a->wtype, from, out, count);
+}
+
 /* count elements of W's row from `column` as f32, rounded where the product wants it: in place or in `scratch`. */
 static const float *weight(const kava_linear_args *a, int64_t row, int64_t column, int64_t count, float *scratch) {
-  const char *from = weight_at(a, row, column);
-  if (a->wtype == KAVA_F32 && !must_round(a)) return (const float *)(const void *)from;
-  kernels->widen(a->wtype, from, scratch, count);
+  if (a->wtype == KAVA_F32 && !must_round(a)) return (const float *)(const void *)weight_at(a, row, column);
+  widen(a, row, column, count, scratch);
   if (must_round(a)) round_bf16(scratch, scratch, count);
   return scratch;
 }
@@ -180,7 +187,7 @@ static void few_outputs(void *ctx, int64_t begin, int64_t end) {
   for (int64_t o = begin; o < end; o++) {
     const float *w = (const float *)(const void *)weight_at(a, o, 0);
     if (a->wtype != KAVA_F32 || a->precision == KAVA_BF16) {
-      kernels->widen(a->wtype, w, scratch, a->in);
+      widen(a, o, 0, a->in, scratch);
       if (a->precision == KAVA_BF16) round_bf16(scratch, scratch, a->in);
       w = scratch;
     }

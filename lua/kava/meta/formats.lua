@@ -1,5 +1,5 @@
 ---@meta
--- What src/bind/l_{json,safetensors,gguf,checkpoint}.c register. Failures of the world return nil, message, code ("io", "format",
+-- What src/bind/l_{json,safetensors,gguf,quant,checkpoint}.c register. Failures of the world return nil, message, code ("io", "format",
 -- "unsupported", "memory"); the message names the file and what in it is wrong. Wrong arguments raise.
 
 -- ------------------------------------------------------------------------------------------------------------------- json
@@ -46,7 +46,7 @@ function json.array(t) end
 local safetensors = {}
 
 --- The tensors of a file, mapped: bytes are read when they are touched, and writing to a tensor does not change the file.
---- `path` may be an index of shards (*.json). Tensors of types KAVA lacks (F8_E4M3, U16, ...) are left out of the map:
+--- `path` may be an index of shards (*.json). Tensors of types KAVA lacks (F8_E5M2, U16, ...) are left out of the map:
 --- indexing one raises, and the third result says why.
 ---@param path string
 ---@return table<string, kava.Tensor>? tensors
@@ -137,6 +137,53 @@ function GgufFile:tensor(name, options) end
 --- Lets go of the file; tensors made from it stay. Also done by <close> and the garbage collector.
 function GgufFile:release() end
 
+-- ------------------------------------------------------------------------------------------------------------------ quant
+
+--- Weights as codes with scales beside them, as quantised Hugging Face checkpoints hold them. Such a tensor can be a linear
+--- layer's or an embedding's weight and be widened: to{dtype = "f32"}. value = (code - zero) scale, rounded to `round`.
+---@class kava.quant
+local quant = {}
+
+--- A weight put together from its parts, nothing copied. codes: as many bytes as rows x columns of dtype take. scales: f32, f16 or
+--- bf16, one for `group` columns of `group_rows` rows (flat: for `group` elements, over the ends of rows); or u8 codes of scales:
+--- map[code] outer[number / outer_group] + offset. zeros: u8 (i8 for int8 codes), as many as scales. group_of: i32, the group of each
+--- column, where they are not in order. nil, message, code where a part does not fit.
+---@param parts { dtype: "nf4"|"fp4"|"int2"|"int3"|"int4"|"uint8"|"int8"|"fp8", rows: integer, columns: integer, codes: kava.Tensor, scales: kava.Tensor, group: integer?, group_rows: integer?, flat: boolean?, zeros: kava.Tensor?, zero: number?, group_of: kava.Tensor?, map: kava.Tensor?, outer: kava.Tensor?, outer_group: integer?, offset: number?, round: "f32"|"f16"|"bf16"|nil }
+---@return kava.Tensor?
+---@return string? message
+---@return string? code
+function quant.coded(parts) end
+
+--- What a tensor of codes is made of; nil for any other tensor and for a part of one.
+---@param t kava.Tensor
+---@return { codes: kava.Tensor, scales: kava.Tensor, zeros: kava.Tensor?, group_of: kava.Tensor?, map: kava.Tensor?, outer: kava.Tensor?, group: integer, offset: number, zero: number }?
+function quant.parts(t) end
+
+--- Integers of 2, 3, 4 or 8 bits out of i32 words [rows, n], low bits first, each plus `add` modulo 2^bits. awq: in AWQ's order.
+---@param words kava.Tensor
+---@param bits integer
+---@param count integer a row
+---@param add integer? 0
+---@param awq boolean?
+---@return kava.Tensor? u8 [rows, count]
+---@return string? message
+---@return string? code
+function quant.unpack(words, bits, count, add, awq) end
+
+--- AWQ's weight i32 [in, out/8] with its rows in memory's order: i32 [out, in/8], low bits first.
+---@param qweight kava.Tensor
+---@return kava.Tensor?
+---@return string? message
+---@return string? code
+function quant.awq_rows(qweight) end
+
+--- A float matrix as codes: nf4 and nf4-dq as bitsandbytes makes them (scales of 64 elements; dq: scales in 8 bits), int8 with a
+--- scale a row, fp8 (e4m3) with a scale for 128 x 128. Raises for values that are not finite.
+---@param t kava.Tensor
+---@param method "nf4"|"nf4-dq"|"int8"|"fp8"
+---@return kava.Tensor
+function quant.encode(t, method) end
+
 -- ------------------------------------------------------------------------------------------------------------- checkpoint
 
 ---@class kava.checkpoint
@@ -166,4 +213,4 @@ function checkpoint.load(path) end
 function checkpoint.valid(path) end
 
 ---@class kava
-local kava = { json = json, safetensors = safetensors, gguf = gguf, checkpoint = checkpoint }
+local kava = { json = json, safetensors = safetensors, gguf = gguf, quant = quant, checkpoint = checkpoint }

@@ -1,0 +1,236 @@
+local helper = require "spec.helper"
+local kava = require "kava"
+local quant = kava.quant
+
+local function same(a, b, what)
+  local ok, difference = kava.allclose(a:to({ dtype = "f32" }):reshape(-1), b:to({ dtype = "f32" }):reshape(-1), { rtol = 0, atol = 0 })
+  assert.is_true(ok, ("%s: %g"):format(what, difference))
+end
+
+-- values of codes in plain Lua: the definition
+local function words_of(list, bits) -- integers -> i32 words, low bits first
+  local words, at = {}, 0
+  for _ = 1, (#list * bits + 31) // 32 do words[#words + 1] = 0 end
+  for _, value in ipairs(list) do
+    for b = 0, bits - 1 do
+      if value >> b & 1 == 1 then words[at // 32 + 1] = words[at // 32 + 1] | 1 << at % 32 end
+      at = at + 1
+    end
+  end
+  for i, word in ipairs(words) do words[i] = word >= 1 << 31 and word - (1 << 32) or word end
+  return words
+end
+
+local function random_codes(count, bits)
+  local list = {}
+  for i = 1, count do list[i] = math.random(0, (1 << bits) - 1) end
+  return list
+end
+
+local function matrix_of(list, rows, columns, value)
+  local out = {}
+  for r = 1, rows do
+    out[r] = {}
+    for c = 1, columns do out[r][c] = value(list[(r - 1) * columns + c], r - 1, c - 1) end
+  end
+  return kava.tensor(out)
+end
+
+describe("codes with scales", function()
+  setup(function() math.randomseed(7) end)
+
+  it("mean (code - zero) scale, for every width, group and zero point", function()
+    for _, bits in ipairs { 2, 3, 4, 8 } do
+      local rows, columns, group = 6, 96, 32
+      local list, zeros = random_codes(rows * columns, bits), random_codes(rows * 3, bits)
+      local scales = kava.randn { rows, 3 }
+      local numbers = scales:totable()
+      local words = kava.tensor({ words_of(list, bits) }, { dtype = "i32" })
+      local dtype = bits == 8 and "uint8" or "int" .. bits
+      local function check(options, zero_of, group_of)
+        options.dtype, options.rows, options.columns, options.codes, options.scales = dtype, rows, columns, words, scales
+        options.group = group
+        local t = assert(quant.coded(options))
+        local want = matrix_of(list, rows, columns, function(code, r, c)
+          return (code - zero_of(r, group_of(c))) * numbers[r + 1][group_of(c) + 1]
+        end)
+        assert.equal(dtype, t.dtype)
+        assert.is_true(kava.allclose(t:to { dtype = "f32" }, want, { rtol = 1e-6, atol = 0 }))
+        -- and as a weight, whole and cut, for few rows and for many
+        for _, n in ipairs { 1, 40 } do
+          local x = kava.randn { n, columns }
+          assert.is_true(kava.allclose(kava.linear(x, t), kava.linear(x, want), { rtol = 1e-4, atol = 1e-3 }))
+          local cut = kava.linear(x, want:narrow(1, 3, 3):contiguous())
+          assert.is_true(kava.allclose(kava.linear(x, t:narrow(1, 3, 3)), cut, { rtol = 1e-4, atol = 1e-3 }))
+        end
+        local ids = kava.tensor({ 5, 0, 3 }, { dtype = "i64" })
+        same(kava.embedding(ids, t), t:to({ dtype = "f32" }):index_select(1, ids + 1), "rows")
+      end
+      local function in_order(c) return c // group end
+      check({}, function() return 0 end, in_order)
+      check({ zero = 3 }, function() return 3 end, in_order)
+      check({ zeros = kava.tensor(zeros, { dtype = "u8" }) }, function(r, g) return zeros[r * 3 + g + 1] end, in_order)
+      local order = {}
+      for c = 0, columns - 1 do order[c + 1] = (c * 7 + 1) % 3 end
+      check({ zeros = kava.tensor(zeros, { dtype = "u8" }), group_of = kava.tensor(order, { dtype = "i32" }) },
+        function(r, g) return zeros[r * 3 + g + 1] end, function(c) return order[c + 1] end)
+    end
+  end)
+
+  it("round to the type that is asked for, after the product", function()
+    local scales = kava.randn { 4 }
+    local codes = kava.arange(4 * 32):to { dtype = "u8" }
+    for _, round in ipairs { "f16", "bf16" } do
+      local wide = assert(quant.coded { dtype = "uint8", rows = 4, columns = 32, codes = codes, scales = scales })
+      local t = assert(quant.coded { dtype = "uint8", rows = 4, columns = 32, codes = codes, scales = scales, round = round })
+      same(t, wide:to({ dtype = "f32" }):to({ dtype = round }), round)
+    end
+  end)
+
+  it("read e4m3, its subnormals and its NaN", function()
+    local all = {}
+    for i = 0, 255 do all[i + 1] = i end
+    local codes = kava.tensor(all, { dtype = "u8" })
+    local t = assert(quant.coded { dtype = "fp8", rows = 1, columns = 256, codes = codes, scales = kava.ones { 1 } })
+    local values = t:to({ dtype = "f32" }):totable()[1]
+    for i = 0, 255 do
+      local exponent, mantissa = i >> 3 & 15, i & 7
+      local want = (exponent == 0 and mantissa * 2.0 ^ -9 or (8 + mantissa) * 2.0 ^ (exponent - 10)) * (i > 127 and -1 or 1)
+      if i & 127 == 127 then assert.is_true(values[i + 1] ~= values[i + 1]) else assert.equal(want, values[i + 1]) end
+    end
+  end)
+
+  it("unpack words, GPTQ's zero points and AWQ's order", function()
+    for _, bits in ipairs { 2, 3, 4, 8 } do
+      local list = random_codes(64, bits)
+      local words = kava.tensor({ words_of(list, bits) }, { dtype = "i32" })
+      assert.same(list, assert(quant.unpack(words, bits, 64)):totable()[1])
+      local more = assert(quant.unpack(words, bits, 64, 1)):totable()[1]
+      for i, value in ipairs(list) do assert.equal((value + 1) % (1 << bits), more[i]) end
+    end
+    -- one word of AWQ holds columns 0 2 4 6 1 3 5 7
+    local word = kava.tensor({ { 0x76543210 } }, { dtype = "i32" })
+    assert.same({ 0, 4, 1, 5, 2, 6, 3, 7 }, quant.unpack(word, 4, 8, 0, true):totable()[1])
+    local inputs, outputs = 24, 16
+    local rows = {}
+    for i = 1, inputs do rows[i] = words_of(random_codes(outputs, 4), 4) end
+    local qweight = kava.tensor(rows, { dtype = "i32" })
+    local plain = quant.unpack(qweight, 4, outputs, 0, true) -- [in, out]
+    local turned = assert(quant.awq_rows(qweight))
+    assert.same({ outputs, inputs // 8 }, turned.shape)
+    same(quant.unpack(turned, 4, inputs), plain:permute(2, 1):contiguous(), "awq")
+  end)
+
+  it("say which part does not fit", function()
+    local codes, scales = kava.zeros({ 32 }, { dtype = "u8" }), kava.ones { 4 }
+    local function message(change)
+      local parts = { dtype = "int4", rows = 4, columns = 16, codes = codes, scales = scales }
+      for key, value in pairs(change) do parts[key] = value end
+      local t, text, code = quant.coded(parts)
+      assert.is_nil(t)
+      assert.is_true(code == "format" or code == "unsupported", code)
+      return text
+    end
+    local u8, i32 = { dtype = "u8" }, { dtype = "i32" }
+    for expected, change in pairs {
+      ["scales: 4 elements expected, got [3]"] = { scales = kava.ones { 3 } },
+      ["scales: f32, f16, bf16 or u8 expected, got i64"] = { scales = kava.arange(4) },
+      ["scales: u8 ones need map"] = { scales = kava.zeros({ 4 }, u8) },
+      ["scales: 8 elements"] = { group = 8 },
+      ["zeros: u8 expected, got i32"] = { zeros = kava.zeros({ 4 }, i32) },
+      ["zeros: 4 elements"] = { zeros = kava.zeros({ 5 }, u8) },
+      ["group_of: column 3 is in group 1 of 1"] = {
+        scales = kava.ones { 4, 1 }, group_of = kava.tensor({ 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, i32) },
+      ["group_of: column 1 is in group -1"] = { scales = kava.ones { 4, 1 }, group_of = kava.full({ 16 }, -1, i32) },
+      ["group_of: 16 elements"] = { scales = kava.ones { 4, 1 }, group_of = kava.zeros({ 8 }, i32) },
+      ["codes: 32 bytes of a whole tensor expected"] = { codes = kava.zeros({ 31 }, u8) },
+      ["no matrix"] = { rows = -1 },
+      ["not whole bytes"] = { columns = 15, scales = kava.ones { 4 } },
+      ["map: 256 elements"] = { scales = kava.zeros({ 4 }, u8), map = kava.ones { 3 }, outer = kava.ones { 1 }, outer_group = 256 },
+      ["outer: 1 elements"] = { scales = kava.zeros({ 4 }, u8), map = kava.ones { 256 }, outer = kava.ones { 2 }, outer_group = 256 },
+    } do
+      local text = message(change)
+      assert.truthy(text:find(expected, 1, true), text)
+    end
+    assert.is_nil((quant.unpack(kava.zeros({ 1, 2 }, i32), 4, 17)))
+    assert.is_nil((quant.unpack(kava.zeros({ 1, 2 }, i32), 5, 8)))
+    assert.is_nil((quant.awq_rows(kava.zeros({ 12, 2 }, i32))))
+    assert.is_nil((quant.awq_rows(kava.zeros { 8, 2 })))
+  end)
+
+  it("mean nothing without their scales: they are neither saved nor changed", function()
+    local t = quant.encode(kava.randn { 4, 64 }, "nf4")
+    local path = helper.tmp() .. "/x.safetensors"
+    assert.has_error(function() kava.safetensors.save(path, { t = t }) end)
+    assert.has_error(function() kava.gguf.save(path, { t = t }) end)
+    assert.has_error(function() t:permute(2, 1) end)
+    assert.has_error(function() kava.rope_rows(t, 1) end)
+    same(t:clone(), t, "clone")
+    assert.is_nil(quant.parts(kava.ones { 2, 2 }))
+  end)
+end)
+
+describe("codes made of floats", function()
+  local golden = helper.shared "golden/quant/nf4.safetensors"
+
+  it("are bitsandbytes' own", function()
+    if not golden then return pending "skipped: ../shared/golden/quant is not there" end
+    local g = assert(kava.safetensors.load(golden))
+    for i = 0, 2 do
+      local source = g[i .. ".source"]
+      for _, dq in ipairs { "", "-dq" } do
+        local name = ("%d.nf4%s"):format(i, dq == "" and "" or ".dq")
+        local t = quant.encode(source, "nf4" .. dq)
+        local parts = quant.parts(t)
+        same(parts.codes, g[name .. ".packed"], name)
+        same(parts.scales, g[name .. ".absmax"], name)
+        same(t, g[name .. ".deq"], name)
+        if dq ~= "" then
+          same(parts.map, g[name .. ".nested_code"], name)
+          same(parts.outer, g[name .. ".nested_absmax"], name)
+        end
+      end
+      -- and what it stored is read as it reads it
+      for _, kind in ipairs { "nf4", "fp4" } do
+        local name = i .. "." .. kind
+        local shape = { dtype = kind, rows = source.shape[1], columns = source.shape[2], flat = true, group = 64, round = source.dtype }
+        shape.codes, shape.scales = g[name .. ".packed"], g[name .. ".absmax"]
+        same(assert(quant.coded(shape)), g[name .. ".deq"], name)
+        shape.codes, shape.scales, shape.map = g[name .. ".dq.packed"], g[name .. ".dq.absmax"], g[name .. ".dq.nested_code"]
+        shape.outer, shape.outer_group, shape.offset = g[name .. ".dq.nested_absmax"], 256, g[name .. ".dq.offset"]:totable()[1]
+        same(assert(quant.coded(shape)), g[name .. ".dq.deq"], name)
+      end
+    end
+  end)
+end)
+
+describe("a quantised checkpoint", function()
+  -- made by transformers with bitsandbytes; ref: their own dequantised weights, and logits and keys computed on those in f32
+  for _, case in ipairs { "nf4_dq_bf16", "nf4_fp16", "fp4_bf16", "int8", "fp8_block" } do
+    it(("is loaded as stored, and means the same: %s"):format(case), function()
+      local dir = helper.shared("golden/quant/" .. case .. "/config.json")
+      if not dir then return pending "skipped: ../shared/golden/quant is not there" end
+      dir = dir:gsub("/config.json$", "")
+      local ref = assert(kava.safetensors.load(dir .. "/ref.safetensors"))
+      local m = assert(kava.model.load(dir))
+      local coded = 0
+      for _, t in pairs(m:parameters()) do
+        if kava.quant.parts(t) then coded = coded + 1 end
+      end
+      for key, want in pairs(ref) do
+        local name = key:match "^deq%.(.+)$"
+        if name then
+          assert.is_true(kava.allclose(m:weight(name), want:to { dtype = "f32" }, { rtol = 1e-6, atol = 1e-8 }), name)
+        end
+      end
+      assert.equal(7 * #m.spec.layer, coded) -- every projection, and nothing else, is held as codes
+      local out = m:forward { input_ids = ref.input_ids, attention_mask = ref.attention_mask }
+      local function first(t) return t:narrow(1, 1, 1):contiguous() end
+      assert.is_true(kava.allclose(first(out.logits), first(ref.logits), { rtol = 0, atol = 2e-4 }))
+      for i = 1, out.kv:layers() do
+        assert.is_true(kava.allclose(first(out.kv:keys(i)), first(ref["k." .. i - 1]), { rtol = 0, atol = 2e-4 }))
+        assert.is_true(kava.allclose(first(out.kv:values(i)), first(ref["v." .. i - 1]), { rtol = 0, atol = 2e-4 }))
+      end
+    end)
+  end
+end)
