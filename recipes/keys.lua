@@ -26,8 +26,9 @@ return {
     alias = "student.derive", min = 1 },
 
   { heading = "Data" },
-  { "data.train", "string", "JSON lines to train on, or a Lua file that makes them: recipes/problems.lua", alias = "data" },
-  { "data.eval", "string", "JSON lines held out, or a Lua file that makes them" },
+  { "data.train", "string", "rows to train on: JSON Lines (.gz, .zst), Arrow, Parquet, a pattern of files, a folder of save_to_disk, "
+      .. "or a Lua file that makes them: recipes/problems.lua", alias = "data" },
+  { "data.eval", "string", "rows held out, likewise" },
   { "data.count", "integer", "rows such a Lua file makes to train on", min = 1 },
   { "data.eval_count", "integer", "rows it makes to hold out", min = 1 },
   { "data.seed", "integer", "what it makes them from" },

@@ -35,7 +35,7 @@ local function locate(key, name, folder)
   if not name then cli.fail(key .. ": nothing given; --help says what it may be", cli.exit.usage) end
   local candidates = paths.candidates(name, folder, cli.home)
   for _, path in ipairs(candidates) do
-    if kava.fs.exists(path) then return path end
+    if kava.data.exists(path) then return path end
   end
   cli.fail(("%s = %s: not found; looked for %s"):format(key, name, table.concat(candidates, ", ")), cli.exit.usage)
 end
@@ -62,16 +62,16 @@ local function load_models(c, places)
 end
 
 -- Positions match only when both models read a text as the same tokens: compared on rows, refused where they differ.
-local function compare_tokenizers(models, file)
+local function compare_tokenizers(models, file, options)
   if not models.student_path then return end
   local other = kava.tokenizer.load(models.student_path)
   if not other then return end -- the student brings none: it is fed the teacher's ids, as every model of one family may be
   local count = 0
-  for line in io.lines(file) do
+  for text, number in try(kava.data.rows(file, { template = options.template, skip = options.skip })) do
     count = count + 1
-    local a, b = models.tokenizer:encode(line), other:encode(line)
+    local a, b = models.tokenizer:encode(text), other:encode(text)
     if table.concat(a, " ") ~= table.concat(b, " ") then
-      cli.fail(("teacher and student tokenise line %d of %s differently: their positions do not match"):format(count, file))
+      cli.fail(("teacher and student tokenise row %d of %s differently: their positions do not match"):format(number, file))
     end
     if count == 100 then break end
   end
@@ -97,9 +97,9 @@ local function load_data(c, places, models, workers)
     skip = c.data.skip, workers = workers, cache = places.cache }
   local train_file = rows_file(c, places, "train", "train", c.data.count)
   local eval_file = rows_file(c, places, "eval", "heldout", c.data.eval_count)
-  compare_tokenizers(models, train_file)
   local train = try(configured(kava.data.tokens, train_file, models.tokenizer, options))
   local eval = try(configured(kava.data.tokens, eval_file, models.tokenizer, options))
+  compare_tokenizers(models, train_file, options)
   if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
   if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
   local text, stats = "%d rows, %.1f tokens a row, at most %d", train:stats()

@@ -39,13 +39,13 @@ describe("rows of JSON Lines", function()
   it("become text by a template", function()
     local path = helper.write(helper.tmp() .. "/a.jsonl",
       '\u{feff}{"q": "Ünï \\u00e9", "n": 3, "r": 0.5, "b": true, "o": {"x": {"y": "deep"}}, "o.z": "dotted"}\r\n\n  \n{"q": "", "n": -1}\n')
-    local rows = assert(kava.data.jsonl(path, { template = "{q}|{n}" }))
+    local rows = assert(kava.data.rows(path, { template = "{q}|{n}" }))
     assert.are.same({ "Ünï é|3", 1 }, { rows:next() })
     assert.are.same({ "|-1", 4 }, { rows:next() })
     assert.is_nil(rows:next())
-    assert.are.equal("3 0.5 true deep dotted {q}", kava.data.jsonl(path, { template = "{n} {r} {b} {o.x.y} {o.z} {{q}}" }):next())
+    assert.are.equal("3 0.5 true deep dotted {q}", kava.data.rows(path, { template = "{n} {r} {b} {o.x.y} {o.z} {{q}}" }):next())
     local lines = {}
-    for text, line in assert(kava.data.jsonl(path, { template = "{n}" })) do lines[line] = text end
+    for text, line in assert(kava.data.rows(path, { template = "{n}" })) do lines[line] = text end
     assert.are.same({ [1] = "3", [4] = "-1" }, lines)
   end)
 
@@ -53,14 +53,14 @@ describe("rows of JSON Lines", function()
     local good = '{"question": "a", "answer": "b"}'
     local path = helper.write(helper.tmp() .. "/b.jsonl",
       table.concat({ good, "{oops", good, "[1]", '{"question": null, "answer": 1}', good }, "\n"))
-    local rows, count = assert(kava.data.jsonl(path)), 0
+    local rows, count = assert(kava.data.rows(path)), 0
     for _ in rows do count = count + 1 end
     assert.are.equal(3, count)
     assert.are.equal(3, rows:broken())
-    local strict = assert(kava.data.jsonl(path, { skip = 0 }))
+    local strict = assert(kava.data.rows(path, { skip = 0 }))
     strict:next()
     assert.error_matches(function() strict:next() end, "b.jsonl:2: ")
-    local two = assert(kava.data.jsonl(path, { skip = 2 }))
+    local two = assert(kava.data.rows(path, { skip = 2 }))
     two:next()
     two:next()
     assert.error_matches(function() two:next() end, "b.jsonl:5: field 'question'.*null")
@@ -81,8 +81,8 @@ describe("rows of JSON Lines", function()
     local none, message, code = kava.data.tokens(path, tok(), { skip = 100 })
     assert.is_nil(none)
     assert.are.equal("format", code)
-    assert.matches("c.jsonl:2: there is no field 'answer'; the row has question, reply", message)
-    local rows = assert(kava.data.jsonl(path))
+    assert.matches("c.jsonl:2: there is no field 'answer'; fields: question string, reply string", message)
+    local rows = assert(kava.data.rows(path))
     rows:next()
     assert.error_matches(function() rows:next() end, "c.jsonl:2: there is no field 'answer'")
   end)
@@ -92,14 +92,14 @@ describe("rows of JSON Lines", function()
     for template, pattern in pairs {
       ["{question"] = "byte 0", ["a{}"] = "byte 1", ["}"] = "byte 0", plain = "names no", ["{a{b}"] = "byte 0",
     } do
-      assert.error_matches(function() kava.data.jsonl(path, { template = template }) end, pattern)
+      assert.error_matches(function() kava.data.rows(path, { template = template }) end, pattern)
       assert.error_matches(function() kava.data.tokens(path, tok(), { template = template }) end, pattern)
     end
-    local none, message, code = kava.data.jsonl(path .. ".not")
+    local none, message, code = kava.data.rows(path .. ".not")
     assert.is_nil(none)
     assert.are.equal("io", code)
     assert.matches("rows.jsonl.not", message)
-    assert.error_matches(function() kava.data.jsonl(path, { templat = "x" }) end, "did you mean 'template'")
+    assert.error_matches(function() kava.data.rows(path, { templat = "x" }) end, "did you mean 'template'")
   end)
 end)
 

@@ -22,7 +22,7 @@ local tok = assert(kava.tokenizer.load(o.tokenizer))
 local load_ms = (os.clock() - started) * 1e3
 
 local texts, bytes = {}, 0
-for text in assert(kava.data.jsonl(o.file, { template = o.template })) do
+for text in assert(kava.data.rows(o.file, { template = o.template })) do
   texts[#texts + 1] = text
   bytes = bytes + #text
 end

@@ -19,6 +19,9 @@
 struct kava_json_doc {
   kava_arena arena;
   char *strings;
+  size_t strings_room;
+  unsigned char *stack; /* kept for the next text by kava_json_again */
+  size_t stack_room;
   kava_json root;
 };
 
@@ -424,29 +427,54 @@ static kava_status read_value(reader *r, kava_json *out) {
   }
 }
 
-kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
+kava_status kava_json_again(const char *text, size_t size, kava_json_doc **at) {
   kava_status st = KAVA_OK;
   const unsigned char *start = (const unsigned char *)(text ? text : "");
-  reader r = {.start = start, .p = start, .end = start + size};
-  kava_json_doc *doc = kava_calloc(1, sizeof *doc);
-  if (!doc || !(doc->strings = kava_alloc(size + SLACK))) {
-    st = KAVA_MEMORY;
-    goto out;
+  kava_json_doc *doc = *at ? *at : kava_calloc(1, sizeof *doc);
+  if (!doc) return KAVA_MEMORY;
+  *at = doc;
+  doc->root = (kava_json){.kind = KAVA_JSON_NULL};
+  kava_arena_reset(&doc->arena);
+  if (doc->strings_room < size + SLACK) {
+    kava_free(doc->strings);
+    doc->strings_room = 0;
+    if (!(doc->strings = kava_alloc(size + SLACK))) return KAVA_MEMORY;
+    doc->strings_room = size + SLACK;
   }
-  r.arena = &doc->arena;
-  r.strings = doc->strings;
+  reader r = {.start = start,
+              .p = start,
+              .end = start + size,
+              .arena = &doc->arena,
+              .strings = doc->strings,
+              .stack = doc->stack,
+              .room = doc->stack_room};
+  kava_json root;
   skip_space(&r);
-  KAVA_TRY(read_value(&r, &doc->root));
+  KAVA_TRY(read_value(&r, &root));
   skip_space(&r);
   if (r.p < r.end) {
     st = unexpected(&r, "the end of the text");
     goto out;
   }
-  *out = doc;
-  doc = NULL;
+  doc->root = root;
 out:
-  kava_free(r.stack);
-  kava_json_release(&doc);
+  doc->stack = r.stack;
+  doc->stack_room = r.room;
+  return st;
+}
+
+kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
+  kava_json_doc *doc = NULL;
+  kava_status st = kava_json_again(text, size, &doc);
+  if (doc) {
+    kava_free(doc->stack);
+    doc->stack = NULL;
+    doc->stack_room = 0;
+  }
+  if (st != KAVA_OK)
+    kava_json_release(&doc);
+  else
+    *out = doc;
   return st;
 }
 
@@ -468,6 +496,7 @@ void kava_json_release(kava_json_doc **at) {
   if (!doc) return;
   kava_arena_free(&doc->arena);
   kava_free(doc->strings);
+  kava_free(doc->stack);
   kava_free(doc);
 }
 
@@ -606,6 +635,12 @@ void kava_json_integer(kava_json_writer *w, int64_t value) {
   char text[24];
   separate(w);
   append(w, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)value));
+}
+
+void kava_json_natural(kava_json_writer *w, uint64_t value) {
+  char text[24];
+  separate(w);
+  append(w, text, (size_t)snprintf(text, sizeof text, "%llu", (unsigned long long)value));
 }
 
 void kava_json_real(kava_json_writer *w, double value) {

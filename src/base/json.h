@@ -40,6 +40,9 @@ typedef struct kava_json_member {
 typedef struct kava_json_doc kava_json_doc;
 /* `text` is not needed afterwards. KAVA_FORMAT where it is not JSON, KAVA_MEMORY. */
 kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out);
+/* The same into *doc, whose memory is used again where it is not NULL: for many texts, one after the other. After a
+ * failure *doc holds null; it is released by kava_json_release, as ever. */
+kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc);
 kava_status kava_json_load(const char *path, kava_json_doc **out); /* the same of a file; messages name it */
 const kava_json *kava_json_root(const kava_json_doc *doc);
 void kava_json_release(kava_json_doc **doc);
@@ -73,6 +76,7 @@ void kava_json_close(kava_json_writer *w, char bracket); /* '}' or ']' */
 void kava_json_key(kava_json_writer *w, const char *key, size_t length);
 void kava_json_string(kava_json_writer *w, const char *text, size_t length); /* KAVA_MISUSE where it is not UTF-8 */
 void kava_json_integer(kava_json_writer *w, int64_t value);
+void kava_json_natural(kava_json_writer *w, uint64_t value);
 void kava_json_real(kava_json_writer *w, double value); /* KAVA_MISUSE where it is not finite; always with '.' or 'e' */
 void kava_json_boolean(kava_json_writer *w, bool value);
 void kava_json_null(kava_json_writer *w);

@@ -244,6 +244,15 @@ char *kava_arena_strndup(kava_arena *arena, const char *text, size_t length) {
   return copy;
 }
 
+void kava_arena_reset(kava_arena *arena) {
+  struct kava_arena_block *head = arena->head;
+  if (!head) return;
+  kava_arena rest = {head->next};
+  kava_arena_free(&rest);
+  head->next = NULL;
+  head->used = 0;
+}
+
 void kava_arena_free(kava_arena *arena) {
   while (arena->head) {
     struct kava_arena_block *next = arena->head->next;

@@ -1,4 +1,4 @@
-/* bind/l_data.c: kava.data: rows of JSON Lines files as text (kava.Rows), as token ids (kava.Dataset), as batches
+/* bind/l_data.c: kava.data: rows of data files as text (kava.Rows), as token ids (kava.Dataset), as batches
  * (kava.Sampler). */
 #include "bind/tokenizer.h"
 #include "text/packer.h"
@@ -13,63 +13,93 @@
 /* ---- rows as text */
 
 typedef struct rows_box {
-  kava_map *map;
-  kava_template text_template;
+  kava_source *source;
+  kava_row_tools tools;
   kava_buffer text;
-  kava_lines lines;
+  int64_t at, count; /* in the block */
   int64_t skip, broken;
 } rows_box;
 
+static rows_box *check_rows(lua_State *L) {
+  rows_box *b = luaL_checkudata(L, 1, ROWS_TYPE);
+  if (!b->source) luaL_argerror(L, 1, "the rows were released");
+  return b;
+}
+
 static int rows_gc(lua_State *L) { /* [-0, +0, e] idempotent */
   rows_box *b = luaL_checkudata(L, 1, ROWS_TYPE);
-  kava_map_release(&b->map);
-  kava_template_free(&b->text_template);
+  kava_source_close(&b->source);
+  kava_row_tools_free(&b->tools);
   kava_buffer_free(&b->text);
   return 0;
 }
 
-static int l_jsonl(lua_State *L) { /* [-0, +1, e] jsonl(path, {template=, skip=}) -> rows | nil, message, code */
-  static const char *const keys[] = {"template", "skip", NULL};
+static int l_rows(lua_State *L) { /* [-0, +1, e] rows(path, {template=, json=, skip=}) -> rows | nil, message, code */
+  static const char *const keys[] = {"template", "json", "skip", NULL};
   const char *path = luaL_checkstring(L, 1), *text = DEFAULT_TEMPLATE;
   int64_t skip = DEFAULT_SKIP;
   if (!lua_isnoneornil(L, 2)) {
-    kava_l_check_keys(L, 2, "jsonl", keys);
+    kava_l_check_keys(L, 2, "rows", keys);
     text = kava_l_field_string(L, 2, "template", text);
     skip = kava_l_field_integer(L, 2, "skip", skip);
+    if (kava_l_field_boolean(L, 2, "json", false)) text = NULL;
   }
   rows_box *b = lua_newuserdatauv(L, sizeof *b, 0);
   *b = (rows_box){.skip = skip};
   luaL_setmetatable(L, ROWS_TYPE);
-  kava_status st = kava_template_parse(text, &b->text_template);
-  if (st == KAVA_OK) st = kava_map_open(path, &b->map);
-  if (st != KAVA_OK) return kava_l_fail(L, st);
-  b->lines = kava_lines_of(b->map);
+  kava_status st = kava_source_open(path, text, &b->source);
+  return st == KAVA_OK ? 1 : kava_l_fail(L, st);
+}
+
+static int l_exists(lua_State *L) { /* [-0, +1, e] exists(path) -> boolean */
+  lua_pushboolean(L, kava_source_exists(luaL_checkstring(L, 1)));
   return 1;
 }
 
-static int rows_next(lua_State *L) { /* [-0, +2, e] rows:next() -> text, line number | nil */
-  rows_box *b = luaL_checkudata(L, 1, ROWS_TYPE);
-  if (!b->map) return luaL_argerror(L, 1, "the rows were released");
-  const char *row;
-  size_t length;
-  while (kava_lines_next(&b->lines, &row, &length)) {
+static int row_error(lua_State *L, const rows_box *b) { /* [-0, +0, e] the message, behind the row's place */
+  char *place = kava_source_place(b->source, b->at);
+  lua_pushstring(L, place ? place : "out of memory");
+  kava_free(place);
+  return luaL_error(L, "%s: %s", lua_tostring(L, -1), kava_message());
+}
+
+static int rows_next(lua_State *L) { /* [-0, +2, e] rows:next() -> text, line or row number | nil */
+  rows_box *b = check_rows(L);
+  for (;; b->at++) {
+    if (b->at >= b->count) {
+      b->at = b->count = 0;
+      kava_l_check(L, kava_source_next(b->source, &b->count));
+      if (b->count == 0) break;
+    }
     b->text.size = 0;
-    kava_row_result result = kava_template_apply(&b->text_template, row, length, &b->text);
+    kava_row_result result = kava_source_text(b->source, b->at, &b->tools, &b->text);
     if (result == KAVA_ROW_GOOD) {
       lua_pushlstring(L, b->text.size ? (const char *)b->text.data : "", b->text.size);
-      lua_pushinteger(L, b->lines.number);
+      lua_pushinteger(L, kava_source_number(b->source, b->at++));
       return 2;
     }
-    if (result != KAVA_ROW_BROKEN || ++b->broken > b->skip)
-      return luaL_error(L, "%s:%I: %s", b->map->path, (LUAI_UACINT)b->lines.number, kava_message());
+    if (result != KAVA_ROW_BROKEN || ++b->broken > b->skip) return row_error(L, b);
   }
   lua_pushnil(L);
   return 1;
 }
 
+static int rows_seek(lua_State *L) { /* [-0, +0, e] rows:seek(i): the next row is row i */
+  rows_box *b = check_rows(L);
+  lua_Integer row = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, row >= 1, 2, "a row from 1 expected");
+  b->at = b->count = 0;
+  kava_l_check(L, kava_source_seek(b->source, row - 1));
+  return 0;
+}
+
+static int rows_fields(lua_State *L) { /* [-0, +1, e] rows:fields() -> string | nil where rows are lines of JSON */
+  lua_pushstring(L, kava_source_fields(check_rows(L)->source));
+  return 1;
+}
+
 static int rows_broken(lua_State *L) { /* [-0, +1, e] rows:broken() -> rows skipped so far */
-  rows_box *b = luaL_checkudata(L, 1, ROWS_TYPE);
-  lua_pushinteger(L, b->broken);
+  lua_pushinteger(L, check_rows(L)->broken);
   return 1;
 }
 
@@ -323,8 +353,9 @@ static int sampler_count(lua_State *L) { /* [-0, +1, e] sampler:count() -> batch
 }
 
 void kava_l_open_data(lua_State *L) {
-  static const luaL_Reg functions[] = {{"jsonl", l_jsonl}, {"tokens", l_tokens}, {NULL, NULL}};
-  static const luaL_Reg rows_methods[] = {{"next", rows_next}, {"broken", rows_broken}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"rows", l_rows}, {"tokens", l_tokens}, {"exists", l_exists}, {NULL, NULL}};
+  static const luaL_Reg rows_methods[] = {
+      {"next", rows_next}, {"seek", rows_seek}, {"fields", rows_fields}, {"broken", rows_broken}, {NULL, NULL}};
   static const luaL_Reg dataset_methods[] = {{"count", dataset_count},     {"row", dataset_row},
                                              {"length", dataset_length},   {"stats", dataset_stats},
                                              {"batches", dataset_batches}, {NULL, NULL}};

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 #define MAGIC "KAVATOK\1"
-#define LAYOUT 1 /* raised when ids or the file would come out otherwise */
+#define LAYOUT 2 /* raised when ids or the file would come out otherwise */
 
 typedef struct header {
   char magic[8];
@@ -82,16 +82,21 @@ static uint64_t fold(uint64_t h, const void *bytes, size_t size) { /* four lanes
   return h;
 }
 
-static void make_key(const kava_map *file, const kava_tokenizer *tok, const kava_dataset_options *o, char key[40]) {
+static void fold_both(void *context, const void *bytes, size_t size) {
+  uint64_t *h = context;
+  for (int i = 0; i < 2; i++) h[i] = fold(h[i], bytes, size);
+}
+
+static kava_status make_key(const kava_source *source, const kava_tokenizer *tok, const kava_dataset_options *o,
+                            char key[40]) {
   uint64_t h[2] = {1, 2};
-  for (int i = 0; i < 2; i++) {
-    int64_t numbers[6] = {LAYOUT, o->max_length, o->longer, o->eos, o->skip, kava_tokenizer_eos(tok)};
-    h[i] = fold(h[i], numbers, sizeof numbers);
-    h[i] = fold(h[i], o->text_template, strlen(o->text_template));
-    h[i] = fold(h[i], kava_tokenizer_fingerprint(tok), 32);
-    h[i] = fold(h[i], file->data, file->size);
-  }
-  snprintf(key, 40, "%016llx%016llx", (unsigned long long)h[0], (unsigned long long)h[1]);
+  int64_t numbers[6] = {LAYOUT, o->max_length, o->longer, o->eos, o->skip, kava_tokenizer_eos(tok)};
+  fold_both(h, numbers, sizeof numbers);
+  fold_both(h, o->text_template, strlen(o->text_template));
+  fold_both(h, kava_tokenizer_fingerprint(tok), 32);
+  kava_status st = kava_source_scan(source, fold_both, h);
+  if (st == KAVA_OK) snprintf(key, 40, "%016llx%016llx", (unsigned long long)h[0], (unsigned long long)h[1]);
+  return st;
 }
 
 static uint32_t header_crc(const header *h) {
@@ -100,11 +105,14 @@ static uint32_t header_crc(const header *h) {
   return kava_crc32c(0, &copy, sizeof copy);
 }
 
-/* Takes the cache file when it is there and sound; false, with nothing changed, otherwise. */
-static bool read_cache(kava_dataset *data, const char *key) {
+/* Takes the cache file when it is there and sound; *taken is false, with nothing changed, otherwise. KAVA_MEMORY. */
+static kava_status read_cache(kava_dataset *data, const char *key, bool *taken) {
   struct stat info;
   kava_map *map = NULL;
-  if (stat(data->cache_path, &info) != 0 || kava_map_open(data->cache_path, &map) != KAVA_OK) return false;
+  *taken = false;
+  if (stat(data->cache_path, &info) != 0) return KAVA_OK;
+  kava_status st = kava_map_open(data->cache_path, &map);
+  if (st != KAVA_OK) return st == KAVA_MEMORY ? st : KAVA_OK;
   const header *h = (const header *)map->data;
   bool good = map->size >= sizeof *h && memcmp(h->magic, MAGIC, 8) == 0 && h->layout == LAYOUT &&
               h->header_crc == header_crc(h) && memcmp(h->key, key, 40) == 0 && h->stats.rows >= 0 &&
@@ -122,29 +130,22 @@ static bool read_cache(kava_dataset *data, const char *key) {
       data->map = map;
       data->ids = (const int32_t *)(const void *)(map->data + sizeof *h);
       data->offsets = offsets;
-      return true;
+      *taken = true;
+      return KAVA_OK;
     }
   }
   kava_map_release(&map);
-  return false;
+  return KAVA_OK;
 }
 
 /* ---- tokenising */
 
-#define BLOCK_BYTES ((size_t)8 << 20) /* of the file at a time, so that memory does not grow with it */
-
-typedef struct line {
-  const char *text;
-  size_t length;
-  int64_t number;
-} line;
-
-/* What one piece of a block gives, in the lines' order. */
+/* What one piece of a block gives, in the rows' order. */
 typedef struct piece {
   kava_ids ids;
   kava_ids lengths; /* of the rows kept */
   int64_t truncated, too_long, empty, broken;
-  char *message; /* the first broken row's, with its line */
+  char *message; /* the first broken row's, with its place */
   bool fatal;    /* the message ends the job, however many broken rows may be skipped */
   kava_status st;
 } piece;
@@ -153,13 +154,13 @@ typedef struct job {
   const kava_dataset_options *options;
   const char *path;
   kava_tokenizer *tok;
-  kava_template text_template;
-  line *lines;
-  size_t line_count, line_room;
+  kava_source *source;
+  int64_t row_count; /* of the block */
   piece *pieces;
   int64_t piece_count;
   struct worker {
     kava_encoder *encoder;
+    kava_row_tools tools;
     kava_buffer text;
   } * workers;        /* by thread */
   char *first_broken; /* message */
@@ -172,27 +173,31 @@ typedef struct job {
   size_t offset_room;
 } job;
 
-static void note(const job *j, piece *p, const line *l, kava_status st, bool fatal) {
+static void note(const job *j, piece *p, int64_t row, kava_status st, bool fatal) {
   if (fatal && !p->fatal) {
     kava_free(p->message);
     p->message = NULL;
     p->fatal = true;
     p->st = st;
   }
-  if (!p->message) p->message = kava_format("%s:%lld: %s", j->path, (long long)l->number, kava_message());
+  if (p->message) return;
+  char *why = kava_strdup(kava_message()), *place = kava_source_place(j->source, row);
+  if (why && place) p->message = kava_format("%s: %s", place, why);
+  kava_free(why);
+  kava_free(place);
 }
 
-static kava_status encode_row(const job *j, struct worker *w, piece *p, const line *l) {
+static kava_status encode_row(const job *j, struct worker *w, piece *p, int64_t row) {
   const kava_dataset_options *o = j->options;
   w->text.size = 0;
-  switch (kava_template_apply(&j->text_template, l->text, l->length, &w->text)) {
+  switch (kava_source_text(j->source, row, &w->tools, &w->text)) {
   case KAVA_ROW_GOOD: break;
   case KAVA_ROW_BROKEN:
-    note(j, p, l, KAVA_FORMAT, false);
+    note(j, p, row, KAVA_FORMAT, false);
     p->broken++;
     return KAVA_OK;
-  case KAVA_ROW_MISSING: note(j, p, l, KAVA_FORMAT, true); return KAVA_FORMAT;
-  case KAVA_ROW_FAILED: note(j, p, l, KAVA_MEMORY, true); return KAVA_MEMORY;
+  case KAVA_ROW_MISSING: note(j, p, row, KAVA_FORMAT, true); return KAVA_FORMAT;
+  case KAVA_ROW_FAILED: note(j, p, row, KAVA_MEMORY, true); return KAVA_MEMORY;
   }
   size_t before = p->ids.size;
   int32_t eos = kava_tokenizer_eos(j->tok);
@@ -201,7 +206,7 @@ static kava_status encode_row(const job *j, struct worker *w, piece *p, const li
   if (st == KAVA_OK && o->eos && (p->ids.size == before || p->ids.data[p->ids.size - 1] != eos))
     st = kava_ids_add(&p->ids, eos);
   if (st != KAVA_OK) {
-    note(j, p, l, st, true);
+    note(j, p, row, st, true);
     return st;
   }
   int64_t length = (int64_t)(p->ids.size - before);
@@ -213,7 +218,7 @@ static kava_status encode_row(const job *j, struct worker *w, piece *p, const li
     if (o->longer == KAVA_LONG_ERROR) {
       st = kava_fail(KAVA_FORMAT, "the row has %lld tokens; max_length is %lld", (long long)length,
                      (long long)o->max_length);
-      note(j, p, l, st, true);
+      note(j, p, row, st, true);
       return st;
     }
     if (o->longer == KAVA_LONG_SKIP) {
@@ -226,7 +231,7 @@ static kava_status encode_row(const job *j, struct worker *w, piece *p, const li
     p->truncated++;
   }
   st = kava_ids_add(&p->lengths, (int32_t)length);
-  if (st != KAVA_OK) note(j, p, l, st, true);
+  if (st != KAVA_OK) note(j, p, row, st, true);
   return st;
 }
 
@@ -235,10 +240,9 @@ static void encode_pieces(void *ctx, int64_t begin, int64_t end) {
   struct worker *w = &j->workers[kava_thread_index()];
   for (int64_t at = begin; at < end; at++) {
     piece *p = &j->pieces[at];
-    size_t first = j->line_count * (size_t)at / (size_t)j->piece_count,
-           last = j->line_count * (size_t)(at + 1) / (size_t)j->piece_count;
-    for (size_t i = first; i < last; i++)
-      if (encode_row(j, w, p, &j->lines[i]) != KAVA_OK) break;
+    int64_t first = j->row_count * at / j->piece_count, last = j->row_count * (at + 1) / j->piece_count;
+    for (int64_t i = first; i < last; i++)
+      if (encode_row(j, w, p, i) != KAVA_OK) break;
   }
 }
 
@@ -305,34 +309,14 @@ static kava_status gather(job *j) {
   return KAVA_OK;
 }
 
-static kava_status add_line(job *j, line l) {
-  if (j->line_count == j->line_room) {
-    size_t room = j->line_room * 2 + 4096;
-    line *lines = kava_realloc(j->lines, room * sizeof *lines);
-    if (!lines) return KAVA_MEMORY;
-    j->lines = lines;
-    j->line_room = room;
-  }
-  j->lines[j->line_count++] = l;
-  return KAVA_OK;
-}
-
-static kava_status tokenize(job *j, const kava_map *file) {
-  kava_lines lines = kava_lines_of(file);
-  kava_status st = KAVA_OK;
-  for (bool more = true; more && st == KAVA_OK;) {
-    size_t bytes = 0;
-    line l;
-    j->line_count = 0;
-    while (bytes < BLOCK_BYTES && (more = kava_lines_next(&lines, &l.text, &l.length))) {
-      l.number = lines.number;
-      bytes += l.length;
-      if ((st = add_line(j, l)) != KAVA_OK) return st;
-    }
+static kava_status tokenize(job *j) {
+  for (;;) {
+    kava_status st = kava_source_next(j->source, &j->row_count);
+    if (st != KAVA_OK) return st;
+    if (j->row_count == 0) return kava_source_unchanged(j->source);
     kava_parallel(j->piece_count, 1, encode_pieces, j);
-    st = gather(j);
+    if ((st = gather(j)) != KAVA_OK) return st;
   }
-  return st;
 }
 
 static kava_status finish(job *j, const char *key) {
@@ -356,17 +340,17 @@ static kava_status finish(job *j, const char *key) {
   st = kava_writer_commit(&j->writer);
   j->writing = false;
   if (st != KAVA_OK) return st;
-  if (!read_cache(data, key)) return kava_fail(KAVA_IO, "%s: does not read back as it was written", data->cache_path);
-  return KAVA_OK;
+  bool good;
+  if ((st = read_cache(data, key, &good)) != KAVA_OK || good) return st;
+  return kava_fail(KAVA_IO, "%s: does not read back as it was written", data->cache_path);
 }
 
-static kava_status build(kava_dataset *data, const kava_map *file, kava_tokenizer *tok,
+static kava_status build(kava_dataset *data, kava_source *source, kava_tokenizer *tok,
                          const kava_dataset_options *options, const char *key) {
   kava_status st = KAVA_OK;
   int threads = kava_threads();
-  job j = {.options = options, .path = data->path, .tok = tok, .data = data};
+  job j = {.options = options, .path = data->path, .tok = tok, .source = source, .data = data};
   j.piece_count = options->workers > 0 ? options->workers : threads * 4;
-  KAVA_TRY(kava_template_parse(options->text_template, &j.text_template));
   j.pieces = kava_calloc((size_t)j.piece_count, sizeof *j.pieces);
   j.workers = kava_calloc((size_t)threads, sizeof *j.workers);
   if (!j.pieces || !j.workers) {
@@ -380,7 +364,7 @@ static kava_status build(kava_dataset *data, const kava_map *file, kava_tokenize
     KAVA_TRY(kava_writer_put(&j.writer, &(header){0}, sizeof(header)));
     j.writer.crc = 0;
   }
-  KAVA_TRY(tokenize(&j, file));
+  KAVA_TRY(tokenize(&j));
   if (data->stats.rows == 0)
     KAVA_FAIL(KAVA_FORMAT, "%s: no rows to learn from (%lld broken, %lld empty, %lld too long)", data->path,
               (long long)data->stats.broken, (long long)data->stats.empty, (long long)data->stats.too_long);
@@ -394,22 +378,33 @@ out:
   }
   for (int i = 0; j.workers && i < threads; i++) {
     kava_encoder_release(&j.workers[i].encoder);
+    kava_row_tools_free(&j.workers[i].tools);
     kava_buffer_free(&j.workers[i].text);
   }
-  kava_template_free(&j.text_template);
   kava_free(j.pieces);
   kava_free(j.workers);
   kava_free(j.first_broken);
-  kava_free(j.lines);
   kava_free(j.offsets);
   return st;
+}
+
+/* CACHE/NAME-KEY.tokens, where NAME is the path's last part without what a pattern has in it. */
+static char *cache_path(const char *cache, const char *path, const char *key) {
+  char name[101];
+  size_t end = strlen(path), begin, length = 0;
+  while (end > 1 && path[end - 1] == '/') end--;
+  for (begin = end; begin > 0 && path[begin - 1] != '/';) begin--;
+  for (size_t i = begin; i < end && length < sizeof name - 1; i++)
+    name[length++] = strchr("*?[]", path[i]) ? '-' : path[i];
+  name[length] = 0;
+  return kava_format("%s/%s-%.16s.tokens", cache, name, key);
 }
 
 kava_status kava_dataset_open(const char *path, kava_tokenizer *tok, const kava_dataset_options *options,
                               kava_dataset **out) {
   kava_status st = KAVA_OK;
   kava_dataset *data = NULL;
-  kava_map *file = NULL;
+  kava_source *source = NULL;
   char key[40] = "";
   if (options->max_length < 1 || options->max_length > INT32_MAX)
     return kava_fail(KAVA_MISUSE, "max_length: 1 or more expected, got %lld", (long long)options->max_length);
@@ -417,7 +412,7 @@ kava_status kava_dataset_open(const char *path, kava_tokenizer *tok, const kava_
   if (options->eos && kava_tokenizer_eos(tok) < 0)
     return kava_fail(KAVA_MISUSE, "eos: the tokenizer %s names no end-of-text token; give eos = false",
                      kava_tokenizer_path(tok));
-  KAVA_TRY(kava_map_open(path, &file));
+  KAVA_TRY(kava_source_open(path, options->text_template, &source));
   data = kava_calloc(1, sizeof *data);
   if (!data) {
     st = KAVA_MEMORY;
@@ -434,20 +429,19 @@ kava_status kava_dataset_open(const char *path, kava_tokenizer *tok, const kava_
     goto out;
   }
   if (options->cache) {
-    make_key(file, tok, options, key);
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    data->cache_path = kava_format("%s/%.100s-%.16s.tokens", options->cache, name, key);
+    KAVA_TRY(make_key(source, tok, options, key));
+    data->cache_path = cache_path(options->cache, path, key);
     if (!data->cache_path) {
       st = KAVA_MEMORY;
       goto out;
     }
-    data->cached = read_cache(data, key);
+    KAVA_TRY(read_cache(data, key, &data->cached));
   }
-  if (!data->cached) KAVA_TRY(build(data, file, tok, options, key));
+  if (!data->cached) KAVA_TRY(build(data, source, tok, options, key));
   *out = data;
   data = NULL;
 out:
   kava_dataset_release(&data);
-  kava_map_release(&file);
+  kava_source_close(&source);
   return st;
 }

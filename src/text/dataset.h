@@ -1,13 +1,13 @@
-/* text/dataset: the rows of a JSON Lines file as token ids, in a mapped cache file.
+/* text/dataset: the rows of data files (text/source) as token ids, in a mapped cache file.
  *
- * The cache's name carries a hash of all that decides the ids: the file's content, the template, the tokenizer, the
+ * The cache's name carries a hash of all that decides the ids: the files' content, the template, the tokenizer, the
  * options. It is written whole or not at all; one that is damaged or cut short (checksums) is made again.
  *
  * File: a header of 256 bytes, i32 ids of all rows, padding to 8 bytes, u64 offsets[rows + 1] (in ids). Little-endian.
  */
 #ifndef KAVA_TEXT_DATASET_H
 #define KAVA_TEXT_DATASET_H
-#include "text/rows.h"
+#include "text/source.h"
 #include "text/tokenizer.h"
 
 typedef enum kava_long_rows { KAVA_LONG_TRUNCATE, KAVA_LONG_SKIP, KAVA_LONG_ERROR } kava_long_rows;

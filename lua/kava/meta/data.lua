@@ -4,20 +4,29 @@
 ---@class kava.data
 local data = {}
 
---- Streams the rows of a JSON Lines file as text: for text, line in assert(kava.data.jsonl(path)) do … end. Blank lines are passed
---- over. In a template {field} is replaced by a string, number or boolean; {a.b} is field b of object a; {{ and }} are braces.
---- A broken row is skipped and counted; after `skip` of them, and for a field that is not there, the iteration raises with the
---- file, the line, and the fields that are there.
+--- Streams the rows of data files as text: for text, number in assert(kava.data.rows(path)) do … end. The files are JSON Lines
+--- (plain, gzip, zstd), Arrow (streams and files) or Parquet, which their first bytes tell; `path` is one of them, a pattern
+--- ("data/train-*.parquet", in the order of the names), or a folder that datasets.save_to_disk wrote (of a DatasetDict: one split's).
+--- In a template {field} is replaced by a string, number or boolean, a list or an object as JSON; {a.b} is field b of object a, {a.1}
+--- the first item of list a; {{ and }} are braces. With `json` each row comes as one JSON object instead.
+--- A broken row (no JSON, no UTF-8, a field that is null) is skipped and counted; after `skip` of them the iteration raises with the
+--- file and the line or row. A field that is not there is an error that shows the fields that are: in tables when they are opened.
+--- `number` is the line in the file (blank lines are passed over, but counted), or the row of the tables, from 1.
 ---@param path string
----@param options { template: string?, skip: integer? }? "{question}\n{answer}", 10
+---@param options { template: string?, json: boolean?, skip: integer? }? "{question}\n{answer}", false, 10
 ---@return kava.Rows?
 ---@return string? message
 ---@return string? code
-function data.jsonl(path, options) end
+function data.rows(path, options) end
 
---- The rows of a JSON Lines file as token ids, made by worker threads (the result does not depend on how many). With `cache`,
---- a folder, they are kept in a mapped file named after the content, template, tokenizer and options; a damaged one is made
---- again. long: what happens to rows of more than max_length tokens, "truncate", "skip" or "error". eos: an end-of-text token
+--- Whether kava.data.rows would find a file or folder of that name, or one that matches it.
+---@param path string
+---@return boolean
+function data.exists(path) end
+
+--- The rows of data files (as kava.data.rows finds them) as token ids, made by worker threads (the result does not depend on how
+--- many). With `cache`, a folder, they are kept in a mapped file named after the content, template, tokenizer and options; a damaged one
+--- is made again. long: what happens to rows of more than max_length tokens, "truncate", "skip" or "error". eos: an end-of-text token
 --- behind each row that has none. skip: broken rows to tolerate; a missing field is always an error.
 ---@param path string
 ---@param tokenizer kava.Tokenizer
@@ -30,16 +39,25 @@ function data.tokens(path, tokenizer, options) end
 ---@class kava.Rows
 local Rows = {}
 
---- The next row's text and line number; nil at the end.
+--- The next row's text and number; nil at the end.
 ---@return string?
 ---@return integer?
 function Rows:next() end
+
+--- Makes row i the next one; rows count from 1, over all files, blank lines not. Arrow and Parquet know where it is. In JSON Lines
+--- the way to rows not yet passed is read; what is compressed is read from its beginning to go back. Raises beyond the end.
+---@param i integer
+function Rows:seek(i) end
+
+--- The columns and their types, "question string, answer string"; nil where rows are lines of JSON.
+---@return string?
+function Rows:fields() end
 
 --- Rows skipped so far for being broken.
 ---@return integer
 function Rows:broken() end
 
---- Unmaps the file; also done by <close> and the garbage collector.
+--- Closes the file; also done by <close> and the garbage collector.
 function Rows:release() end
 
 ---@class kava.Dataset

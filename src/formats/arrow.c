@@ -1,0 +1,739 @@
+/* formats/arrow: Arrow IPC streams (what datasets.save_to_disk writes) and IPC files, which are a stream between two
+ * marks. The messages are indexed when the file is opened: 24 bytes of memory each. Of a record batch only the wanted
+ * columns are read, and of those only a slice of rows at a time, so that memory depends neither on the file nor on its
+ * batches; buffers that are compressed are held whole, one batch at a time.
+ *
+ *   message   0xFFFFFFFF, i32 length, flatbuffer of that length, body   a length of 0 ends the stream
+ *   body      buffers at 8-byte boundaries, in the order of the fields, parents before children:
+ *             validity bits, then by layout offsets and values
+ */
+#include "formats/codec.h"
+#include "formats/flatbuffer.h"
+#include "formats/table.h"
+#include <stdarg.h>
+#include <stdio.h>
+
+#define SLICE_BYTES ((int64_t)4 << 20) /* of a record batch's wanted buffers at a time */
+#define METADATA_MOST ((size_t)64 << 20)
+#define FIELDS_MOST 100000
+
+enum { MESSAGE_SCHEMA = 1, MESSAGE_DICTIONARY = 2, MESSAGE_BATCH = 3 };
+enum { CODEC_NONE = -1, CODEC_LZ4 = 0, CODEC_ZSTD = 1 };
+
+/* What the schema says of a field, by kava_field.index. */
+typedef struct node {
+  kava_layout layout;
+  uint32_t width;
+  int buffers;           /* of its own */
+  bool validity;         /* the first of them is its bits */
+  bool views;            /* and there are as many more as the batch says */
+  bool natural;          /* indices without a sign */
+  int dictionary;        /* -1, or which one its values are in; the node itself holds indices */
+  int64_t length, nulls; /* in the batch at hand */
+  int first_buffer;
+} node;
+
+typedef struct message {
+  uint64_t offset; /* of the metadata */
+  uint32_t size;
+  bool batch;  /* else a dictionary */
+  int64_t row; /* batch: its first; dictionary: its id */
+} message;
+
+/* What columns lie in, in the order of reading. */
+typedef struct rooms {
+  kava_room *list;
+  int count, used;
+} rooms;
+
+/* A record batch that is read: where its buffers lie. */
+typedef struct batch {
+  int64_t message; /* -1: none */
+  uint64_t body, body_size;
+  int64_t rows;
+  int codec;
+  kava_room metadata;
+  kava_flat flat;
+  kava_flat_vector nodes, buffers, variadic;
+  kava_room *whole; /* by buffer: decompressed */
+  bool *held;
+  size_t whole_count;
+} batch;
+
+typedef struct dictionary {
+  int64_t id;
+  kava_field field; /* of its values */
+  kava_column column;
+  rooms rooms;
+  batch batch;
+  int64_t loaded; /* the message it holds; -1: none */
+} dictionary;
+
+typedef struct arrow {
+  kava_table table;
+  kava_arena arena;
+  node *nodes;
+  int node_count;
+  dictionary *dictionaries;
+  int dictionary_count;
+  message *messages;
+  int64_t message_count, message_room;
+  batch batch; /* the one at hand */
+  rooms rooms;
+  kava_column root;
+  int64_t row; /* the next to give */
+} arrow;
+
+static kava_status broken(const arrow *a, const char *what) {
+  return kava_fail(KAVA_FORMAT, "%s: Arrow: %s", a->table.file->path, what);
+}
+
+/* ---- schema */
+
+static const char *text_of(arrow *a, kava_flat *f, size_t at) {
+  if (!at) return kava_arena_strndup(&a->arena, "", 0);
+  uint32_t length = kava_flat_u32(f, at);
+  if (!kava_flat_has(f, at + 4, length)) length = 0;
+  return kava_arena_strndup(&a->arena, (const char *)f->data + at + 4, length);
+}
+
+static const char *named(arrow *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static const char *named(arrow *a, const char *format, ...) {
+  char name[80];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(name, sizeof name, format, args);
+  va_end(args);
+  return kava_arena_strndup(&a->arena, name, strlen(name));
+}
+
+static void set(kava_field *field, node *n, kava_field_kind kind, kava_layout layout, uint32_t width, int buffers,
+                const char *type) {
+  field->kind = kind;
+  field->type = type;
+  n->layout = layout;
+  n->width = width;
+  n->buffers = buffers;
+}
+
+static const char *unit(kava_flat *f, size_t type, int64_t absent) {
+  static const char *const units[] = {"s", "ms", "us", "ns"};
+  int64_t u = kava_flat_integer(f, type, 0, 2, absent);
+  return u >= 0 && u <= 3 ? units[u] : "?";
+}
+
+/* The type of a field from its flatbuffer table. */
+static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *field, node *n) {
+  int64_t kind = (uint8_t)kava_flat_integer(f, at, 2, 1, 0), width;
+  size_t type = kava_flat_table(f, at, 3);
+  n->validity = true;
+  n->dictionary = -1;
+  switch (kind) {
+  case 1:
+    set(field, n, KAVA_FIELD_NULL, KAVA_LAYOUT_NULL, 0, 0, "null");
+    n->validity = false;
+    break;
+  case 2: {
+    width = kava_flat_integer(f, type, 0, 4, 0);
+    bool with_sign = kava_flat_integer(f, type, 1, 1, 0) != 0;
+    if (width != 8 && width != 16 && width != 32 && width != 64) return broken(a, "an integer type's width");
+    set(field, n, with_sign ? KAVA_FIELD_INTEGER : KAVA_FIELD_NATURAL, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
+        named(a, "%sint%d", with_sign ? "" : "u", (int)width));
+    break;
+  }
+  case 3: {
+    int64_t precision = kava_flat_integer(f, type, 0, 2, 0);
+    if (precision < 0 || precision > 2) return broken(a, "a real type's precision");
+    set(field, n, KAVA_FIELD_REAL, KAVA_LAYOUT_FIXED, 2u << precision, 2, named(a, "float%d", 16 << precision));
+    break;
+  }
+  case 4: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 4, 3, "binary"); break;
+  case 5: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 4, 3, "string"); break;
+  case 6: set(field, n, KAVA_FIELD_BOOLEAN, KAVA_LAYOUT_BITS, 0, 2, "bool"); break;
+  case 7:
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2,
+        named(a, "decimal(%d, %d)", (int)kava_flat_integer(f, type, 0, 4, 0),
+              (int)kava_flat_integer(f, type, 1, 4, 0)));
+    break;
+  case 8: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "date"); break;
+  case 9: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "time[%s]", unit(f, type, 1))); break;
+  case 10: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "timestamp[%s]", unit(f, type, 0))); break;
+  case 11: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "interval"); break;
+  case 12: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "list"); break;
+  case 13: set(field, n, KAVA_FIELD_STRUCT, KAVA_LAYOUT_STRUCT, 0, 1, "struct"); break;
+  case 14: { /* dense ones have offsets; neither kind has validity, since version 5 */
+    bool dense = kava_flat_integer(f, type, 0, 2, 0) == 1;
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, dense ? 2 : 1, "union");
+    n->validity = false;
+    break;
+  }
+  case 15:
+    width = kava_flat_integer(f, type, 0, 4, 0);
+    if (width < 0) return broken(a, "a fixed-size type's width");
+    set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_FIXED, (uint32_t)width, 2,
+        named(a, "fixed_size_binary[%d]", (int)width));
+    break;
+  case 16:
+    width = kava_flat_integer(f, type, 0, 4, 0);
+    if (width < 0) return broken(a, "a fixed-size list's size");
+    set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_ARRAY, (uint32_t)width, 1, "list");
+    break;
+  case 17: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "map"); break;
+  case 18: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "duration[%s]", unit(f, type, 1))); break;
+  case 19: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_binary"); break;
+  case 20: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_string"); break;
+  case 21: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 8, 2, "large_list"); break;
+  case 22:
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 0, "run_end_encoded");
+    n->validity = false;
+    break;
+  case 23:
+  case 24:
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 2, kind == 23 ? "binary_view" : "string_view");
+    n->views = true;
+    break;
+  case 25:
+  case 26: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 3, "list_view"); break;
+  default:
+    return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: type %d of field '%.60s' is not known", a->table.file->path,
+                     (int)kind, field->name);
+  }
+  return KAVA_OK;
+}
+
+static kava_status new_node(arrow *a, int *out) {
+  if (a->node_count % 64 == 0) {
+    node *grown = kava_realloc(a->nodes, (size_t)(a->node_count + 64) * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    a->nodes = grown;
+  }
+  a->nodes[a->node_count] = (node){.dictionary = -1};
+  *out = a->node_count++;
+  return KAVA_OK;
+}
+
+/* The batches hold indices for this field, and its values come as messages of their own. */
+static kava_status add_dictionary(arrow *a, kava_flat *f, size_t encoding, kava_field *field) {
+  int64_t id = kava_flat_integer(f, encoding, 0, 8, 0), width = 32;
+  size_t index = kava_flat_table(f, encoding, 1);
+  bool with_sign = true;
+  if (index) {
+    width = kava_flat_integer(f, index, 0, 4, 0);
+    with_sign = kava_flat_integer(f, index, 1, 1, 0) != 0;
+  }
+  if (width != 8 && width != 16 && width != 32 && width != 64) return broken(a, "a dictionary index's width");
+  for (int i = 0; i < a->dictionary_count; i++)
+    if (a->dictionaries[i].id == id)
+      return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: two fields share dictionary %lld", a->table.file->path,
+                       (long long)id);
+  dictionary *grown = kava_realloc(a->dictionaries, (size_t)(a->dictionary_count + 1) * sizeof *grown);
+  if (!grown) return KAVA_MEMORY;
+  a->dictionaries = grown;
+  dictionary *d = &grown[a->dictionary_count];
+  *d = (dictionary){.id = id, .field = *field, .loaded = -1};
+  kava_status st = new_node(a, &d->field.index);
+  if (st != KAVA_OK) return st;
+  a->nodes[d->field.index] = a->nodes[field->index];
+  a->nodes[field->index] = (node){.layout = KAVA_LAYOUT_INDICES,
+                                  .width = (uint32_t)width / 8,
+                                  .natural = !with_sign,
+                                  .buffers = 2,
+                                  .validity = true,
+                                  .dictionary = a->dictionary_count};
+  a->dictionary_count++;
+  return KAVA_OK;
+}
+
+static kava_status read_field(arrow *a, kava_flat *f, size_t at, kava_field *field, int depth) {
+  kava_status st;
+  if (depth > KAVA_TABLE_DEPTH) return broken(a, "fields nested too deep");
+  if ((size_t)a->node_count > f->size / 12) return broken(a, "the schema names more fields than it holds");
+  if ((st = new_node(a, &field->index)) != KAVA_OK) return st;
+  if (!(field->name = text_of(a, f, kava_flat_table(f, at, 0)))) return KAVA_MEMORY;
+  if ((st = read_type(a, f, at, field, &a->nodes[field->index])) != KAVA_OK) return st;
+  if (!field->type) return KAVA_MEMORY;
+  kava_flat_vector children = kava_flat_list(f, at, 5, 4);
+  bool one = field->kind == KAVA_FIELD_LIST, none = field->kind != KAVA_FIELD_OTHER && field->kind != KAVA_FIELD_STRUCT;
+  if (f->broken || (one ? children.count != 1 : none && children.count != 0))
+    return kava_fail(KAVA_FORMAT, "%s: Arrow: field '%.60s' has %zu children", a->table.file->path, field->name,
+                     children.count);
+  field->children = kava_arena_alloc(&a->arena, children.count * sizeof *field->children + 1);
+  if (!field->children) return KAVA_MEMORY;
+  field->count = (int)children.count;
+  for (int i = 0; i < field->count; i++) {
+    st = read_field(a, f, kava_flat_follow(f, children.at + 4 * (size_t)i), &field->children[i], depth + 1);
+    if (st != KAVA_OK) return st;
+  }
+  size_t encoding = kava_flat_table(f, at, 4);
+  return encoding ? add_dictionary(a, f, encoding, field) : KAVA_OK;
+}
+
+static kava_status read_schema(arrow *a, kava_flat *f, size_t header) {
+  if (kava_flat_integer(f, header, 0, 2, 0) != 0) return broken(a, "big-endian data");
+  kava_field *record = &a->table.record;
+  kava_flat_vector fields = kava_flat_list(f, header, 1, 4);
+  record->children = kava_arena_alloc(&a->arena, fields.count * sizeof *record->children + 1);
+  if (!record->children) return KAVA_MEMORY;
+  record->kind = KAVA_FIELD_STRUCT;
+  record->name = "";
+  record->type = "struct";
+  record->count = (int)fields.count;
+  for (int i = 0; i < record->count; i++) {
+    kava_status st = read_field(a, f, kava_flat_follow(f, fields.at + 4 * (size_t)i), &record->children[i], 1);
+    if (st != KAVA_OK) return st;
+  }
+  return f->broken ? broken(a, "the schema points out of its bounds") : KAVA_OK;
+}
+
+/* ---- messages */
+
+/* The metadata at `offset` into `room`; *header is its table, and *next where the next message begins. */
+static kava_status read_metadata(arrow *a, uint64_t offset, uint32_t size, kava_room *room, kava_flat *f,
+                                 size_t *header, int *type, uint64_t *body, uint64_t *body_size) {
+  if (!kava_room_take(room, size)) return KAVA_MEMORY;
+  kava_status st = kava_file_read(a->table.file, offset, room->data, size);
+  if (st != KAVA_OK) return st;
+  *f = (kava_flat){room->data, size, false};
+  size_t root = kava_flat_follow(f, 0);
+  int64_t length = kava_flat_integer(f, root, 3, 8, 0);
+  *type = (int)kava_flat_integer(f, root, 1, 1, 0);
+  *header = kava_flat_table(f, root, 2);
+  *body = offset + size;
+  if (f->broken || *header == 0 || length < 0 || (uint64_t)length > a->table.file->size - *body)
+    return kava_fail(KAVA_FORMAT, "%s: Arrow: the message at byte %llu is damaged, or its body is cut off",
+                     a->table.file->path, (unsigned long long)offset);
+  *body_size = (uint64_t)length;
+  return KAVA_OK;
+}
+
+static kava_status add_message(arrow *a, message m) {
+  if (a->message_count == a->message_room) {
+    int64_t room = a->message_room * 2 + 64;
+    message *grown = kava_realloc(a->messages, (size_t)room * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    a->messages = grown;
+    a->message_room = room;
+  }
+  a->messages[a->message_count++] = m;
+  return KAVA_OK;
+}
+
+static kava_status read_index(arrow *a) {
+  const kava_file *file = a->table.file;
+  kava_status st;
+  char mark[8] = "";
+  uint64_t at = 0;
+  if (file->size >= 8) {
+    if ((st = kava_file_read(file, 0, mark, 8)) != KAVA_OK) return st;
+    if (memcmp(mark, "ARROW1\0\0", 8) == 0) at = 8; /* a file: a stream and a footer */
+  }
+  bool schema = false;
+  for (;;) {
+    uint32_t head[2];
+    if (at == file->size && schema) break; /* a stream may end without its mark */
+    if ((st = kava_file_read(file, at, head, 8)) != KAVA_OK) return st;
+    if (head[0] != 0xffffffffu)
+      return kava_fail(KAVA_FORMAT, "%s: Arrow: no message at byte %llu (made before Arrow 0.15, or damaged)",
+                       file->path, (unsigned long long)at);
+    if (head[1] == 0) break;
+    at += 8;
+    if (head[1] > METADATA_MOST || head[1] > file->size - at)
+      return kava_fail(KAVA_FORMAT, "%s: Arrow: a message of %u bytes at byte %llu; the file ends at byte %llu",
+                       file->path, head[1], (unsigned long long)at, (unsigned long long)file->size);
+    kava_flat f;
+    size_t header;
+    int type;
+    uint64_t body, body_size;
+    st = read_metadata(a, at, head[1], &a->batch.metadata, &f, &header, &type, &body, &body_size);
+    if (st != KAVA_OK) return st;
+    if ((type == MESSAGE_SCHEMA) == schema) return broken(a, schema ? "a second schema" : "no schema before the rows");
+    if (type == MESSAGE_SCHEMA) {
+      schema = true;
+      st = read_schema(a, &f, header);
+    } else if (type == MESSAGE_BATCH) {
+      int64_t rows = kava_flat_integer(&f, header, 0, 8, 0);
+      if (rows < 0 || rows > INT32_MAX || rows > INT64_MAX - a->table.rows)
+        return broken(a, "a batch's number of rows");
+      st = add_message(a, (message){at, head[1], true, a->table.rows});
+      a->table.rows += rows;
+    } else if (type == MESSAGE_DICTIONARY) {
+      if (kava_flat_integer(&f, header, 2, 1, 0))
+        return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: dictionaries that grow (delta)", file->path);
+      st = add_message(a, (message){at, head[1], false, kava_flat_integer(&f, header, 0, 8, 0)});
+    } else {
+      st = kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: a message of kind %d", file->path, type);
+    }
+    if (st != KAVA_OK) return st;
+    at = body + body_size;
+  }
+  return KAVA_OK;
+}
+
+/* ---- batches */
+
+/* Gives a field and those in it their nodes and buffers in this batch. */
+static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *at_node, size_t *at_buffer,
+                          size_t *at_view) {
+  node *n = &a->nodes[field->index];
+  if (*at_node >= b->nodes.count) return broken(a, "a batch with fewer columns than the schema");
+  memcpy(&n->length, b->flat.data + b->nodes.at + *at_node * 16, 8);
+  memcpy(&n->nulls, b->flat.data + b->nodes.at + *at_node * 16 + 8, 8);
+  ++*at_node;
+  if (n->length < 0 || n->nulls < 0) return broken(a, "a column of negative length");
+  n->first_buffer = (int)*at_buffer;
+  *at_buffer += (size_t)n->buffers;
+  if (n->views) {
+    int64_t more = -1;
+    if (*at_view < b->variadic.count) memcpy(&more, b->flat.data + b->variadic.at + *at_view * 8, 8);
+    ++*at_view;
+    if (more < 0 || (uint64_t)more > b->buffers.count)
+      return broken(a, "a batch with fewer buffers than its columns need");
+    *at_buffer += (size_t)more;
+  }
+  if (*at_buffer > b->buffers.count) return broken(a, "a batch with fewer buffers than its columns need");
+  if (n->dictionary >= 0) return KAVA_OK;
+  for (int i = 0; i < field->count; i++) {
+    kava_status st = assign(a, b, &field->children[i], at_node, at_buffer, at_view);
+    if (st != KAVA_OK) return st;
+    const node *child = &a->nodes[field->children[i].index];
+    n = &a->nodes[field->index];
+    bool fits = n->layout == KAVA_LAYOUT_STRUCT  ? child->length == n->length
+                : n->layout == KAVA_LAYOUT_ARRAY ? n->width == 0 || child->length / n->width >= n->length
+                                                 : true;
+    if (!fits) return broken(a, "a column shorter than the one it lies in");
+    if (child->layout == KAVA_LAYOUT_NULL && (uint64_t)child->length / 8 > b->body_size + (uint64_t)b->rows)
+      return broken(a, "a column of more nulls than bytes");
+  }
+  return KAVA_OK;
+}
+
+static kava_status read_batch(arrow *a, batch *b, int64_t which, const kava_field *fields, int count) {
+  const message *m = &a->messages[which];
+  size_t header, at_node = 0, at_buffer = 0, at_view = 0;
+  int type;
+  b->message = -1;
+  kava_status st =
+      read_metadata(a, m->offset, m->size, &b->metadata, &b->flat, &header, &type, &b->body, &b->body_size);
+  if (st != KAVA_OK) return st;
+  if (type != (m->batch ? MESSAGE_BATCH : MESSAGE_DICTIONARY))
+    return kava_fail(KAVA_IO, "%s: has changed while it was read", a->table.file->path);
+  if (!m->batch) header = kava_flat_table(&b->flat, header, 1);
+  b->rows = kava_flat_integer(&b->flat, header, 0, 8, 0);
+  b->nodes = kava_flat_list(&b->flat, header, 1, 16);
+  b->buffers = kava_flat_list(&b->flat, header, 2, 16);
+  b->variadic = kava_flat_list(&b->flat, header, 4, 8);
+  size_t compression = kava_flat_table(&b->flat, header, 3);
+  b->codec = compression ? (int)kava_flat_integer(&b->flat, compression, 0, 1, 0) : CODEC_NONE;
+  if (b->flat.broken || b->rows < 0 || b->rows > INT32_MAX) return broken(a, "a damaged batch");
+  if (b->codec != CODEC_NONE && b->codec != CODEC_ZSTD)
+    return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: buffers compressed with %s; zstd, or none, can be read",
+                     a->table.file->path, b->codec == CODEC_LZ4 ? "lz4" : "something unknown");
+  for (size_t i = 0; i < b->whole_count; i++) b->held[i] = false;
+  if (b->codec != CODEC_NONE && b->whole_count < b->buffers.count) {
+    kava_room *whole = kava_realloc(b->whole, b->buffers.count * sizeof *whole);
+    if (!whole) return KAVA_MEMORY;
+    b->whole = whole;
+    bool *held = kava_realloc(b->held, b->buffers.count * sizeof *held);
+    if (!held) return KAVA_MEMORY;
+    b->held = held;
+    for (; b->whole_count < b->buffers.count; b->whole_count++) {
+      whole[b->whole_count] = (kava_room){0};
+      held[b->whole_count] = false;
+    }
+  }
+  for (int i = 0; i < count; i++) {
+    if ((st = assign(a, b, &fields[i], &at_node, &at_buffer, &at_view)) != KAVA_OK) return st;
+    if (a->nodes[fields[i].index].length != b->rows)
+      return broken(a, "a column with more or fewer rows than its batch");
+  }
+  b->message = which;
+  return KAVA_OK;
+}
+
+/* ---- buffers */
+
+static uint8_t *take(arrow *a, rooms *r, size_t size) {
+  if (r->used == r->count) {
+    kava_room *grown = kava_realloc(r->list, (size_t)(r->count + 16) * sizeof *grown);
+    if (!grown) return NULL;
+    memset(grown + r->count, 0, 16 * sizeof *grown);
+    r->list = grown;
+    r->count += 16;
+  }
+  return kava_room_take(&r->list[r->used++], size);
+}
+
+static kava_status place_of(arrow *a, const batch *b, int which, uint64_t *at, uint64_t *size) {
+  int64_t offset, length;
+  *at = *size = 0;
+  memcpy(&offset, b->flat.data + b->buffers.at + (size_t)which * 16, 8);
+  memcpy(&length, b->flat.data + b->buffers.at + (size_t)which * 16 + 8, 8);
+  if (offset < 0 || length < 0 || (uint64_t)offset > b->body_size || (uint64_t)length > b->body_size - (uint64_t)offset)
+    return broken(a, "a buffer beyond its message");
+  *at = b->body + (uint64_t)offset;
+  *size = (uint64_t)length;
+  return KAVA_OK;
+}
+
+/* A buffer's uncompressed contents, kept while the batch is the one at hand. */
+static kava_status inflate_buffer(arrow *a, batch *b, int which, uint64_t at, uint64_t size) {
+  int64_t length;
+  if (size < 8) return broken(a, "a compressed buffer without its length");
+  kava_status st = kava_file_read(a->table.file, at, &length, 8);
+  if (st != KAVA_OK) return st;
+  if (length < -1) return broken(a, "a compressed buffer of negative length");
+  size -= 8;
+  kava_room packed = {0}, *to = &b->whole[which];
+  bool plain = length == -1; /* stored as it is */
+  if (!kava_room_take(plain ? to : &packed, size)) return KAVA_MEMORY;
+  st = kava_file_read(a->table.file, at + 8, (plain ? to : &packed)->data, size);
+  if (plain)
+    to->size = size;
+  else if (st == KAVA_OK)
+    st = kava_unpack(KAVA_CODEC_ZSTD, packed.data, size, (size_t)length, to);
+  if (st == KAVA_FORMAT) kava_fail_in(st, "%s: Arrow", a->table.file->path);
+  kava_free(packed.data);
+  b->held[which] = st == KAVA_OK;
+  return st;
+}
+
+/* `size` bytes of buffer `which` from its byte `from`. */
+static kava_status load(arrow *a, rooms *r, batch *b, int which, uint64_t from, uint64_t size, const void **out) {
+  uint64_t at, length;
+  kava_status st = place_of(a, b, which, &at, &length);
+  if (st != KAVA_OK) return st;
+  if (b->codec != CODEC_NONE && length > 0) {
+    if (!b->held[which] && (st = inflate_buffer(a, b, which, at, length)) != KAVA_OK) return st;
+    length = b->whole[which].size;
+  }
+  if (from > length || size > length - from)
+    return kava_fail(KAVA_FORMAT, "%s: Arrow: buffer %d of a batch has %llu bytes, %llu are needed",
+                     a->table.file->path, which, (unsigned long long)length, (unsigned long long)(from + size));
+  if (b->codec != CODEC_NONE && length > 0) {
+    *out = b->whole[which].data + from;
+    return KAVA_OK;
+  }
+  uint8_t *to = take(a, r, (size_t)size);
+  if (!to) return KAVA_MEMORY;
+  *out = to;
+  return size ? kava_file_read(a->table.file, at + from, to, (size_t)size) : KAVA_OK;
+}
+
+/* Offsets first .. first + count, which must not fall. */
+static kava_status load_offsets(arrow *a, rooms *r, batch *b, int which, uint32_t width, int64_t first, int64_t count,
+                                const void **out, int64_t *begin, int64_t *end) {
+  static const int64_t nothing[2];
+  *begin = *end = 0;
+  *out = nothing;
+  if (count == 0) return KAVA_OK; /* an empty column may come without any */
+  kava_status st = load(a, r, b, which, (uint64_t)first * width, (uint64_t)(count + 1) * width, out);
+  if (st != KAVA_OK) return st;
+  bool good = true;
+  if (width == 4) {
+    const int32_t *offsets = *out;
+    for (int64_t i = 0; i < count; i++) good &= offsets[i] <= offsets[i + 1];
+    *begin = offsets[0];
+    *end = offsets[count];
+  } else {
+    const int64_t *offsets = *out;
+    for (int64_t i = 0; i < count; i++) good &= offsets[i] <= offsets[i + 1];
+    *begin = offsets[0];
+    *end = offsets[count];
+  }
+  return good && *begin >= 0 ? KAVA_OK : broken(a, "offsets that fall");
+}
+
+static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
+                               kava_column *c);
+
+static kava_status load_child(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
+                              kava_column *c) {
+  int64_t length = a->nodes[field->index].length;
+  if (first < 0 || first > length || count > length - first) return broken(a, "a list beyond its items");
+  return load_column(a, r, b, field, first, count, c);
+}
+
+/* The dictionary that holds in the batch at hand: the last one before it. */
+static kava_status load_dictionary(arrow *a, int which) {
+  int64_t at = a->batch.message;
+  dictionary *d = &a->dictionaries[which];
+  while (at >= 0 && (a->messages[at].batch || a->messages[at].row != d->id)) at--;
+  if (at < 0) return broken(a, "a batch before its dictionary");
+  if (d->loaded == at) return KAVA_OK;
+  d->loaded = -1;
+  d->rooms.used = 0;
+  kava_status st = read_batch(a, &d->batch, at, &d->field, 1);
+  if (st == KAVA_OK) st = load_column(a, &d->rooms, &d->batch, &d->field, 0, d->batch.rows, &d->column);
+  if (st == KAVA_OK) d->loaded = at;
+  return st;
+}
+
+static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
+                               kava_column *c) {
+  const node n = a->nodes[field->index];
+  kava_column *children = c->children;
+  kava_status st = KAVA_OK;
+  int which = n.first_buffer;
+  int64_t begin, end;
+  *c = (kava_column){.field = field,
+                     .layout = n.layout,
+                     .width = n.width,
+                     .natural = n.natural,
+                     .length = count,
+                     .children = children};
+  if (n.validity) {
+    if (n.nulls > 0) {
+      st = load(a, r, b, which, (uint64_t)first / 8, (uint64_t)((first + count + 7) / 8 - first / 8),
+                (const void **)&c->valid);
+      if (st != KAVA_OK) return st;
+      c->valid_bit = first % 8;
+    }
+    which++;
+  }
+  switch (n.layout) {
+  case KAVA_LAYOUT_NULL:
+  case KAVA_LAYOUT_VIEWS: break;
+  case KAVA_LAYOUT_BITS:
+    c->bit = first % 8;
+    st = load(a, r, b, which, (uint64_t)first / 8, (uint64_t)((first + count + 7) / 8 - first / 8), &c->values);
+    break;
+  case KAVA_LAYOUT_INDICES:
+  case KAVA_LAYOUT_FIXED:
+    st = load(a, r, b, which, (uint64_t)first * n.width, (uint64_t)count * n.width, &c->values);
+    break;
+  case KAVA_LAYOUT_TEXT:
+    st = load_offsets(a, r, b, which, n.width, first, count, &c->offsets, &begin, &end);
+    c->base = begin;
+    if (st == KAVA_OK) st = load(a, r, b, which + 1, (uint64_t)begin, (uint64_t)(end - begin), &c->values);
+    break;
+  case KAVA_LAYOUT_LIST:
+    st = load_offsets(a, r, b, which, n.width, first, count, &c->offsets, &begin, &end);
+    c->base = begin;
+    if (st == KAVA_OK) st = load_child(a, r, b, &field->children[0], begin, end - begin, &children[0]);
+    break;
+  case KAVA_LAYOUT_ARRAY:
+    st = load_child(a, r, b, &field->children[0], first * n.width, count * n.width, &children[0]);
+    break;
+  case KAVA_LAYOUT_STRUCT:
+    for (int i = 0; i < field->count && st == KAVA_OK; i++)
+      st = load_child(a, r, b, &field->children[i], first, count, &children[i]);
+    break;
+  }
+  if (st == KAVA_OK && n.dictionary >= 0) {
+    st = load_dictionary(a, n.dictionary);
+    if (st == KAVA_OK) children[0] = a->dictionaries[n.dictionary].column;
+  }
+  return st;
+}
+
+/* ---- the table */
+
+static kava_status make_columns(arrow *a, const kava_field *field, kava_column *c) {
+  bool encoded = field->index >= 0 && a->nodes[field->index].dictionary >= 0;
+  int count = encoded ? 1 : field->count;
+  if (!(c->children = kava_arena_alloc(&a->arena, (size_t)count * sizeof *c->children + 1))) return KAVA_MEMORY;
+  for (int i = 0; i < count && !encoded; i++) {
+    kava_status st = make_columns(a, &field->children[i], &c->children[i]);
+    if (st != KAVA_OK) return st;
+  }
+  return KAVA_OK;
+}
+
+/* Rows of the batch at hand that make a slice of about SLICE_BYTES. */
+static int64_t slice_rows(arrow *a, const kava_field *field, int64_t *bytes) {
+  const node *n = &a->nodes[field->index];
+  for (int i = 0; i < n->buffers; i++) {
+    uint64_t at, size;
+    if (place_of(a, &a->batch, n->first_buffer + i, &at, &size) == KAVA_OK) *bytes += (int64_t)size;
+  }
+  for (int i = 0; i < field->count && n->dictionary < 0; i++) slice_rows(a, &field->children[i], bytes);
+  return *bytes <= SLICE_BYTES ? a->batch.rows : 1 + a->batch.rows / (*bytes / SLICE_BYTES + 1);
+}
+
+static kava_status arrow_next(kava_table *table, const kava_column **columns, int64_t *count) {
+  arrow *a = (arrow *)table;
+  kava_status st;
+  *count = 0;
+  if (a->row >= table->rows) return KAVA_OK;
+  int64_t low = 0, high = a->message_count; /* the last message that begins at the row, or before it */
+  if (a->batch.message >= 0 && a->row > a->messages[a->batch.message].row) low = a->batch.message;
+  int64_t at = -1;
+  for (int64_t i = low; i < high; i++) {
+    if (!a->messages[i].batch) continue;
+    if (a->messages[i].row > a->row) break;
+    at = i;
+  }
+  if (a->batch.message != at &&
+      (st = read_batch(a, &a->batch, at, table->record.children, table->record.count)) != KAVA_OK)
+    return st;
+  int64_t first = a->row - a->messages[at].row, rows = a->batch.rows, bytes = 0;
+  for (int i = 0; i < table->record.count; i++)
+    if (table->record.children[i].wanted) rows = slice_rows(a, &table->record.children[i], &bytes);
+  if (rows > a->batch.rows - first) rows = a->batch.rows - first;
+  if (rows <= 0) return kava_fail(KAVA_IO, "%s: has changed while it was read", table->file->path);
+  a->rooms.used = 0;
+  for (int i = 0; i < table->record.count; i++) {
+    const kava_field *field = &table->record.children[i];
+    if (!field->wanted) continue;
+    if ((st = load_column(a, &a->rooms, &a->batch, field, first, rows, &a->root.children[i])) != KAVA_OK) return st;
+  }
+  a->root.length = rows;
+  a->row += rows;
+  *columns = &a->root;
+  *count = rows;
+  return KAVA_OK;
+}
+
+static kava_status arrow_seek(kava_table *table, int64_t row) {
+  ((arrow *)table)->row = row;
+  return KAVA_OK;
+}
+
+static void free_rooms(rooms *r) {
+  for (int i = 0; i < r->count; i++) kava_free(r->list[i].data);
+  kava_free(r->list);
+}
+
+static void free_batch(batch *b) {
+  kava_free(b->metadata.data);
+  for (size_t i = 0; i < b->whole_count; i++) kava_free(b->whole[i].data);
+  kava_free(b->whole);
+  kava_free(b->held);
+}
+
+static void arrow_close(kava_table *table) {
+  arrow *a = (arrow *)table;
+  free_rooms(&a->rooms);
+  free_batch(&a->batch);
+  for (int i = 0; i < a->dictionary_count; i++) {
+    free_rooms(&a->dictionaries[i].rooms);
+    free_batch(&a->dictionaries[i].batch);
+  }
+  kava_free(a->dictionaries);
+  kava_free(a->nodes);
+  kava_free(a->messages);
+  kava_arena_free(&a->arena);
+  kava_free(a);
+}
+
+kava_status kava_arrow_open(const kava_file *file, kava_table **out) {
+  static const kava_table_class class = {arrow_seek, arrow_next, arrow_close};
+  arrow *a = kava_calloc(1, sizeof *a);
+  if (!a) return KAVA_MEMORY;
+  a->table.class = &class;
+  a->table.file = file;
+  a->table.record.index = -1;
+  a->batch.message = -1;
+  kava_status st = read_index(a);
+  if (st == KAVA_OK) st = make_columns(a, &a->table.record, &a->root);
+  for (int i = 0; i < a->dictionary_count && st == KAVA_OK; i++)
+    st = make_columns(a, &a->dictionaries[i].field, &a->dictionaries[i].column);
+  if (st != KAVA_OK) {
+    arrow_close(&a->table);
+    return st;
+  }
+  a->root.field = &a->table.record;
+  a->root.layout = KAVA_LAYOUT_STRUCT;
+  *out = &a->table;
+  return KAVA_OK;
+}

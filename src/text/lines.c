@@ -1,0 +1,168 @@
+#include "text/lines.h"
+#include <string.h>
+
+#define BLOCK_BYTES ((size_t)4 << 20)
+
+/* Where a block begins. */
+typedef struct mark {
+  int64_t row, line; /* rows and lines before it */
+  uint64_t offset;   /* of the uncompressed text */
+} mark;
+
+struct kava_lines {
+  const kava_file *file;
+  kava_stream *stream;
+  uint8_t *data;
+  size_t room, filled, used; /* the next block begins at `used` */
+  bool at_end;               /* the stream has no more */
+  mark next;
+  kava_line *rows;
+  int64_t row_count, row_room;
+  int64_t first; /* seek: rows of the block that were asked for begin here; -1: the block is not made yet */
+  mark *marks;
+  int64_t mark_count, mark_room;
+};
+
+kava_status kava_lines_open(const kava_file *file, kava_lines **out) {
+  kava_lines *l = kava_calloc(1, sizeof *l);
+  if (!l) return KAVA_MEMORY;
+  l->file = file;
+  l->first = -1;
+  kava_status st = kava_stream_open(file, &l->stream);
+  if (st != KAVA_OK)
+    kava_lines_close(&l);
+  else
+    *out = l;
+  return st;
+}
+
+void kava_lines_close(kava_lines **at) {
+  kava_lines *l = *at;
+  *at = NULL;
+  if (!l) return;
+  kava_stream_close(&l->stream);
+  kava_free(l->data);
+  kava_free(l->rows);
+  kava_free(l->marks);
+  kava_free(l);
+}
+
+int64_t kava_lines_row(const kava_lines *l) { return l->next.row - (l->first >= 0 ? l->row_count - l->first : 0); }
+
+static kava_status add_mark(kava_lines *l) {
+  if (l->mark_count > 0 && l->marks[l->mark_count - 1].offset >= l->next.offset) return KAVA_OK; /* been here */
+  if (l->mark_count == l->mark_room) {
+    int64_t room = l->mark_room * 2 + 64;
+    mark *grown = kava_realloc(l->marks, (size_t)room * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    l->marks = grown;
+    l->mark_room = room;
+  }
+  l->marks[l->mark_count++] = l->next;
+  return KAVA_OK;
+}
+
+static kava_status add_row(kava_lines *l, kava_line row) {
+  if (l->row_count == l->row_room) {
+    int64_t room = l->row_room * 2 + 4096;
+    kava_line *grown = kava_realloc(l->rows, (size_t)room * sizeof *grown);
+    if (!grown) return KAVA_MEMORY;
+    l->rows = grown;
+    l->row_room = room;
+  }
+  l->rows[l->row_count++] = row;
+  return KAVA_OK;
+}
+
+/* Fills the buffer, whose unread rest goes to its front; it grows only where it holds no whole line. */
+static kava_status fill(kava_lines *l) {
+  if (l->used > 0 && l->filled > l->used) memmove(l->data, l->data + l->used, l->filled - l->used);
+  l->filled -= l->used;
+  l->used = 0;
+  if (l->filled == l->room) {
+    if (l->room >= KAVA_LINE_MOST)
+      return kava_fail(KAVA_FORMAT, "%s:%lld: a line of more than %zu MiB", l->file->path,
+                       (long long)(l->next.line + 1), KAVA_LINE_MOST >> 20);
+    size_t room = l->room ? l->room * 2 : BLOCK_BYTES;
+    uint8_t *grown = kava_realloc(l->data, room);
+    if (!grown) return KAVA_MEMORY;
+    l->data = grown;
+    l->room = room;
+  }
+  size_t got;
+  kava_status st = kava_stream_read(l->stream, l->data + l->filled, l->room - l->filled, &got);
+  if (st != KAVA_OK) return st;
+  l->at_end = got < l->room - l->filled;
+  l->filled += got;
+  return KAVA_OK;
+}
+
+/* Makes a block of the lines that lie whole in the buffer. */
+static kava_status split(kava_lines *l) {
+  const uint8_t *at = l->data + l->used, *end = l->data + l->filled, *begin = at;
+  kava_status st;
+  if (l->next.offset == 0 && end - at >= 3 && memcmp(at, "\xef\xbb\xbf", 3) == 0) at += 3; /* a byte order mark */
+  while (at < end) {
+    const uint8_t *stop = memchr(at, '\n', (size_t)(end - at)), *p = at;
+    if (!stop && !l->at_end) break;
+    if (!stop) stop = end;
+    l->next.line++;
+    while (p < stop && (*p == ' ' || *p == '\t' || *p == '\r')) p++;
+    if (p < stop) {
+      if ((st = add_row(l, (kava_line){(const char *)at, (size_t)(stop - at), l->next.line})) != KAVA_OK) return st;
+    }
+    at = stop < end ? stop + 1 : end;
+  }
+  l->used += (size_t)(at - begin);
+  l->next.offset += (uint64_t)(at - begin);
+  l->next.row += l->row_count;
+  return KAVA_OK;
+}
+
+static kava_status make_block(kava_lines *l) {
+  kava_status st;
+  l->row_count = 0;
+  do {
+    if ((st = add_mark(l)) != KAVA_OK) return st;
+    if (!l->at_end && (st = fill(l)) != KAVA_OK) return st;
+    if ((st = split(l)) != KAVA_OK) return st;
+  } while (l->row_count == 0 && !(l->at_end && l->used == l->filled));
+  return KAVA_OK;
+}
+
+kava_status kava_lines_next(kava_lines *l, const kava_line **rows, int64_t *count) {
+  kava_status st = l->first < 0 ? make_block(l) : KAVA_OK;
+  int64_t first = l->first > 0 ? l->first : 0;
+  l->first = -1;
+  *count = l->row_count - first;
+  *rows = l->rows + first;
+  return st;
+}
+
+static kava_status go_to(kava_lines *l, mark to) {
+  l->filled = l->used = 0;
+  l->at_end = false;
+  l->next = to;
+  return kava_stream_seek(l->stream, to.offset);
+}
+
+kava_status kava_lines_seek(kava_lines *l, int64_t row, bool *found) {
+  kava_status st;
+  int64_t at = l->mark_count - 1;
+  while (at > 0 && l->marks[at].row > row) at--;
+  bool packed = kava_stream_packed(l->stream);
+  l->first = -1;
+  if (at >= 0 && (row < l->next.row || (!packed && l->marks[at].row > l->next.row)))
+    if ((st = go_to(l, packed ? (mark){0} : l->marks[at])) != KAVA_OK) return st;
+  while (l->next.row <= row) {
+    if ((st = make_block(l)) != KAVA_OK) return st;
+    if (l->row_count == 0) {
+      *found = false;
+      l->first = -1;
+      return KAVA_OK;
+    }
+  }
+  l->first = l->row_count - (l->next.row - row);
+  *found = true;
+  return KAVA_OK;
+}
