@@ -143,7 +143,7 @@ kava_status kava_column_get(const kava_column *c, int64_t row, kava_cell *out) {
   case KAVA_LAYOUT_FIXED:
     values += row * (int64_t)c->width;
     if (out->kind == KAVA_FIELD_TEXT) {
-      out->text = (kava_view){(const char *)values, c->width};
+      out->text = (kava_bytes){(const char *)values, c->width};
     } else if (out->kind == KAVA_FIELD_REAL) {
       out->real = read_real(values, c->width);
       out->single = c->width < 8;
@@ -156,9 +156,9 @@ kava_status kava_column_get(const kava_column *c, int64_t row, kava_cell *out) {
     break;
   case KAVA_LAYOUT_TEXT:
     read_span((const uint8_t *)c->offsets + row * (int64_t)c->width, c->width, &begin, &end);
-    out->text = (kava_view){(const char *)values + (begin - c->base), (uint64_t)(end - begin)};
+    out->text = (kava_bytes){(const char *)values + (begin - c->base), (uint64_t)(end - begin)};
     break;
-  case KAVA_LAYOUT_VIEWS: out->text = ((const kava_view *)c->values)[row]; break;
+  case KAVA_LAYOUT_VIEWS: out->text = ((const kava_bytes *)c->values)[row]; break;
   case KAVA_LAYOUT_LIST:
     read_span((const uint8_t *)c->offsets + row * (int64_t)c->width, c->width, &begin, &end);
     out->items = &c->children[0];

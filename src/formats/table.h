@@ -42,17 +42,17 @@ typedef enum kava_layout {
   KAVA_LAYOUT_BITS,
   KAVA_LAYOUT_FIXED,   /* `width` bytes a value; text: all of them */
   KAVA_LAYOUT_TEXT,    /* offsets of `width` bytes into `values` */
-  KAVA_LAYOUT_VIEWS,   /* kava_view a value */
+  KAVA_LAYOUT_VIEWS,   /* kava_bytes a value */
   KAVA_LAYOUT_LIST,    /* offsets of `width` bytes into children[0] */
   KAVA_LAYOUT_ARRAY,   /* `width` items each in children[0] */
   KAVA_LAYOUT_STRUCT,  /* children side by side */
   KAVA_LAYOUT_INDICES, /* integers of `width` bytes into children[0], a dictionary */
 } kava_layout;
 
-typedef struct kava_view {
+typedef struct kava_bytes {
   const char *text;
   uint64_t length;
-} kava_view;
+} kava_bytes;
 
 typedef struct kava_column {
   const kava_field *field;
@@ -78,7 +78,7 @@ typedef struct kava_cell {
     int64_t integer;
     uint64_t natural;
     double real;
-    kava_view text;
+    kava_bytes text;
     struct {
       const kava_column *items; /* list: its items; struct: itself */
       int64_t first, count;     /* struct: first is the row */
