@@ -23,7 +23,7 @@ end
 
 -- Vectors (norms, biases) are small and read by plain kernels: always f32, or f64 in an f64 model.
 local function convert(t, dtype)
-  local wanted = #t.shape < 2 and (dtype == "f64" and "f64" or "f32") or dtype
+  local wanted = #t.shape < 2 and ((dtype or t.dtype) == "f64" and "f64" or "f32") or dtype
   if not wanted or t.dtype == wanted then return t end
   return t:to { dtype = wanted }
 end

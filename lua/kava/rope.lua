@@ -150,6 +150,19 @@ function rope.llama3_of_divisors(divisors, config)
   return given
 end
 
+--- What GGUF metadata say of scaling, as rope_scaling; nil: nothing is scaled. get: see a family's from_gguf.
+function rope.from_gguf(get)
+  local kind = get "rope.scaling.type"
+  if not kind or kind == "none" or kind == "longrope" then return nil end
+  if kind ~= "linear" and kind ~= "yarn" then -- longrope has its divisors in tensors: kava.store
+    error(("metadata rope.scaling.type: unknown '%s'; known: linear, longrope, none, yarn"):format(tostring(kind)), 0)
+  end
+  return { rope_type = kind, factor = get "rope.scaling.factor",
+    original_max_position_embeddings = get "rope.scaling.original_context_length",
+    attention_factor = get "rope.scaling.attn_factor", beta_fast = get "rope.scaling.yarn_beta_fast",
+    beta_slow = get "rope.scaling.yarn_beta_slow" }
+end
+
 -- What transformers 4 calls rope_scaling: nil where nothing is scaled.
 local function version4(given)
   local kind = given.rope_type or given.type or "default"

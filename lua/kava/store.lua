@@ -72,6 +72,10 @@ local function open_gguf(path)
   config.bos_token_id = file:metadata "tokenizer.ggml.bos_token_id"
   config.eos_token_id = file:metadata "tokenizer.ggml.eos_token_id"
   config.pad_token_id = file:metadata "tokenizer.ggml.padding_token_id"
+  if present["rope_factors_long.weight"] and present["rope_factors_short.weight"] then
+    config.rope_scaling = { rope_type = "longrope", long_factor = file:tensor("rope_factors_long.weight"):totable(),
+      short_factor = file:tensor("rope_factors_short.weight"):totable() }
+  end
   if present["rope_freqs.weight"] then
     config.rope_parameters = rope.llama3_of_divisors(file:tensor("rope_freqs.weight"):totable(), config)
     if not config.rope_parameters then

@@ -33,48 +33,53 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-/* The last table made: queries and keys of all layers of a step are rotated by the same angles, and sines in double
- * cost as much as the rotation itself. Known again by its contents; only for what is recorded and run on one thread at
- * a time. */
+/* The last tables made: queries and keys of all layers of a step are rotated by the same angles (in some families by
+ * two kinds in turn), and sines in double cost as much as the rotation itself. Known again by their contents; only for
+ * what is recorded and run on one thread at a time. */
+#define LAST_TABLES 2
 #define LAST_BYTES_MOST ((size_t)4 << 20)
-static struct {
+typedef struct last_table {
   char *bytes; /* positions (rows * 8, when given), inv_freq (half * 8), cosine, sine */
   kava_dtype dtype;
   bool placed;
   int64_t rows, half;
   double scale;
-} last;
+} last_table;
+static last_table last[LAST_TABLES];
+static int oldest;
 
-static bool last_is(const table_job *job, int64_t rows) {
+static bool is_table(const last_table *t, const table_job *job, int64_t rows) {
   size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0;
-  return last.bytes && last.dtype == job->dtype && last.placed == (job->positions != NULL) && last.rows == rows &&
-         last.half == job->half && last.scale == job->scale &&
-         (!head || memcmp(last.bytes, job->positions, head) == 0) &&
-         memcmp(last.bytes + head, job->inv_freq, (size_t)job->half * sizeof(double)) == 0;
+  return t->bytes && t->dtype == job->dtype && t->placed == (job->positions != NULL) && t->rows == rows &&
+         t->half == job->half && t->scale == job->scale && (!head || memcmp(t->bytes, job->positions, head) == 0) &&
+         memcmp(t->bytes + head, job->inv_freq, (size_t)job->half * sizeof(double)) == 0;
 }
 
 static void fill_tables(const table_job *job, int64_t rows) {
   size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0, middle = (size_t)job->half * sizeof(double);
   size_t table = (size_t)(rows * job->half) * (job->dtype == KAVA_F64 ? sizeof(double) : sizeof(float));
-  if (last_is(job, rows)) {
-    memcpy(job->cosine, last.bytes + head + middle, table);
-    memcpy(job->sine, last.bytes + head + middle + table, table);
+  for (int i = 0; i < LAST_TABLES; i++) {
+    if (!is_table(&last[i], job, rows)) continue;
+    memcpy(job->cosine, last[i].bytes + head + middle, table);
+    memcpy(job->sine, last[i].bytes + head + middle + table, table);
     return;
   }
   kava_parallel(rows, 64, fill_rows, (void *)job);
   if (head + middle + 2 * table > LAST_BYTES_MOST) return;
-  kava_free(last.bytes);
-  last.bytes = kava_alloc(head + middle + 2 * table); /* without memory there is no last table, and nothing is wrong */
-  if (!last.bytes) return;
-  if (head) memcpy(last.bytes, job->positions, head);
-  memcpy(last.bytes + head, job->inv_freq, middle);
-  memcpy(last.bytes + head + middle, job->cosine, table);
-  memcpy(last.bytes + head + middle + table, job->sine, table);
-  last.dtype = job->dtype;
-  last.placed = head > 0;
-  last.rows = rows;
-  last.half = job->half;
-  last.scale = job->scale;
+  last_table *t = &last[oldest];
+  oldest = (oldest + 1) % LAST_TABLES;
+  kava_free(t->bytes);
+  t->bytes = kava_alloc(head + middle + 2 * table); /* without memory there is no last table, and nothing is wrong */
+  if (!t->bytes) return;
+  if (head) memcpy(t->bytes, job->positions, head);
+  memcpy(t->bytes + head, job->inv_freq, middle);
+  memcpy(t->bytes + head + middle, job->cosine, table);
+  memcpy(t->bytes + head + middle + table, job->sine, table);
+  t->dtype = job->dtype;
+  t->placed = head > 0;
+  t->rows = rows;
+  t->half = job->half;
+  t->scale = job->scale;
 }
 
 static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine, const kava_tensor *sine,

@@ -76,6 +76,7 @@ function family.from_gguf(get, need)
     head_dim = get "attention.key_length" or get "rope.dimension_count" or hidden // heads,
     rms_norm_eps = need "attention.layer_norm_rms_epsilon",
     rope_theta = get "rope.freq_base" or 10000.0,
+    rope_scaling = rope.from_gguf(get),
     max_position_embeddings = get "context_length",
     hidden_act = "silu",
   }

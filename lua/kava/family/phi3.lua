@@ -1,0 +1,47 @@
+-- Phi-3 and Phi-4-mini: llama whose q, k, v are one matrix and gate, up another; a part of each head is rotated; a window on every
+-- layer where sliding_window is a number.
+local families = require "kava.families"
+local llama = require "kava.family.llama"
+
+return families.like(llama, {
+  name = "phi3",
+  model_types = { "phi3" },
+  architecture = "Phi3ForCausalLM",
+  gguf = "phi3",
+  gguf_permuted = false,
+  layer = {
+    q = false, k = false, v = false, q_bias = false, k_bias = false, v_bias = false, o_bias = false,
+    gate = false, up = false, gate_bias = false, up_bias = false, down_bias = false,
+    qkv = { "model.layers.%d.self_attn.qkv_proj.weight", "blk.%d.attn_qkv.weight", parts = { "q", "k", "v" } },
+    gate_up = { "model.layers.%d.mlp.gate_up_proj.weight", "blk.%d.ffn_up.weight", parts = { "gate", "up" } },
+  },
+
+  -- Older files call longrope "su"; those that say "yarn" mean it as well.
+  complete = function(config)
+    local given = config.rope_parameters or config.rope_scaling
+    if not given then return end
+    local own = {}
+    for key, value in pairs(given) do own[key] = value end
+    local kind = own.rope_type or own.type
+    if kind == "su" or kind == "yarn" then own.rope_type, own.type = "longrope", nil end
+    config[config.rope_parameters and "rope_parameters" or "rope_scaling"] = own
+    config.original_max_position_embeddings = config.original_max_position_embeddings or own.original_max_position_embeddings
+  end,
+
+  spec = function(config, need)
+    local spec = llama.spec(config, need)
+    for _, layer in ipairs(spec.layer) do layer.window = config.sliding_window and need "sliding_window" end
+    return spec
+  end,
+
+  from_gguf = function(get, need)
+    local config = llama.from_gguf(get, need)
+    local hidden, heads = config.hidden_size, config.num_attention_heads
+    config.head_dim = nil
+    config.partial_rotary_factor = (get "rope.dimension_count" or hidden // heads) / (hidden // heads)
+    config.original_max_position_embeddings = get "rope.scaling.original_context_length"
+    local window = get "attention.sliding_window"
+    config.sliding_window = window and window > 0 and window or nil
+    return config
+  end,
+})
