@@ -192,6 +192,19 @@ describe("attention", function()
     assert.is_true(kava.memory().cpu.peak - before < 8e6)
   end)
 
+  it("hides nothing that is not finite", function()
+    for _, bad in ipairs { 0 / 0, math.huge, -math.huge } do
+      for _, name in ipairs { "q", "k", "v" } do
+        local operands = { q = kava.randn(1, 40, 2, 8), k = kava.randn(1, 40, 2, 8), v = kava.randn(1, 40, 2, 8) }
+        operands[name]:narrow(2, 20, 1):narrow(3, 1, 1):narrow(4, 1, 1):fill_(bad)
+        local rows = kava.attention(operands):select(3, 1):sum(3):totable()
+        assert.is_true(rows[1][20] ~= rows[1][20] or math.abs(rows[1][20]) == math.huge, name)
+        local other = kava.attention(operands):select(3, 2):sum():item()
+        assert.is_true(other == other, "the other head")
+      end
+    end
+  end)
+
   it("says what does not fit", function()
     local q, k = kava.zeros { 1, 4, 6, 8 }, kava.zeros { 1, 4, 4, 8 }
     local function refused(arguments, message) assert.error_matches(function() kava.attention(arguments) end, message) end
@@ -201,6 +214,10 @@ describe("attention", function()
     refused({ q = q, k = q, v = q, start = integers { 1, 2 } }, "start is %[2%]; %[1, 4%] expected")
     refused({ q = q, k = q, v = q, start = kava.zeros { 1, 4 } }, "start is f32; an integer type expected")
     refused({ q = q, k = q }, "v: a tensor is required")
+    local none = kava.zeros { 1, 4, 6, 0 }
+    refused({ q = none, k = none, v = none }, "at least one head of one element expected")
+    local made = setmetatable({ q = q, k = k }, { __index = function() return kava.zeros { 1, 4, 4, 8 } end })
+    refused(made, "v: a tensor is required") -- nobody would keep alive what the function makes
     refused({ q = q, k = q, v = q, starts = 1 }, "unknown key 'starts' %(did you mean 'start'")
     assert.error_matches(function() kava.attention_map { q = kava.zeros { 2, 2 }, k = q } end, "attention_map: q is %[2, 2%]")
   end)

@@ -67,7 +67,9 @@ static kava_status check(const char *op, const kava_tensor *q, const kava_tensor
   if (q->shape[0] != k->shape[0] || q->shape[1] != k->shape[1] || q->shape[3] != k->shape[3])
     return kava_fail(KAVA_MISUSE, "%s: q is %s but k %s; only the third dimension (heads) may differ", op, q_shape,
                      k_shape);
-  if (q->shape[2] > 0 && (k->shape[2] == 0 || q->shape[2] % k->shape[2] != 0))
+  if (q->shape[2] < 1 || q->shape[3] < 1)
+    return kava_fail(KAVA_MISUSE, "%s: q is %s; at least one head of one element expected", op, q_shape);
+  if (k->shape[2] == 0 || q->shape[2] % k->shape[2] != 0)
     return kava_fail(KAVA_MISUSE, "%s: q has %lld heads and k %lld; the first must be a multiple of the second", op,
                      (long long)q->shape[2], (long long)k->shape[2]);
   return v ? kava_operand_shape(op, "v", v, 4, k->shape) : KAVA_OK;
@@ -114,7 +116,7 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
              : kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[1], q->shape[1]}, &y));
   kava_attention_args a = arguments(given[0], given[1], given[2], given[3], given[4], scale, softcap);
   a.o = v ? kava_tensor_data(y) : NULL;
-  if (kava_tensor_numel(y) && kava_tensor_numel(q))
+  if (kava_tensor_numel(y))
     KAVA_TRY(v ? kava_kernels_cpu()->attention(&a) : kava_kernels_cpu()->attention_map(&a, kava_tensor_data(y)));
   if (recorded) {
     KAVA_TRY(kava_tape_record(op, backward, 3, inputs, y, &node));

@@ -156,7 +156,7 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring
   float shrink = *top == -INFINITY ? 0.0f : expf(*top - most);
   vf total = vf_set(0);
   for (i = first; i < to; i += VF_LANES) {
-    vf p = vf_exp(vf_fma(vf_load(s + i), vf_set(scale), vf_set(-most)));
+    vf p = vf_honest_exp(vf_fma(vf_load(s + i), vf_set(scale), vf_set(-most)));
     vf_store(s + i, p);
     if (i >= from && i + VF_LANES <= to)
       total = vf_add(total, p);
@@ -199,10 +199,10 @@ static void forward_block(const attention_job *job, int64_t b, int64_t h, int64_
   }
   for (int64_t r = 0; r < m; r++) {
     float *o = (float *)a->o + at_row(a, &job->q, b, t + r, h);
-    scale_row(sum + r * job->width, job->width, total[r] > 0 ? 1 / total[r] : 0);
+    scale_row(sum + r * job->width, job->width, total[r] == 0 ? 0 : 1 / total[r]); /* 0: no key; a NaN stays */
     memcpy(o, sum + r * job->width, (size_t)a->head_dim * sizeof *o);
     if (a->lse)
-      ((float *)a->lse)[(b * a->heads + h) * a->length + t + r] = total[r] > 0 ? top[r] + logf(total[r]) : -INFINITY;
+      ((float *)a->lse)[(b * a->heads + h) * a->length + t + r] = total[r] == 0 ? -INFINITY : top[r] + logf(total[r]);
   }
 }
 
