@@ -183,10 +183,21 @@ describe("views", function()
     assert.error_matches(function() x:narrow(0, 1, 1) end, "dimensions count from 1")
     assert.error_matches(function() x:narrow(1, 0, 1) end, "positions count from 1")
     assert.error_matches(function() x:narrow(1, 1, math.maxinteger) end, "narrow: elements")
+    assert.error_matches(function() x:narrow(1, 2, math.maxinteger) end, "narrow: elements 2 to 9223372036854775807")
+    assert.error_matches(function() x:select(1, -3) end, "select: elements 0 to 0")
+    assert.error_matches(function() x:select(9 - 4, math.mininteger) end, "select: dimension 5")
     assert.error_matches(function() x:select(1, 3) end, "select: elements 3 to 3 of dimension 1, which has 2")
     assert.error_matches(function() x:permute(1, 1) end, "each of the 2 dimensions once")
     assert.error_matches(function() x:permute(1) end, "1 dimensions named, the tensor has 2")
     assert.error_matches(function() x:expand(4, 3) end, "only dimensions of size 1 grow")
+    for _, grow in ipairs { -- more elements, or larger strides, than an int64 counts; also where there are none
+      function() return kava.zeros(0, 1 << 40, 1 << 40) end,
+      function() return kava.zeros(1):expand(1 << 40, 1 << 40) end,
+      function() return kava.zeros(0):reshape(0, 1 << 40, 1 << 40) end,
+    } do
+      assert.error_matches(grow, "the shape's size overflows")
+    end
+    assert.error_matches(function() kava.zeros(1):expand(4):copy_(kava.arange(4)) end, "copy_: the tensor is an expanded view")
     assert.error_matches(function() kava.cat({ x, kava.zeros(3, 3) }, 2) end, "cat: tensor 2 is f32 %[3, 3%]")
     assert.error_matches(function() kava.cat({ x, kava.zeros(2, 3, { dtype = "f64" }) }) end, "cat: tensor 2 is f64")
     assert.error_matches(function() kava.cat {} end, "one or more tensors")

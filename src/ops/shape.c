@@ -125,6 +125,7 @@ kava_status kava_op_reshape(kava_tensor *x, int dims, const int64_t *wanted, kav
     shape[free_dim] = count / known;
   } else if (known != count)
     return kava_fail(KAVA_MISUSE, "reshape: %s has not as many elements as %s", was, asked);
+  KAVA_TRY(kava_shape_check(dims, shape));
   if (kava_dtype_is_quantised(x->dtype) && (dims == 0 || shape[dims - 1] != x->shape[x->dims - 1]))
     return kava_fail(KAVA_MISUSE, "reshape: a %s tensor keeps its innermost dimension: %s to %s",
                      kava_dtype_name(x->dtype), was, asked);
@@ -229,7 +230,7 @@ static kava_status slice(const char *op, kava_tensor *x, int64_t dim, int64_t st
   KAVA_TRY(kava_check_dim(op, x, dim, &at));
   if (start < 0 || length < 0 || start > x->shape[at] || length > x->shape[at] - start)
     KAVA_FAIL(KAVA_MISUSE, "%s: elements %lld to %lld of dimension %d, which has %lld", op, (long long)start + 1,
-              (long long)(start + length), at + 1, (long long)x->shape[at]);
+              start > INT64_MAX - length ? INT64_MAX : (long long)(start + length), at + 1, (long long)x->shape[at]);
   int64_t step = x->stride[at];
   if (kava_dtype_is_quantised(x->dtype)) {
     if (at != 0 || x->dims < 2)
@@ -286,6 +287,7 @@ kava_status kava_op_expand(kava_tensor *x, int dims, const int64_t *wanted, kava
       return kava_fail(KAVA_MISUSE, "expand: only dimensions of size 1 grow: %s to %s", was, asked);
     stride[d] = d < lead || (size == 1 && shape[d] != 1) ? 0 : x->stride[d - lead];
   }
+  KAVA_TRY(kava_shape_check(dims, shape));
   KAVA_TRY(kava_tensor_view(x, dims, shape, stride, x->offset, &y));
   KAVA_TRY(record_view("expand", expand_backward, x, y, &node));
   *out = y;

@@ -34,18 +34,23 @@ bool kava_dtype_is_quantised(kava_dtype dtype) { return dtype >= KAVA_Q4_0; }
 int kava_dtype_block(kava_dtype dtype) { return types[dtype].block; }
 int kava_dtype_block_bytes(kava_dtype dtype) { return types[dtype].bytes; }
 
-kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes) {
+kava_status kava_shape_check(int dims, const int64_t *shape) {
   int64_t count = 1;
   if (dims < 0 || dims > KAVA_MAX_DIMS)
     return kava_fail(KAVA_MISUSE, "a tensor has 0 to %d dimensions, not %d", KAVA_MAX_DIMS, dims);
-  bool empty = false;
   for (int i = 0; i < dims; i++) {
     if (shape[i] < 0) return kava_fail(KAVA_MISUSE, "dimension %d is %lld", i + 1, (long long)shape[i]);
-    if (shape[i] == 0) empty = true;
+    if (shape[i] > 0 && __builtin_mul_overflow(count, shape[i], &count))
+      return kava_fail(KAVA_MISUSE, "the shape's size overflows");
   }
-  for (int i = 0; i < dims && !empty; i++)
-    if (__builtin_mul_overflow(count, shape[i], &count)) return kava_fail(KAVA_MISUSE, "the shape's size overflows");
-  if (empty) count = 0;
+  return KAVA_OK;
+}
+
+kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes) {
+  int64_t count = 1;
+  kava_status st = kava_shape_check(dims, shape);
+  if (st != KAVA_OK) return st;
+  for (int i = 0; i < dims; i++) count *= shape[i];
   int block = types[dtype].block;
   if (block > 1 && (dims == 0 || shape[dims - 1] % block != 0))
     return kava_fail(KAVA_MISUSE, "%s needs an innermost dimension divisible by %d, not %lld", types[dtype].name, block,
@@ -207,7 +212,6 @@ void kava_tensor_release(kava_tensor **at) {
   kava_tensor *t = *at;
   *at = NULL;
   if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  for (int i = 0; i < 2; i++) kava_free(t->derived[i].data);
   kava_tensor_release(&t->grad);
   kava_node_release(&t->node);
   kava_scales_release(&t->scales);

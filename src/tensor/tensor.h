@@ -12,16 +12,8 @@ typedef struct kava_storage {
   void *data;
   size_t bytes;
   kava_map *map;    /* owner when the bytes lie in a mapped file (copy-on-write); else kava_free(data) */
-  uint64_t version; /* raised by every in-place write: what was derived from the contents is stale then */
+  uint64_t version; /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
 } kava_storage;
-
-/* Something derived from a weight's contents and kept with it (a packed copy for a matrix kernel). */
-typedef struct kava_derived {
-  uint64_t version; /* of the storage it was made from */
-  int kind;         /* the maker's own mark */
-  size_t bytes;
-  void *data; /* kava_alloc'ed */
-} kava_derived;
 
 /* What turns a tensor of codes into values: a kernel's scaling, and the tensors that it points into. Made by
  * kava_coded_new; shared by all views. */
@@ -44,7 +36,6 @@ struct kava_tensor {
   struct kava_node *node; /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
   kava_scales
       *scales; /* of a tensor [rows, columns] of codes (nf4 ... fp8), counted from the storage's first row; else NULL */
-  kava_derived derived[2]; /* [0] for products with W^T, [1] for products with W (ops/linear.c) */
 };
 
 /* A view of `map`ped bytes: retains the map. `data` must lie inside it; alignment is not required to be natural:
@@ -69,13 +60,15 @@ kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shap
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same view, no record, requires_grad false */
 kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype,
                                    kava_tensor **out); /* contiguous, same shape */
+/* KAVA_MISUSE unless there are 0 to KAVA_MAX_DIMS sizes, none negative, whose product (zeros left out, so that strides
+ * fit too) is an int64. What makes a view larger than its storage asks; kava_shape_bytes does. */
+kava_status kava_shape_check(int dims, const int64_t *shape);
 /* Overflow-checked element count and byte size of a shape; KAVA_MISUSE when negative, overflowing or not whole blocks.
  */
 kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes);
 void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size); /* "[2, 3]" */
 bool kava_same_shape(const kava_tensor *a, const kava_tensor *b);
-void kava_tensor_touch(
-    kava_tensor *t); /* every in-place writer calls this: what was derived from the contents is stale */
+void kava_tensor_touch(kava_tensor *t); /* every in-place writer of what a user can see calls this */
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
 
 static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }
