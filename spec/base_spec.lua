@@ -1,3 +1,4 @@
+local helper = require "spec.helper"
 local kava = require "kava"
 
 describe("the runtime's base", function()
@@ -15,5 +16,19 @@ describe("the runtime's base", function()
   it("says which argument is wrong", function()
     assert.has_error(function() kava.permute(1, 0, 1) end)
     assert.has_error(function() kava.permute(1, 5, 6) end)
+    local before = kava.threads()
+    for _, count in ipairs { -1, 1 << 32 } do
+      assert.error_matches(function() kava.threads(count) end, "0 %(all CPUs%) or more expected")
+    end
+    assert.equal(before, kava.threads())
+  end)
+
+  it("waits for no pipe where a file is asked for", function()
+    local path = helper.tmp() .. "/pipe"
+    assert(os.execute("mkfifo " .. path))
+    local ok, message, code = kava.json.load(path)
+    assert.is_nil(ok)
+    assert.equal("io", code)
+    assert.truthy(message:find("pipe: not a regular file", 1, true))
   end)
 end)

@@ -157,6 +157,14 @@ describe("elementwise ops", function()
     end
   end)
 
+  it("have a derivative of 0 where the exponent is 0", function()
+    local x = kava.tensor({ 0, 0, 2 }, { dtype = "f64", requires_grad = true })
+    local y = kava.tensor({ 0, 2, 3 }, { dtype = "f64", requires_grad = true });
+    (x ^ y):sum():backward()
+    assert.same({ 0, 0, 12 }, x.grad:totable())
+    assert.near(8 * math.log(2), y.grad:totable()[3], 1e-12)
+  end)
+
   it("say what is wrong", function()
     local a = kava.zeros(2, 3)
     assert.error_matches(function() return a + kava.zeros(4) end, "add: shapes %[2, 3%] and %[4%] do not broadcast")

@@ -142,6 +142,19 @@ describe("linear", function()
     end
   end)
 
+  it("has gradients where a size is 0", function()
+    for _, size in ipairs { { 2, 0, 3 }, { 2, 3, 0 }, { 0, 3, 2 } } do -- rows, in, out
+      local rows, n, m = table.unpack(size)
+      local x, w, b = kava.ones(rows, n), kava.ones(m, n), kava.ones(m)
+      for _, leaf in ipairs { x, w, b } do leaf:requires_grad(true) end
+      kava.linear(x, w, b):sum():backward()
+      local function all(t, value) assert.is_true(kava.allclose(t.grad, kava.full(t.shape, value))) end
+      all(x, m)
+      all(w, rows)
+      all(b, rows)
+    end
+  end)
+
   it("says what does not fit", function()
     local x, w = kava.zeros { 2, 3 }, kava.zeros { 4, 5 }
     assert.error_matches(function() kava.linear(x, w) end, "x is %[2, 3%] and w %[4, 5%]; x's last dimension must be w's second")

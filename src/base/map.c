@@ -12,7 +12,7 @@ kava_status kava_map_open(const char *path, kava_map **out) {
   kava_status st = KAVA_OK;
   kava_map *map = NULL;
   struct stat info;
-  int file = open(path, O_RDONLY | O_CLOEXEC);
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer is refused, not waited for */
   if (file < 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
   if (fstat(file, &info) != 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
   if (!S_ISREG(info.st_mode)) KAVA_FAIL(KAVA_IO, "%s: not a regular file", path);

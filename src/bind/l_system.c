@@ -5,6 +5,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "tape/tape.h"
+#include <limits.h>
 
 #define SCOPE_TYPE "kava.Scope"
 
@@ -35,7 +36,11 @@ static int l_permute(lua_State *L) {
 
 /* [-0, +1, e] threads() -> n;  threads(n) sets it, 0: the CPUs this process may use */
 static int l_threads(lua_State *L) {
-  if (!lua_isnoneornil(L, 1)) kava_set_threads((int)luaL_checkinteger(L, 1));
+  if (!lua_isnoneornil(L, 1)) {
+    lua_Integer count = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, count >= 0 && count <= INT_MAX, 1, "0 (all CPUs) or more expected");
+    kava_set_threads((int)count);
+  }
   lua_pushinteger(L, kava_threads());
   return 1;
 }
@@ -78,17 +83,12 @@ static int l_isa(lua_State *L) { /* [-0, +1, -] isa() -> the instruction set the
   return 1;
 }
 
-static int finish_no_grad(lua_State *L, int status, lua_KContext context) {
-  (void)context;
-  kava_no_grad(-1);
-  if (status != LUA_OK && status != LUA_YIELD) return lua_error(L);
-  return lua_gettop(L);
-}
-
 static int l_no_grad(lua_State *L) { /* [-1, +n, e] no_grad(f, …) -> f's results, nothing recorded meanwhile */
   luaL_checktype(L, 1, LUA_TFUNCTION);
   kava_no_grad(+1);
-  return finish_no_grad(L, lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0), 0);
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  kava_no_grad(-1);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
 }
 
 /* [-0, +1, e] train() -> mode;  train(mode) sets it: dropout is active only in training mode */
@@ -132,6 +132,10 @@ void kava_l_open_system(lua_State *L) {
                                        {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, SCOPE_TYPE, none, scope_close);
+  luaL_getmetatable(L, SCOPE_TYPE); /* a forgotten scope ends nothing: the collector comes at no fixed moment */
+  lua_pushnil(L);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
   luaL_setfuncs(L, functions, 0);
   lua_pushstring(L, KAVA_VERSION);
   lua_setfield(L, -2, "version");

@@ -80,7 +80,11 @@ static kava_status binary(const char *name, kava_binary op, kava_backward_fn bac
   kava_tensor *inputs[] = {a, b};
   if (backward && compute != KAVA_I64 && kava_tape_wanted(inputs, 2)) {
     KAVA_TRY(kava_tape_record(name, backward, 2, inputs, y, &node));
-    if (op == KAVA_DIV || op == KAVA_POW) KAVA_TRY(kava_tape_save(node, 0, y));
+    if (op >= KAVA_MUL) {
+      KAVA_TRY(kava_tape_save(node, 0, a));
+      KAVA_TRY(kava_tape_save(node, 1, b));
+    }
+    if (op == KAVA_DIV || op == KAVA_POW) KAVA_TRY(kava_tape_save(node, 2, y));
   }
   *out = y;
   y = NULL;
@@ -136,31 +140,49 @@ static kava_status sub_backward(kava_node *node, const kava_tensor *grad) {
   return st;
 }
 
+/* saved[0], saved[1]: a, b */
 static kava_status mul_backward(kava_node *node, const kava_tensor *grad) {
-  kava_status st = give_binary(node->inputs[0], KAVA_MUL, grad, node->inputs[1]);
-  return st == KAVA_OK ? give_binary(node->inputs[1], KAVA_MUL, grad, node->inputs[0]) : st;
+  kava_status st = give_binary(node->inputs[0], KAVA_MUL, grad, node->saved[1]);
+  return st == KAVA_OK ? give_binary(node->inputs[1], KAVA_MUL, grad, node->saved[0]) : st;
 }
 
-/* saved[0]: y */
+/* saved[0..2]: a, b, y */
 static kava_status div_backward(kava_node *node, const kava_tensor *grad) {
-  kava_tensor *ratio = NULL, *minus = NULL, *b = node->inputs[1];
+  kava_tensor *ratio = NULL, *minus = NULL, *b = node->saved[1];
   kava_status st = give_binary(node->inputs[0], KAVA_DIV, grad, b);
-  if (st != KAVA_OK || !kava_needs_grad(b)) return st;
-  st = binary_plain("gradient", KAVA_MUL, grad->dtype, grad, node->saved[0], &ratio);
+  if (st != KAVA_OK || !kava_needs_grad(node->inputs[1])) return st;
+  st = binary_plain("gradient", KAVA_MUL, grad->dtype, grad, node->saved[2], &ratio);
   if (st == KAVA_OK) st = scaled(ratio, -1, &minus);
-  if (st == KAVA_OK) st = give_binary(b, KAVA_DIV, minus, b);
+  if (st == KAVA_OK) st = give_binary(node->inputs[1], KAVA_DIV, minus, b);
   kava_tensor_release(&ratio);
   kava_tensor_release(&minus);
   return st;
 }
 
-/* saved[0]: y */
+/* condition ? a : b, all broadcast to this shape; a and b of one type */
+static kava_status where_plain(const kava_tensor *condition, const kava_tensor *a, const kava_tensor *b, int dims,
+                               const int64_t *shape, kava_tensor **out) {
+  kava_strided args = {.dims = dims};
+  memcpy(args.shape, shape, (size_t)dims * sizeof *shape);
+  kava_status st = kava_tensor_new(a->dtype, dims, shape, out);
+  if (st != KAVA_OK) return st;
+  broadcast(&args, 0, a);
+  broadcast(&args, 1, b);
+  broadcast(&args, 2, condition);
+  memcpy(args.out_stride, (*out)->stride, sizeof args.out_stride);
+  args.out = kava_tensor_data(*out);
+  kava_kernels_cpu()->where(a->dtype, &args);
+  return KAVA_OK;
+}
+
+/* saved[0..2]: a, b, y */
 static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *a = NULL, *b = NULL, *one = NULL, *less = NULL, *part = NULL, *whole = NULL;
+  kava_tensor *a = NULL, *b = NULL, *one = NULL, *less = NULL, *part = NULL, *whole = NULL, *zero = NULL;
+  kava_tensor *constant = NULL;
   double unit = 1;
-  KAVA_TRY(kava_contiguous_as(node->inputs[0], grad->dtype, &a));
-  KAVA_TRY(kava_contiguous_as(node->inputs[1], grad->dtype, &b));
+  KAVA_TRY(kava_contiguous_as(node->saved[0], grad->dtype, &a));
+  KAVA_TRY(kava_contiguous_as(node->saved[1], grad->dtype, &b));
   if (kava_needs_grad(node->inputs[0])) {
     KAVA_TRY(kava_tensor_from(KAVA_F64, 0, NULL, &unit, &less));
     KAVA_TRY(kava_contiguous_as(less, grad->dtype, &one));
@@ -169,6 +191,12 @@ static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
     KAVA_TRY(binary_plain("gradient", KAVA_POW, grad->dtype, a, less, &part));
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, part, b, &whole));
     kava_tensor_release(&part);
+    KAVA_TRY(kava_tensor_zeros(grad->dtype, 0, NULL, &zero)); /* x^0 is 1 also where x is 0 and x^-1 infinite */
+    KAVA_TRY(binary_plain("gradient", KAVA_EQ, grad->dtype, b, zero, &constant));
+    KAVA_TRY(where_plain(constant, zero, whole, whole->dims, whole->shape, &part));
+    kava_tensor_release(&whole);
+    whole = part;
+    part = NULL;
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, whole, grad, &part));
     KAVA_TRY(give(node->inputs[0], part));
     kava_tensor_release(&part);
@@ -180,7 +208,7 @@ static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
     void *logs = kava_tensor_data(part);
     kava_kernels_cpu()->unary(KAVA_LOG, a->dtype, kava_tensor_data(a), logs, count, 0, 0);
     kava_kernels_cpu()->unary(KAVA_CLAMP, a->dtype, logs, logs, count, -1e30, INFINITY); /* 0 * log 0 is to be 0 */
-    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, node->saved[0], part, &whole));
+    KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, node->saved[2], part, &whole));
     kava_tensor_release(&part);
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, whole, grad, &part));
     KAVA_TRY(give(node->inputs[1], part));
@@ -192,6 +220,8 @@ out:
   kava_tensor_release(&less);
   kava_tensor_release(&part);
   kava_tensor_release(&whole);
+  kava_tensor_release(&zero);
+  kava_tensor_release(&constant);
   return st;
 }
 
@@ -218,29 +248,14 @@ kava_status kava_op_compare(kava_binary op, kava_tensor *a, kava_tensor *b, kava
   return binary(names[op - KAVA_EQ], op, NULL, a, b, out);
 }
 
-/* inputs: a, b, condition */
-static kava_status where_plain(const kava_tensor *condition, const kava_tensor *a, const kava_tensor *b, int dims,
-                               const int64_t *shape, kava_tensor **out) {
-  kava_strided args = {.dims = dims};
-  memcpy(args.shape, shape, (size_t)dims * sizeof *shape);
-  kava_status st = kava_tensor_new(a->dtype, dims, shape, out);
-  if (st != KAVA_OK) return st;
-  broadcast(&args, 0, a);
-  broadcast(&args, 1, b);
-  broadcast(&args, 2, condition);
-  memcpy(args.out_stride, (*out)->stride, sizeof args.out_stride);
-  args.out = kava_tensor_data(*out);
-  kava_kernels_cpu()->where(a->dtype, &args);
-  return KAVA_OK;
-}
-
+/* inputs: a, b; saved[0]: condition */
 static kava_status where_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *zero = NULL, *part = NULL;
   KAVA_TRY(kava_tensor_zeros(grad->dtype, 0, NULL, &zero));
   for (int i = 0; i < 2; i++) {
     if (!kava_needs_grad(node->inputs[i])) continue;
-    KAVA_TRY(where_plain(node->inputs[2], i ? zero : grad, i ? grad : zero, grad->dims, grad->shape, &part));
+    KAVA_TRY(where_plain(node->saved[0], i ? zero : grad, i ? grad : zero, grad->dims, grad->shape, &part));
     KAVA_TRY(give(node->inputs[i], part));
     kava_tensor_release(&part);
   }
@@ -274,9 +289,11 @@ kava_status kava_op_where(kava_tensor *condition, kava_tensor *a, kava_tensor *b
     y = narrow;
     narrow = NULL;
   }
-  kava_tensor *inputs[] = {a, b, condition};
-  if (compute != KAVA_I64 && kava_tape_wanted(inputs, 2))
-    KAVA_TRY(kava_tape_record("where", where_backward, 3, inputs, y, &node));
+  kava_tensor *inputs[] = {a, b};
+  if (compute != KAVA_I64 && kava_tape_wanted(inputs, 2)) {
+    KAVA_TRY(kava_tape_record("where", where_backward, 2, inputs, y, &node));
+    KAVA_TRY(kava_tape_save(node, 0, condition));
+  }
   *out = y;
   y = NULL;
 out:
@@ -286,15 +303,15 @@ out:
   return st;
 }
 
-/* integers[0]: the kernel's op; numbers: its p and q; saved[0]: y, where the derivative is told by it */
+/* integers[0]: the kernel's op; numbers: its p and q; saved[0]: x; saved[1]: y, where the derivative is told by it */
 static kava_status unary_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *x = node->inputs[0], *into, *wide = NULL;
   bool add;
   kava_status st = kava_grad_into(x, &into, &add);
   if (st != KAVA_OK || !into) return st;
-  st = kava_contiguous_as(x, grad->dtype, &wide);
+  st = kava_contiguous_as(node->saved[0], grad->dtype, &wide);
   if (st != KAVA_OK) return st;
-  kava_tensor *y = node->saved[0] ? node->saved[0] : wide;
+  kava_tensor *y = node->saved[1] ? node->saved[1] : wide;
   kava_kernels_cpu()->unary_grad((kava_unary)node->integers[0], grad->dtype, kava_tensor_data(wide),
                                  kava_tensor_data(y), kava_tensor_data(grad), kava_tensor_data(into),
                                  kava_tensor_numel(x), node->numbers[0], node->numbers[1], add);
@@ -325,8 +342,9 @@ static kava_status unary(const char *name, kava_unary op, kava_tensor *x, double
     node->integers[0] = op;
     node->numbers[0] = p;
     node->numbers[1] = q;
+    KAVA_TRY(kava_tape_save(node, 0, x));
     if (op == KAVA_EXP || op == KAVA_SQRT || op == KAVA_TANH || op == KAVA_SIGMOID || op == KAVA_RECIPROCAL)
-      KAVA_TRY(kava_tape_save(node, 0, y));
+      KAVA_TRY(kava_tape_save(node, 1, y));
   }
   *out = y;
   y = NULL;

@@ -13,11 +13,11 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
-/* node: inputs x, w, bias; saved[0] x, saved[1] w where it had to be copied; integers[0] precision */
+/* node: inputs x, w, bias; saved[0] x, saved[1] w (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   const kava_kernels *kernels = kava_kernels_cpu();
-  kava_tensor *x = node->saved[0], *w = node->saved[1] ? node->saved[1] : node->inputs[1], *dx, *dw, *db;
+  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db;
   bool add_x, add_w = false, add_b = false;
   kava_linear_args a = {.dtype = grad->dtype,
                         .in = w->shape[1],
@@ -27,9 +27,9 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .scaling = kava_tensor_scaling(w),
                         .first = kava_tensor_first_row(w),
                         .precision = (kava_dtype)node->integers[0]};
-  a.rows = a.in ? kava_tensor_numel(x) / a.in : 0;
-  KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add_x));
-  if (dx) { KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x)); }
+  a.rows = a.out ? kava_tensor_numel(grad) / a.out : 0;
+  KAVA_TRY(a.out ? kava_grad_into(node->inputs[0], &dx, &add_x) : kava_grad_into_zeroed(node->inputs[0], &dx));
+  if (dx && a.out) KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x));
   KAVA_TRY(kava_grad_into(node->inputs[1], &dw, &add_w));
   KAVA_TRY(kava_grad_into(node->inputs[2], &db, &add_b));
   if (dw || db)
@@ -91,7 +91,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
     KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, y, &node));
     node->integers[0] = a.precision;
     KAVA_TRY(kava_tape_save(node, 0, cx));
-    if (cw != w) KAVA_TRY(kava_tape_save(node, 1, cw));
+    KAVA_TRY(kava_tape_save(node, 1, cw));
   }
   *out = y;
   y = NULL;

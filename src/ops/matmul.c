@@ -141,12 +141,13 @@ static kava_status give(kava_tensor *x, kava_tensor *p) {
   return st;
 }
 
+/* saved[0], saved[1]: a, b */
 static kava_status matmul_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *a = node->inputs[0], *b = node->inputs[1];
   kava_tensor *wide = NULL, *turned = NULL, *p = NULL, *flat = NULL, *flat_grad = NULL;
   if (kava_needs_grad(a)) {
-    KAVA_TRY(kava_contiguous_as(b, grad->dtype, &wide));
+    KAVA_TRY(kava_contiguous_as(node->saved[1], grad->dtype, &wide));
     KAVA_TRY(transposed(wide, &turned));
     KAVA_TRY(product(grad, turned, &p));
     KAVA_TRY(give(a, p));
@@ -155,7 +156,7 @@ static kava_status matmul_backward(kava_node *node, const kava_tensor *grad) {
     kava_tensor_release(&p);
   }
   if (kava_needs_grad(b)) {
-    KAVA_TRY(kava_contiguous_as(a, grad->dtype, &wide));
+    KAVA_TRY(kava_contiguous_as(node->saved[0], grad->dtype, &wide));
     if (b->dims == 2 && a->dims == grad->dims) { /* the sum over the batch is part of one product */
       KAVA_TRY(tall(wide, &flat));
       KAVA_TRY(tall(grad, &flat_grad));
@@ -200,7 +201,11 @@ static kava_status matrices(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
     KAVA_TRY(kava_contiguous_as(b, of_a, &z));
   KAVA_TRY(product(x, z, &y));
   kava_tensor *inputs[] = {a, b};
-  if (kava_tape_wanted(inputs, 2)) KAVA_TRY(kava_tape_record("matmul", matmul_backward, 2, inputs, y, &node));
+  if (kava_tape_wanted(inputs, 2)) {
+    KAVA_TRY(kava_tape_record("matmul", matmul_backward, 2, inputs, y, &node));
+    KAVA_TRY(kava_tape_save(node, 0, a));
+    KAVA_TRY(kava_tape_save(node, 1, b));
+  }
   *out = y;
   y = NULL;
 out:

@@ -134,16 +134,16 @@ static kava_status sum_backward(kava_node *node, const kava_tensor *grad) {
                      x->dtype == KAVA_F64 ? (const void *)&node->numbers[0] : (const void *)&single, none);
 }
 
-/* saved[0]: y. gx = x * (gy / y), and 0 where y is 0 */
+/* saved[0]: x, saved[1]: y. gx = x * (gy / y), and 0 where y is 0 */
 static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x = node->inputs[0], *wide = NULL, *ratio = NULL;
   int64_t stride[KAVA_MAX_DIMS] = {0};
   if (!kava_needs_grad(x)) return KAVA_OK;
-  KAVA_TRY(kava_contiguous_as(x, grad->dtype, &wide));
+  KAVA_TRY(kava_contiguous_as(node->saved[0], grad->dtype, &wide));
   KAVA_TRY(kava_tensor_empty_like(grad, grad->dtype, &ratio));
   int64_t count = kava_tensor_numel(grad);
-  const void *y = kava_tensor_data(node->saved[0]), *g = kava_tensor_data(grad);
+  const void *y = kava_tensor_data(node->saved[1]), *g = kava_tensor_data(grad);
   for (int64_t i = 0; i < count; i++) {
     if (grad->dtype == KAVA_F64)
       kava_f64(ratio)[i] = ((const double *)y)[i] == 0 ? 0 : ((const double *)g)[i] / ((const double *)y)[i];
@@ -176,7 +176,7 @@ static kava_status grouped(const kava_tensor *x, const axes *a, kava_dtype dtype
   return st;
 }
 
-/* integers: [0] reduced bits, [1] KAVA_MAX or KAVA_MIN */
+/* saved[0]: x; integers: [0] reduced bits, [1] KAVA_MAX or KAVA_MIN */
 static kava_status extreme_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x = node->inputs[0], *groups = NULL, *index = NULL, *sparse = NULL, *into, *view = NULL;
@@ -188,7 +188,7 @@ static kava_status extreme_backward(kava_node *node, const kava_tensor *grad) {
     if (a.reduced[d]) a.n *= x->shape[d];
   }
   int64_t count = kava_tensor_numel(grad);
-  KAVA_TRY(grouped(x, &a, grad->dtype, order, &groups));
+  KAVA_TRY(grouped(node->saved[0], &a, grad->dtype, order, &groups));
   KAVA_TRY(kava_tensor_new(KAVA_I64, 1, &count, &index));
   KAVA_TRY(kava_tensor_zeros(grad->dtype, groups->dims, groups->shape, &sparse));
   kava_kernels_cpu()->argreduce((kava_reduce)node->integers[1], grad->dtype, kava_tensor_data(groups), kava_i64(index),
@@ -240,7 +240,8 @@ static kava_status reduced(const char *op, kava_reduce kind, kava_tensor *x, int
     for (int d = 0; d < x->dims; d++) node->integers[0] |= (int64_t)a.reduced[d] << d;
     node->integers[1] = kind;
     node->numbers[0] = scale;
-    if (kind == KAVA_SUM_SQUARES) KAVA_TRY(kava_tape_save(node, 0, y));
+    if (kind != KAVA_SUM) KAVA_TRY(kava_tape_save(node, 0, x));
+    if (kind == KAVA_SUM_SQUARES) KAVA_TRY(kava_tape_save(node, 1, y));
   }
   *out = y;
   y = NULL;

@@ -4,6 +4,7 @@
 #ifndef KAVA_TAPE_NODE_H
 #define KAVA_TAPE_NODE_H
 #include "base/status.h"
+#include <stdint.h>
 
 #define KAVA_NODE_INPUTS 6
 #define KAVA_NODE_SAVED 6
@@ -23,7 +24,8 @@ struct kava_node {
   int input_count;
   kava_tensor **inputs; /* inline_inputs, or allocated when an op (cat) has more */
   kava_tensor *inline_inputs[KAVA_NODE_INPUTS];
-  kava_tensor *saved[KAVA_NODE_SAVED]; /* detached tensors (kava_tape_save) */
+  kava_tensor *saved[KAVA_NODE_SAVED]; /* detached tensors (kava_tape_save): all that the backward pass reads */
+  uint64_t versions[KAVA_NODE_SAVED];  /* of their storages then: a later write would make the gradients wrong */
   int64_t integers[8];
   double numbers[4];
   kava_tensor *grad;        /* of the output, during a backward walk */

@@ -111,6 +111,7 @@ kava_status kava_tape_record(const char *op, kava_backward_fn backward, int coun
 
 kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t) {
   if (!t) return KAVA_OK;
+  node->versions[slot] = t->storage->version;
   return kava_tensor_detach(t, &node->saved[slot]);
 }
 
@@ -150,7 +151,10 @@ kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   if (!kava_same_shape(input, grad) || grad->dtype != grad_dtype(input))
     return kava_fail(KAVA_MISUSE, "internal: a gradient's shape or dtype differs from its tensor's");
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
-  if (!*slot && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
+  /* Kept without a copy; a leaf's only where no other tensor shows that storage: two leaves that shared theirs would be
+   * clipped twice. A record's may be shared, since it is only read from then on (kava_grad_into). */
+  bool own = input->node || __atomic_load_n(&grad->storage->refs, __ATOMIC_RELAXED) == 1;
+  if (!*slot && own && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
   kava_tensor *into;
   bool accumulate;
   kava_status st = kava_grad_into(input, &into, &accumulate);
@@ -208,6 +212,9 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
     if (!n->backward)
       KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()",
                 n->op);
+    for (int j = 0; j < KAVA_NODE_SAVED; j++)
+      if (n->saved[j] && n->saved[j]->storage->version != n->versions[j])
+        KAVA_FAIL(KAVA_MISUSE, "backward(): a tensor that %s needs was written to after the forward pass", n->op);
     for (int j = 0; j < n->input_count; j++) {
       kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
       if (!from || from->mark) continue;

@@ -14,7 +14,8 @@ bool kava_tape_wanted(kava_tensor *const *inputs,
 /* Makes y's record; `inputs` are retained (NULLs allowed). *node is borrowed: fill integers, numbers and saved. */
 kava_status kava_tape_record(const char *op, kava_backward_fn backward, int count, kava_tensor *const *inputs,
                              kava_tensor *y, kava_node **node);
-/* Keeps a detached handle of t (also of the op's own output: no cycle arises) in node->saved[slot]. */
+/* Keeps a detached handle of t (also of the op's own output: no cycle arises) in node->saved[slot]. A backward function
+ * reads contents from there only: kava_backward refuses when what was saved has been written to since. */
 kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t);
 
 /* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
@@ -22,11 +23,13 @@ kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t);
  * (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
 kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* as above, zeroed when fresh: always add */
-/* Adds `grad` (shaped like input, contiguous) to input's gradient; when it is the first it is kept without a copy. */
+/* Adds `grad` (shaped like input, contiguous) to input's gradient; when it is the first it is kept without a copy
+ * where that is safe. */
 kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad);
 
 /* d(loss)/d(leaf) is added to every leaf's grad. loss has one element. The records are consumed. seed: gradient of the
- * loss itself (1 usually; the loss scale with fp16). KAVA_MISUSE: no record, more than one element, consumed before. */
+ * loss itself (1 usually; the loss scale with fp16). KAVA_MISUSE: no record, more than one element, consumed before,
+ * a saved tensor written to. */
 kava_status kava_backward(kava_tensor *loss, double seed);
 
 /* While `depth` > 0 nothing is recorded: kava_no_grad(+1) … kava_no_grad(-1). */
