@@ -74,6 +74,11 @@ describe("its relatives", function()
     assert.same({ 0 }, kava.arange(0).shape)
     assert.equal("f64", kava.arange(3, { dtype = "f64" }).dtype)
     assert.error_matches(function() kava.arange(1, 2, 0) end, "a step other than 0")
+    local large = 2 ^ 53 | 1 -- integers are exact, also those that no double holds
+    assert.same({ large, large + 1 }, kava.arange(large, large + 2):totable())
+    assert.same({ large }, kava.arange(large, large + 1):totable())
+    assert.same({ math.maxinteger - 1 }, kava.arange(math.maxinteger - 1, math.mininteger, math.mininteger):narrow(1, 1, 1):totable())
+    assert.equal(large, kava.full({ 1 }, large, { dtype = "i64" }):item())
   end)
 
   it("random ones follow the seed and their distribution", function()

@@ -50,7 +50,9 @@ static int wrong_field(lua_State *L, const char *key, const char *expected) {
 }
 
 kava_tensor *kava_l_field_tensor(lua_State *L, int arg, const char *key, bool required) {
-  lua_getfield(L, arg, key);
+  arg = lua_absindex(L, arg);
+  lua_pushstring(L, key); /* raw: what an __index function makes nobody would keep alive */
+  lua_rawget(L, arg);
   if (lua_isnil(L, -1)) {
     if (required) luaL_error(L, "%s: a tensor is required", key);
     lua_pop(L, 1);
@@ -154,7 +156,8 @@ void kava_l_check_keys(lua_State *L, int arg, const char *what, const char *cons
         nearest = known[i];
       }
     }
-    if (!found) luaL_error(L, "%s: unknown key '%s' (did you mean '%s'?)", what, key, nearest ? nearest : "");
+    if (!found && nearest) luaL_error(L, "%s: unknown key '%s' (did you mean '%s'?)", what, key, nearest);
+    if (!found) luaL_error(L, "%s: unknown key '%s'", what, key);
   }
 }
 

@@ -430,8 +430,10 @@ static kava_gguf_item *list_items(lua_State *L, int tensors, int64_t *count) {
     lua_rawgeti(L, list, i + 1);
     if (listed) {
       luaL_checktype(L, -1, LUA_TTABLE);
-      lua_getfield(L, -1, "tensor");
-      lua_getfield(L, -2, "name");
+      lua_pushliteral(L, "tensor"); /* raw: the tables alone keep them alive */
+      lua_rawget(L, -2);
+      lua_pushliteral(L, "name");
+      lua_rawget(L, -3);
     } else {
       lua_pushvalue(L, -1);
       lua_rawget(L, tensors);

@@ -26,7 +26,7 @@ static int by_name(const void *a, const void *b) { return strcmp(*(const char *c
  * value).
  * [-0, +1, e] */
 static const char **push_names(lua_State *L, int arg, const char *what, lua_Integer *count) {
-  lua_Integer length = luaL_len(L, arg), n = 0;
+  lua_Integer length = (lua_Integer)lua_rawlen(L, arg), n = 0;
   for (lua_pushnil(L); lua_next(L, arg); lua_pop(L, 1)) {
     if (length == 0 && lua_type(L, -2) != LUA_TSTRING)
       luaL_error(L, "%s: a list or a map by name expected, got a key that is a %s", what, luaL_typename(L, -2));
@@ -50,9 +50,11 @@ static const char **push_names(lua_State *L, int arg, const char *what, lua_Inte
   return names;
 }
 
-/* Pushes the value of the i-th name. [-0, +1, e] */
+/* Pushes the value of the i-th name; raw, as the names were found. [-0, +1, m] */
 static int push_named(lua_State *L, int arg, const char *const *names, lua_Integer i) {
-  return luaL_len(L, arg) > 0 ? lua_geti(L, arg, i + 1) : lua_getfield(L, arg, names[i]);
+  if (lua_rawlen(L, arg) > 0) return lua_rawgeti(L, arg, i + 1);
+  lua_pushstring(L, names[i]);
+  return lua_rawget(L, arg);
 }
 
 /* Adds the tensors of the list or map at `arg` to a group. [-0, +0, e] */

@@ -54,11 +54,11 @@ int kava_l_check_sizes(lua_State *L, int arg, const char *what, int *dims, int64
 
 kava_tensor **kava_l_check_tensors(lua_State *L, int arg, int *count) {
   luaL_checktype(L, arg, LUA_TTABLE);
-  lua_Integer n = luaL_len(L, arg);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, arg); /* raw: the list alone keeps them alive */
   luaL_argcheck(L, n >= 1 && n <= 1 << 20, arg, "a list of one or more tensors expected");
   kava_tensor **list = lua_newuserdatauv(L, (size_t)n * sizeof *list, 0);
   for (lua_Integer i = 0; i < n; i++) {
-    lua_geti(L, arg, i + 1);
+    lua_rawgeti(L, arg, i + 1);
     kava_tensor **box = luaL_testudata(L, -1, KAVA_TENSOR_TYPE);
     if (!box || !*box)
       luaL_error(L, "element %d of the list is %s, a tensor is expected", (int)i + 1,
@@ -220,12 +220,17 @@ static kava_tensor *make(lua_State *L, int arg, const char *what, int dims, cons
   return *y;
 }
 
-static kava_status fill(kava_tensor *t, double value) {
+/* Every element becomes the number at `arg`: an integer as it is, not by way of a double. [-0, +0, e] */
+static void fill(lua_State *L, kava_tensor *t, int arg) {
+  lua_Number number = luaL_checknumber(L, arg);
+  int64_t integer = (int64_t)lua_tointeger(L, arg);
+  bool whole = lua_isinteger(L, arg);
   kava_tensor *single = NULL;
-  kava_status st = kava_tensor_from(KAVA_F64, 0, NULL, &value, &single);
+  kava_status st = kava_tensor_from(whole ? KAVA_I64 : KAVA_F64, 0, NULL,
+                                    whole ? (const void *)&integer : (const void *)&number, &single);
   if (st == KAVA_OK) st = kava_copy_into(t, single);
   kava_tensor_release(&single);
-  return st;
+  kava_l_check(L, st);
 }
 
 static int l_zeros(lua_State *L) { /* [-0, +1, e] zeros(sizes… [, options]) */
@@ -240,7 +245,10 @@ static int l_ones(lua_State *L) { /* [-0, +1, e] ones(sizes… [, options]) */
   int dims;
   int64_t shape[KAVA_MAX_DIMS];
   int next = kava_l_check_sizes(L, 1, "ones", &dims, shape);
-  kava_l_check(L, fill(make(L, next, "ones", dims, shape, KAVA_F32), 1));
+  kava_tensor *y = make(L, next, "ones", dims, shape, KAVA_F32);
+  lua_pushinteger(L, 1);
+  fill(L, y, lua_gettop(L));
+  lua_pop(L, 1);
   return 1;
 }
 
@@ -248,9 +256,9 @@ static int l_full(lua_State *L) { /* [-0, +1, e] full(sizes table, value [, opti
   int dims;
   int64_t shape[KAVA_MAX_DIMS];
   luaL_checktype(L, 1, LUA_TTABLE);
-  double value = luaL_checknumber(L, 2);
+  luaL_checknumber(L, 2);
   kava_l_check_sizes(L, 1, "full", &dims, shape);
-  kava_l_check(L, fill(make(L, 3, "full", dims, shape, KAVA_F32), value));
+  fill(L, make(L, 3, "full", dims, shape, KAVA_F32), 2);
   return 1;
 }
 
@@ -284,16 +292,26 @@ l_arange(lua_State *L) { /* [-0, +1, e] arange(stop) or arange(start, stop [, st
     given++;
   }
   if (given == 0) luaL_checknumber(L, 1);
+  int64_t from = given > 1 ? (int64_t)lua_tointeger(L, 1) : 0, step = given > 2 ? (int64_t)lua_tointeger(L, 3) : 1;
   if (given == 1) at[1] = at[0], at[0] = 0;
   luaL_argcheck(L, at[2] != 0 && at[2] == at[2], 3, "a step other than 0 expected");
   double steps = ceil((at[1] - at[0]) / at[2]);
+  if (whole) { /* counted exactly, beyond 2^53 too; from + i * step stays this side of stop: nothing overflows */
+    int64_t stop = (int64_t)lua_tointeger(L, given > 1 ? 2 : 1);
+    uint64_t span = step > 0 ? (uint64_t)stop - (uint64_t)from : (uint64_t)from - (uint64_t)stop;
+    uint64_t stride = step > 0 ? (uint64_t)step : 0 - (uint64_t)step;
+    steps = (step > 0 ? stop > from : stop < from) ? (double)(span / stride + (span % stride != 0)) : 0;
+  }
   luaL_argcheck(L, steps < 0x1p48, 1, "a shorter range expected");
   int64_t count = steps > 0 ? (int64_t)steps : 0;
   bool requires_grad;
   kava_dtype dtype = make_options(L, given + 1, "arange", whole ? KAVA_I64 : KAVA_F32, &requires_grad);
   kava_tensor **values = kava_l_result(L), **y = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_tensor_new(KAVA_F64, 1, &count, values));
-  for (int64_t i = 0; i < count; i++) kava_f64(*values)[i] = at[0] + (double)i * at[2];
+  kava_l_check(L, kava_tensor_new(whole ? KAVA_I64 : KAVA_F64, 1, &count, values));
+  if (whole)
+    for (int64_t i = 0; i < count; i++) kava_i64(*values)[i] = from + i * step;
+  else
+    for (int64_t i = 0; i < count; i++) kava_f64(*values)[i] = at[0] + (double)i * at[2];
   kava_l_check(L, kava_contiguous_as(*values, dtype, y));
   (*y)->requires_grad = requires_grad;
   return 1;
@@ -464,6 +482,9 @@ static kava_tensor *check_writable(lua_State *L, const char *what) {
   kava_tensor *t = kava_l_check_tensor(L, 1);
   if (t->node)
     luaL_error(L, "%s: the tensor is part of a recorded computation; write to a detached or cloned one", what);
+  for (int d = 0; d < t->dims; d++)
+    if (t->stride[d] == 0 && t->shape[d] > 1)
+      luaL_error(L, "%s: the tensor is an expanded view, whose elements share their place; write to its clone()", what);
   check_plain(L, what, t);
   return t;
 }
@@ -486,13 +507,16 @@ static int t_copy(lua_State *L) { /* [-1, +1, e] copy_(source): any type and str
 
 static int t_fill(lua_State *L) { /* [-1, +1, e] fill_(value) */
   kava_tensor *t = check_writable(L, "fill_");
-  kava_l_check(L, fill(t, luaL_checknumber(L, 2)));
+  fill(L, t, 2);
   lua_settop(L, 1);
   return 1;
 }
 
 static int t_zero(lua_State *L) { /* [-0, +1, e] */
-  kava_l_check(L, fill(check_writable(L, "zero_"), 0));
+  kava_tensor *t = check_writable(L, "zero_");
+  lua_settop(L, 1);
+  lua_pushinteger(L, 0);
+  fill(L, t, 2);
   lua_settop(L, 1);
   return 1;
 }

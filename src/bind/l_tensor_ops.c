@@ -318,9 +318,12 @@ static int t_select(lua_State *L) { /* [-0, +1, e] select(dim, index): a view wi
   lua_Integer index = luaL_checkinteger(L, 3);
   luaL_argcheck(L, index != 0, 3, "positions count from 1, or from the end with negative numbers");
   int at = dim < 0 ? dim + x->dims : dim;
-  if (index < 0 && at >= 0 && at < x->dims) index += x->shape[at] + 1;
+  if (index > 0)
+    index--; /* from 0 */
+  else if (at >= 0 && at < x->dims)
+    index += x->shape[at];
   kava_tensor **y = kava_l_result(L);
-  kava_l_check(L, kava_op_select(x, dim, index - 1, y));
+  kava_l_check(L, kava_op_select(x, dim, index, y));
   return 1;
 }
 

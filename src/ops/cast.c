@@ -153,6 +153,9 @@ out:
 }
 
 kava_status kava_op_cast(kava_tensor *x, kava_dtype dtype, kava_tensor **out) {
+  if (kava_dtype_is_quantised(dtype) && x->dtype != dtype)
+    return kava_fail(KAVA_MISUSE, "cast: %s to %s; kava.gguf.quantize makes quantised tensors",
+                     kava_dtype_name(x->dtype), kava_dtype_name(dtype));
   if (x->dtype != dtype) return copied("cast", x, dtype, out);
   *out = kava_tensor_retain(x);
   return KAVA_OK;
