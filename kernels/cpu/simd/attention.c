@@ -156,7 +156,7 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring
   float shrink = *top == -INFINITY ? 0.0f : expf(*top - most);
   vf total = vf_set(0);
   for (i = first; i < to; i += VF_LANES) {
-    vf p = vf_honest_exp(vf_fma(vf_load(s + i), vf_set(scale), vf_set(-most)));
+    vf p = vf_exp(vf_fma(vf_load(s + i), vf_set(scale), vf_set(-most)));
     vf_store(s + i, p);
     if (i >= from && i + VF_LANES <= to)
       total = vf_add(total, p);

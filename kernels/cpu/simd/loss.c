@@ -172,6 +172,9 @@ static float row_max(const float *x, int64_t width, int64_t *first) {
   return most;
 }
 
+/* exp of x, into whose result an infinity in x finds its way as a NaN (vf_exp clamps them) */
+INLINE vf honest_exp(vf x) { return vf_fma(x, vf_set(0), vf_exp(x)); }
+
 /* sum of exp((x - most) scale), in double */
 static double exp_sum(const float *x, int64_t width, float most, float scale) {
   double sum = 0;
@@ -180,7 +183,7 @@ static double exp_sum(const float *x, int64_t width, float most, float scale) {
     int64_t to = from + STRETCH < width ? from + STRETCH : width, i = from;
     vf s[2] = {vf_set(0), vf_set(0)};
     for (int lane = 0; i + VF_LANES <= to; i += VF_LANES, lane ^= 1)
-      s[lane] = vf_add(s[lane], vf_honest_exp(vf_mul(vf_sub(vf_load(x + i), m), k)));
+      s[lane] = vf_add(s[lane], honest_exp(vf_mul(vf_sub(vf_load(x + i), m), k)));
     sum += (double)vf_sum(vf_add(s[0], s[1]));
     for (; i < to; i++) sum += exp((double)((x[i] - most) * scale));
   }
@@ -198,7 +201,7 @@ static double exp_sum_cross(const float *t, const float *s, int64_t width, float
     int64_t to = from + STRETCH < width ? from + STRETCH : width, i = from;
     vf a[2] = {vf_set(0), vf_set(0)}, b[2] = {vf_set(0), vf_set(0)};
     for (int lane = 0; i + VF_LANES <= to; i += VF_LANES, lane ^= 1) {
-      vf x = vf_mul(vf_sub(vf_load(t + i), mt), k), y = vf_mul(vf_sub(vf_load(s + i), ms), k), e = vf_honest_exp(x);
+      vf x = vf_mul(vf_sub(vf_load(t + i), mt), k), y = vf_mul(vf_sub(vf_load(s + i), ms), k), e = honest_exp(x);
       a[lane] = vf_add(a[lane], e);
       b[lane] = vf_fma(e, vf_sub(x, y), b[lane]);
     }

@@ -114,21 +114,20 @@ static inline vf vf_exp_parts(vf x, vf *exp_r_less_1) {
   return n;
 }
 
+/* x within [low, high]; a NaN stays one, since max and min give their second operand then */
+static inline vf vf_within(vf low, vf high, vf x) { return vf_min(high, vf_max(low, x)); }
+
 /* tanh(x) = e/(e+2) with e = exp(2x) - 1, in which nothing cancels for small x: |relative error| < 4e-7 */
 static inline vf vf_tanh(vf x) {
-  vf less_1, n = vf_exp_parts(vf_min(vf_max(vf_add(x, x), vf_set(-18.0f)), vf_set(18.0f)), &less_1);
+  vf less_1, n = vf_exp_parts(vf_within(vf_set(-18.0f), vf_set(18.0f), vf_add(x, x)), &less_1);
   vf power = vf_scale2(vf_set(1.0f), n), e = vf_fma(power, less_1, vf_sub(power, vf_set(1.0f)));
   return vf_div(e, vf_add(e, vf_set(2.0f)));
 }
 
-/* exp(x), |relative error| < 2e-7; x is clamped to [-87.3, 88.4] first, a NaN to -87.3: there is no 0 and no NaN in
- * what comes out */
+/* exp(x), |relative error| < 2e-7; x is clamped to [-87.3, 88.4] first, so that what comes out is never 0 or infinite
+ */
 static inline vf vf_exp(vf x) {
-  x = vf_min(vf_max(x, vf_set(-87.33654f)), vf_set(88.37626f));
-  vf less_1, n = vf_exp_parts(x, &less_1);
+  vf less_1, n = vf_exp_parts(vf_within(vf_set(-87.33654f), vf_set(88.37626f), x), &less_1);
   return vf_scale2(vf_add(less_1, vf_set(1.0f)), n);
 }
-
-/* The same, but a NaN or an infinity in x finds its way out as a NaN: what has diverged must show. */
-static inline vf vf_honest_exp(vf x) { return vf_fma(x, vf_set(0), vf_exp(x)); }
 #endif
