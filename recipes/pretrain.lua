@@ -5,6 +5,7 @@
 --
 -- Stopped at any time (ctrl-C included), it goes on where its last save was when called again with the same work folder.
 local kava = require "kava"
+local gguf_model = require "kava.gguf_model"
 
 local help = [[
 usage: kava recipes/pretrain.lua [key=value …]
@@ -172,37 +173,11 @@ local function tokenizer_metadata()
 end
 
 local function write_gguf(path, m)
-  local metadata = tokenizer_metadata()
-  local c = m.config
-  for key, value in pairs {
-    ["general.architecture"] = "llama", ["general.name"] = "KAVA demo teacher: arithmetic word problems",
-    ["general.file_type"] = file_types[opts.type], ["general.quantization_version"] = 2,
-    ["llama.block_count"] = c.num_hidden_layers, ["llama.context_length"] = c.max_position_embeddings,
-    ["llama.embedding_length"] = c.hidden_size, ["llama.feed_forward_length"] = c.intermediate_size,
-    ["llama.attention.head_count"] = c.num_attention_heads, ["llama.attention.head_count_kv"] = c.num_key_value_heads,
-    ["llama.attention.layer_norm_rms_epsilon"] = c.rms_norm_eps, ["llama.rope.freq_base"] = c.rope_theta,
-    ["llama.rope.dimension_count"] = c.head_dim, ["llama.vocab_size"] = c.vocab_size,
-  } do metadata[key] = value end
-  local tensors = {}
-  local function put(from, names, layer)
-    for key, t in pairs(from) do
-      local entry = names[key]
-      if entry then
-        t = t:detach()
-        if entry.rotary then t = kava.rope_rows(t, layer[entry.rotary], true) end
-        if #t.shape == 2 then t = kava.gguf.quantize(t, key == "embed" and "q8_0" or opts.type) end
-        tensors[entry[2]] = t
-      end
-    end
-  end
-  put(m.weights, m.family.model)
-  for i, weights_of in ipairs(m.weights.layer) do
-    local names = {}
-    for key, entry in pairs(m.family.layer) do
-      names[key] = { entry[1], entry[2]:format(i - 1), rotary = entry.rotary }
-    end
-    put(weights_of, names, m.spec.layer[i])
-  end
+  local metadata = gguf_model.metadata(m)
+  for key, value in pairs(tokenizer_metadata()) do metadata[key] = value end
+  metadata["general.name"] = "KAVA demo teacher: arithmetic word problems"
+  metadata["general.file_type"], metadata["general.quantization_version"] = file_types[opts.type], 2
+  local tensors = gguf_model.tensors(m, function(t, key) return kava.gguf.quantize(t, key == "embed" and "q8_0" or opts.type) end)
   return kava.gguf.save(path, tensors, metadata)
 end
 

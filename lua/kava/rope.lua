@@ -150,6 +150,11 @@ function rope.llama3_of_divisors(divisors, config)
   return given
 end
 
+-- llama.cpp multiplies attn_factor with yarn's own factor on cos and sin, which transformers' attention_factor stands instead of.
+local function own_factor(factor) return factor > 1 and 0.1 * math.log(factor) + 1 or 1.0 end
+local gguf_keys = { factor = "rope.scaling.factor", original_max_position_embeddings = "rope.scaling.original_context_length",
+  beta_fast = "rope.scaling.yarn_beta_fast", beta_slow = "rope.scaling.yarn_beta_slow" }
+
 --- What GGUF metadata say of scaling, as rope_scaling; nil: nothing is scaled. get: see a family's from_gguf.
 function rope.from_gguf(get)
   local kind = get "rope.scaling.type"
@@ -157,10 +162,39 @@ function rope.from_gguf(get)
   if kind ~= "linear" and kind ~= "yarn" then -- longrope has its divisors in tensors: kava.store
     error(("metadata rope.scaling.type: unknown '%s'; known: linear, longrope, none, yarn"):format(tostring(kind)), 0)
   end
-  return { rope_type = kind, factor = get "rope.scaling.factor",
-    original_max_position_embeddings = get "rope.scaling.original_context_length",
-    attention_factor = get "rope.scaling.attn_factor", beta_fast = get "rope.scaling.yarn_beta_fast",
-    beta_slow = get "rope.scaling.yarn_beta_slow" }
+  local out = { rope_type = kind }
+  for key, name in pairs(gguf_keys) do out[key] = get(name) end
+  local more = get "rope.scaling.attn_factor"
+  if kind == "yarn" and more and more ~= 1 then out.attention_factor = more * own_factor(number(out, "factor")) end
+  return out
+end
+
+--- The same the other way: what of a rotation's scaling stands in metadata.
+function rope.to_gguf(parameters)
+  local kind, out = parameters.rope_type, {}
+  if kind == "dynamic" then error("GGUF has no name for the rope type dynamic", 0) end
+  if kind == "linear" or kind == "yarn" then
+    out["rope.scaling.type"] = kind
+    for key, name in pairs(gguf_keys) do out[name] = parameters[key] end
+    local _, scale = rope.frequencies(parameters)
+    local more = scale / own_factor(parameters.factor)
+    if kind == "yarn" and math.abs(more - 1) > 1e-9 then out["rope.scaling.attn_factor"] = more end
+  elseif kind == "longrope" then
+    out["rope.scaling.attn_factor"] = select(2, rope.frequencies(parameters))
+  end
+  return out
+end
+
+--- And what stands in tensors: {name = list}.
+function rope.gguf_tensors(parameters)
+  if parameters.rope_type == "longrope" then
+    return { ["rope_factors_long.weight"] = parameters.long_factor, ["rope_factors_short.weight"] = parameters.short_factor }
+  elseif parameters.rope_type == "llama3" then
+    local divisors, unscaled = {}, plain(parameters)
+    for i, freq in ipairs((rope.frequencies(parameters))) do divisors[i] = unscaled[i] / freq end
+    return { ["rope_freqs.weight"] = divisors }
+  end
+  return {}
 end
 
 -- What transformers 4 calls rope_scaling: nil where nothing is scaled.

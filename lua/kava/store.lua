@@ -1,6 +1,7 @@
 -- kava.store: where a model's configuration and tensors come from and go to: Hugging Face directories and GGUF files.
 local kava = require "kava"
 local families = require "kava.families"
+local gguf_model = require "kava.gguf_model"
 local quantised = require "kava.quantised"
 local rope = require "kava.rope"
 
@@ -55,33 +56,24 @@ local function open_gguf(path)
   local ok, family = pcall(families.of_gguf, architecture)
   if not ok then fail(path .. ": " .. family, "unsupported") end
   local function get(key) return file:metadata(architecture .. "." .. key) end
-  local function need(key)
-    local value = get(key)
-    if type(value) ~= "number" then
-      fail(("%s: metadata %s.%s must be a number, got %s"):format(path, architecture, key, tostring(value)))
-    end
-    return value
+  local function absent(key)
+    fail(("%s: metadata %s.%s must be a number, got %s"):format(path, architecture, key, tostring(get(key))))
   end
   local present = {}
   for _, name in ipairs(file:names()) do present[name] = true end
-  local config = family.from_gguf(get, need)
-  config.model_type = family.model_types[1]
+  local function list(name) return present[name] and file:tensor(name):totable() end
+  local config
+  ok, config = pcall(gguf_model.config, family, get, list, absent)
+  if not ok then
+    if type(config) == "table" then error(config, 0) end
+    fail(path .. ": " .. config, "unsupported")
+  end
   config.tie_word_embeddings = not present["output.weight"]
   if not present["token_embd.weight"] then fail(path .. ": tensor token_embd.weight is missing") end
   config.vocab_size = file:tensor("token_embd.weight").shape[1]
   config.bos_token_id = file:metadata "tokenizer.ggml.bos_token_id"
   config.eos_token_id = file:metadata "tokenizer.ggml.eos_token_id"
   config.pad_token_id = file:metadata "tokenizer.ggml.padding_token_id"
-  if present["rope_factors_long.weight"] and present["rope_factors_short.weight"] then
-    config.rope_scaling = { rope_type = "longrope", long_factor = file:tensor("rope_factors_long.weight"):totable(),
-      short_factor = file:tensor("rope_factors_short.weight"):totable() }
-  end
-  if present["rope_freqs.weight"] then
-    config.rope_parameters = rope.llama3_of_divisors(file:tensor("rope_freqs.weight"):totable(), config)
-    if not config.rope_parameters then
-      fail(path .. ": rope_freqs.weight does not follow llama3's scaling, which is the only one known here", "unsupported")
-    end
-  end
   return {
     config = families.complete(family, config),
     family = family,

@@ -40,14 +40,13 @@ return families.like(llama, {
     return spec
   end,
 
+  gguf_keys = { sliding_window = "attention.sliding_window", attn_logit_softcapping = "attn_logit_softcapping",
+    final_logit_softcapping = "final_logit_softcapping" },
+
   -- GGUF has no query_pre_attn_scalar: it is head_dim, but in the 27B model, of 46 layers, hidden / heads.
-  from_gguf = function(get, need)
-    local config = llama.from_gguf(get, need)
-    config.hidden_act, config.hidden_activation = nil, "gelu_pytorch_tanh"
-    config.sliding_window = get "attention.sliding_window"
-    config.attn_logit_softcapping = get "attn_logit_softcapping"
-    config.final_logit_softcapping = get "final_logit_softcapping"
+  from_gguf = function(config, get)
+    llama.from_gguf(config, get)
+    config.hidden_act = nil
     config.query_pre_attn_scalar = config.num_hidden_layers == 46 and config.hidden_size // config.num_attention_heads or config.head_dim
-    return config
   end,
 })

@@ -2,6 +2,7 @@
 -- are rotated by another base than the sixth.
 local families = require "kava.families"
 local gemma2 = require "kava.family.gemma2"
+local llama = require "kava.family.llama"
 local rope = require "kava.rope"
 
 return families.like(gemma2, {
@@ -42,10 +43,17 @@ return families.like(gemma2, {
     return spec
   end,
 
-  from_gguf = function(get, need)
-    local config = gemma2.from_gguf(get, need)
-    config.rope_local_base_freq = get "rope.freq_base_swa"
+  gguf_keys = { attn_logit_softcapping = false, rope_local_base_freq = "rope.freq_base_swa" },
+
+  from_gguf = function(config, get)
+    llama.from_gguf(config, get)
+    config.hidden_act = nil
     config.query_pre_attn_scalar = config.num_hidden_layers == 62 and config.hidden_size // config.num_attention_heads or config.head_dim
-    return config
+  end,
+
+  to_gguf = function(config, put)
+    put("rope.freq_base", config.rope_parameters.full_attention.rope_theta)
+    put("rope.freq_base_swa", config.rope_parameters.sliding_attention.rope_theta)
+    for key, value in pairs(rope.to_gguf(rope.parameters(config, 0, "full_attention"))) do put(key, value) end
   end,
 })

@@ -68,16 +68,13 @@ function family.spec(config, need)
   return spec
 end
 
-function family.from_gguf(_, need)
-  return {
-    hidden_size = need "embedding_length",
-    num_hidden_layers = need "block_count",
-    num_attention_heads = need "attention.head_count",
-    intermediate_size = need "feed_forward_length",
-    max_position_embeddings = need "context_length",
-    rms_norm_eps = need "attention.layer_norm_epsilon",
-    hidden_act = "gelu_new",
-  }
-end
+family.gguf_keys = {
+  hidden_size = "embedding_length",
+  intermediate_size = "feed_forward_length",
+  num_hidden_layers = "block_count",
+  num_attention_heads = "attention.head_count",
+  max_position_embeddings = "context_length",
+  rms_norm_eps = "attention.layer_norm_epsilon",
+}
 
 return family

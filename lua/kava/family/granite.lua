@@ -17,11 +17,11 @@ return families.like(llama, {
     return spec
   end,
 
-  from_gguf = function(get, need)
-    local config = llama.from_gguf(get, need)
-    config.embedding_multiplier, config.residual_multiplier = get "embedding_scale" or 1.0, get "residual_scale" or 1.0
-    config.attention_multiplier = get "attention.scale" or config.head_dim ^ -0.5
-    config.logits_scaling = get "logit_scale" or 1.0
-    return config
+  gguf_keys = { embedding_multiplier = "embedding_scale", residual_multiplier = "residual_scale", attention_multiplier = "attention.scale",
+    logits_scaling = "logit_scale" },
+
+  from_gguf = function(config, get)
+    llama.from_gguf(config, get)
+    config.attention_multiplier = config.attention_multiplier or config.head_dim ^ -0.5
   end,
 })

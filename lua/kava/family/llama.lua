@@ -64,22 +64,25 @@ function family.spec(config, need)
   return spec
 end
 
--- GGUF metadata -> the HF configuration it came from. `get(key)` reads "<architecture>.<key>", `need` fails without it.
-function family.from_gguf(get, need)
-  local heads, hidden = need "attention.head_count", need "embedding_length"
-  return {
-    hidden_size = hidden,
-    intermediate_size = need "feed_forward_length",
-    num_hidden_layers = need "block_count",
-    num_attention_heads = heads,
-    num_key_value_heads = get "attention.head_count_kv" or heads,
-    head_dim = get "attention.key_length" or get "rope.dimension_count" or hidden // heads,
-    rms_norm_eps = need "attention.layer_norm_rms_epsilon",
-    rope_theta = get "rope.freq_base" or 10000.0,
-    rope_scaling = rope.from_gguf(get),
-    max_position_embeddings = get "context_length",
-    hidden_act = "silu",
-  }
+-- Keys of the configuration and of GGUF's metadata, after the architecture's name; and what does not follow from them.
+family.gguf_keys = {
+  hidden_size = "embedding_length",
+  intermediate_size = "feed_forward_length",
+  num_hidden_layers = "block_count",
+  num_attention_heads = "attention.head_count",
+  num_key_value_heads = "attention.head_count_kv",
+  head_dim = "attention.key_length",
+  rms_norm_eps = "attention.layer_norm_rms_epsilon",
+  rope_theta = "rope.freq_base",
+  max_position_embeddings = "context_length",
+}
+
+function family.from_gguf(config, get)
+  config.num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
+  config.head_dim = config.head_dim or get "rope.dimension_count" or config.hidden_size // config.num_attention_heads
+  config.rope_theta = config.rope_theta or 10000.0
+  config.rope_scaling = rope.from_gguf(get)
+  config.hidden_act = "silu"
 end
 
 return family

@@ -34,14 +34,20 @@ return families.like(llama, {
     return spec
   end,
 
-  from_gguf = function(get, need)
-    local config = llama.from_gguf(get, need)
-    local hidden, heads = config.hidden_size, config.num_attention_heads
+  gguf_keys = { sliding_window = "attention.sliding_window", original_max_position_embeddings = "rope.scaling.original_context_length",
+    head_dim = false },
+
+  from_gguf = function(config, get)
+    llama.from_gguf(config, get)
+    local head_dim = config.hidden_size // config.num_attention_heads
     config.head_dim = nil
-    config.partial_rotary_factor = (get "rope.dimension_count" or hidden // heads) / (hidden // heads)
-    config.original_max_position_embeddings = get "rope.scaling.original_context_length"
-    local window = get "attention.sliding_window"
-    config.sliding_window = window and window > 0 and window or nil
-    return config
+    config.partial_rotary_factor = (get "rope.dimension_count" or head_dim) / head_dim
+    if config.sliding_window == 0 then config.sliding_window = nil end
+  end,
+
+  -- llama.cpp tells Phi-4, which has no window, by a 0.
+  to_gguf = function(config, put)
+    put("attention.sliding_window", config.sliding_window or 0)
+    put("rope.scaling.original_context_length", config.original_max_position_embeddings or config.max_position_embeddings)
   end,
 })
