@@ -1,7 +1,8 @@
 #include "base/memory.h"
-#include <pthread.h>
+#include "base/blocks.h"
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,21 +11,17 @@
 typedef struct block_header {
   size_t bytes; /* asked for */
   size_t room;  /* really there (payload) */
-  struct block_header *next;
+  bool large;   /* from base/blocks */
 } block_header;
 #define HEADER 64
-#define CACHED_FROM ((size_t)64 << 10)
-#define BINS 256
+#ifdef KAVA_SANITIZED /* the sanitizer must see every allocation and every free */
+#define LARGE_FROM SIZE_MAX
+#else
+#define LARGE_FROM ((size_t)64 << 10)
+#endif
 
 static atomic_size_t current_bytes, peak_bytes;
 static atomic_llong live_blocks, live_objects, fail_in = -1;
-static pthread_mutex_t cache_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct {
-  size_t room;
-  block_header *free;
-} bins[BINS]; /* one per distinct size: a step uses a few dozen */
-static int bin_count;
-static size_t cached_bytes;
 
 static void count_in(size_t bytes) {
   size_t now = atomic_fetch_add(&current_bytes, bytes) + bytes;
@@ -33,58 +30,14 @@ static void count_in(size_t bytes) {
   atomic_fetch_add(&live_blocks, 1);
 }
 
-/* Large sizes are rounded so that a slightly shorter batch finds the blocks of a longer one. */
-static size_t round_room(size_t bytes) {
-  size_t step = bytes < CACHED_FROM ? 64 : bytes < ((size_t)1 << 20) ? 4096 : (size_t)1 << 18;
-  return (bytes + step - 1) / step * step;
-}
-
-static block_header *cache_take(size_t room) {
-  block_header *found = NULL;
-  pthread_mutex_lock(&cache_lock);
-  for (int i = 0; i < bin_count; i++) {
-    if (bins[i].room == room && bins[i].free) {
-      found = bins[i].free;
-      bins[i].free = found->next;
-      cached_bytes -= room;
-      break;
-    }
-  }
-  pthread_mutex_unlock(&cache_lock);
-  return found;
-}
-
-/* Frees cached blocks until `room` more bytes fit below the highest use so far: what the process holds is then what it
- * really needed at once, not that plus sizes of an earlier phase that never come back. Called with the lock held. */
-static void cache_make_room(size_t room) {
-  size_t limit = atomic_load(&peak_bytes), used = atomic_load(&current_bytes);
-  for (int i = 0; i < bin_count && cached_bytes > 0 && used + cached_bytes + room > limit; i++) {
-    while (bins[i].free && used + cached_bytes + room > limit) {
-      block_header *block = bins[i].free;
-      bins[i].free = block->next;
-      cached_bytes -= block->room;
-      free(block);
-    }
-  }
-}
-
-static int cache_give(block_header *block) {
-  int at = -1;
-  pthread_mutex_lock(&cache_lock);
-  for (int i = 0; i < bin_count && at < 0; i++)
-    if (bins[i].room == block->room) at = i;
-  if (at < 0 && bin_count < BINS) {
-    at = bin_count++;
-    bins[at].room = block->room;
-    bins[at].free = NULL;
-  }
-  if (at >= 0) {
-    block->next = bins[at].free;
-    bins[at].free = block;
-    cached_bytes += block->room;
-  }
-  pthread_mutex_unlock(&cache_lock);
-  return at >= 0;
+static block_header *take(size_t bytes) {
+  bool large = bytes >= LARGE_FROM;
+  size_t room = (bytes + HEADER - 1) / HEADER * HEADER;
+  block_header *block = large ? kava_block_take(HEADER + room) : aligned_alloc(HEADER, HEADER + room);
+  if (!block) return NULL;
+  block->room = large ? kava_block_room(block) - HEADER : room;
+  block->large = large;
+  return block;
 }
 
 void *kava_alloc(size_t bytes) {
@@ -96,24 +49,14 @@ void *kava_alloc(size_t bytes) {
     kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for", bytes);
     return NULL;
   }
-  size_t room = round_room(bytes ? bytes : 1);
-  block_header *block = room >= CACHED_FROM ? cache_take(room) : NULL;
+  block_header *block = take(bytes ? bytes : 1);
   if (!block) {
-    if (room >= CACHED_FROM) {
-      pthread_mutex_lock(&cache_lock);
-      cache_make_room(room);
-      pthread_mutex_unlock(&cache_lock);
-    }
-    block = aligned_alloc(HEADER, HEADER + room);
-    if (!block) {
-      kava_memory_trim();
-      block = aligned_alloc(HEADER, HEADER + room);
-    }
-    if (!block) {
-      kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for, %zu in use", bytes, atomic_load(&current_bytes));
-      return NULL;
-    }
-    block->room = room;
+    kava_memory_trim();
+    block = take(bytes ? bytes : 1);
+  }
+  if (!block) {
+    kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for, %zu in use", bytes, atomic_load(&current_bytes));
+    return NULL;
   }
   block->bytes = bytes;
   count_in(bytes);
@@ -153,12 +96,10 @@ void kava_free(void *payload) {
   block_header *block = (block_header *)((char *)payload - HEADER);
   atomic_fetch_sub(&current_bytes, block->bytes);
   atomic_fetch_sub(&live_blocks, 1);
-#ifndef KAVA_SANITIZED /* the sanitizer must see every free */
-  if (block->room >= CACHED_FROM && cache_give(block)) return;
-#else
-  (void)cache_give;
-#endif
-  free(block);
+  if (block->large)
+    kava_block_give(block);
+  else
+    free(block);
 }
 
 char *kava_strdup(const char *text) {
@@ -185,26 +126,12 @@ void kava_memory_get(kava_memory_stats *stats) {
   stats->current = atomic_load(&current_bytes);
   stats->peak = atomic_load(&peak_bytes);
   stats->blocks = atomic_load(&live_blocks);
-  pthread_mutex_lock(&cache_lock);
-  stats->cached = cached_bytes;
-  pthread_mutex_unlock(&cache_lock);
+  stats->cached = kava_blocks_free();
 }
 void kava_memory_reset_peak(void) { atomic_store(&peak_bytes, atomic_load(&current_bytes)); }
 void kava_memory_fail_after(int64_t count) { atomic_store(&fail_in, count); }
 
-void kava_memory_trim(void) {
-  pthread_mutex_lock(&cache_lock);
-  for (int i = 0; i < bin_count; i++) {
-    while (bins[i].free) {
-      block_header *block = bins[i].free;
-      bins[i].free = block->next;
-      free(block);
-    }
-  }
-  bin_count = 0;
-  cached_bytes = 0;
-  pthread_mutex_unlock(&cache_lock);
-}
+void kava_memory_trim(void) { kava_blocks_trim(); }
 
 void kava_live_add(int delta) { atomic_fetch_add(&live_objects, delta); }
 int64_t kava_live(void) { return atomic_load(&live_objects); }

@@ -1,6 +1,5 @@
 /* base/memory: every byte KAVA allocates passes here: counted, peak kept, the Nth failure provoked by tests.
- * Blocks of 64 KiB and more are kept in a small cache of free blocks (activations of a step have the same sizes as
- * those of the step before), so that a training step neither maps nor faults fresh pages. All functions are
+ * Blocks of 64 KiB and more come from base/blocks, which keeps what is freed for the next step. All functions are
  * thread-safe. */
 #ifndef KAVA_BASE_MEMORY_H
 #define KAVA_BASE_MEMORY_H
@@ -19,12 +18,12 @@ char *kava_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
 
 typedef struct kava_memory_stats {
   size_t current, peak; /* bytes handed out, now and at most since the last reset */
-  size_t cached;        /* bytes kept in the cache of free blocks */
+  size_t cached;        /* bytes of free large blocks, kept for the next use */
   int64_t blocks;       /* live blocks: what leak checks look at */
 } kava_memory_stats;
 void kava_memory_get(kava_memory_stats *stats);
 void kava_memory_reset_peak(void);
-void kava_memory_trim(void);                /* gives the cached free blocks back to the system */
+void kava_memory_trim(void);                /* gives the pages of free blocks back to the system */
 void kava_memory_fail_after(int64_t count); /* tests: `count` allocations pass, the next fails, once; negative: off */
 
 /* Live objects (tensors, models, tokenizers, …) of the whole program; a spec expects 0 growth. */

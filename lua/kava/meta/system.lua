@@ -32,7 +32,7 @@ function kava.threads(n) end
 ---@class kava.MemoryStats
 ---@field current integer bytes handed out
 ---@field peak integer bytes, at most since the start or memory_reset_peak
----@field cached integer bytes kept in the cache of free blocks
+---@field cached integer bytes of free large blocks, kept for the next use
 ---@field blocks integer live blocks
 
 ---@return { cpu: kava.MemoryStats }
