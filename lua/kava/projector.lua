@@ -65,8 +65,10 @@ function Projector:__call(x)
     error(("projector: input [..., %d] expected, got [%s]"):format(self.dims.input, table.concat(shape, ", ")), 2)
   end
   local w = self.weights
-  local h = kava.norm_linear(x, w["0.weight"], w["0.bias"], w["1.weight"], w["1.bias"], 1e-5)
-  h = kava.dropout(kava[activations[self.activation]](h), self.dropout)
+  -- closed at once: what the backward pass needs, the tape holds or makes again
+  local z <close> = kava.norm_linear(x, w["0.weight"], w["0.bias"], w["1.weight"], w["1.bias"], 1e-5)
+  local a <close> = kava[activations[self.activation]](z)
+  local h <close> = kava.dropout(a, self.dropout)
   return kava.linear(h, w["4.weight"], w["4.bias"])
 end
 

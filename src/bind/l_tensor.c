@@ -13,7 +13,8 @@ kava_tensor **kava_l_result(lua_State *L) {
   static size_t left; /* bytes in use after the last collection made here */
   kava_memory_stats stats;
   kava_memory_get(&stats);
-  if (stats.current > left + left / 4 + ((size_t)64 << 20)) {
+  /* small against what the job needs: a full collection takes a millisecond or two */
+  if (stats.current > left + left / 64 + ((size_t)64 << 20)) {
     lua_gc(L, LUA_GCCOLLECT);
     kava_memory_get(&stats);
     left = stats.current;

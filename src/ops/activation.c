@@ -14,6 +14,15 @@ static kava_status activation_backward(kava_node *node, const kava_tensor *grad)
   return KAVA_OK;
 }
 
+static kava_status activation_again(kava_node *node, kava_tensor **out) {
+  const kava_tensor *x = node->saved[0];
+  kava_status st = kava_tensor_empty_like(x, x->dtype, out);
+  if (st == KAVA_OK)
+    kava_kernels_cpu()->activation((kava_activation)node->integers[0], x->dtype, kava_tensor_data(x),
+                                   kava_tensor_data(*out), kava_tensor_numel(x));
+  return st;
+}
+
 static kava_status activation(const char *op, kava_activation kind, kava_tensor *x, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *cx = NULL, *y = NULL;
@@ -27,6 +36,7 @@ static kava_status activation(const char *op, kava_activation kind, kava_tensor 
     KAVA_TRY(kava_tape_record(op, activation_backward, 1, &x, y, &node));
     node->integers[0] = kind;
     KAVA_TRY(kava_tape_save(node, 0, cx));
+    node->again = activation_again;
   }
   *out = y;
   y = NULL;
@@ -71,7 +81,8 @@ out:
   return st;
 }
 
-/* node: inputs gate, up; saved[0], saved[1] the same, contiguous; integers[0] kind */
+/* node: inputs gate, up; saved[0], saved[1] the same, contiguous; integers[0] kind, integers[1] whether the two are one
+ */
 static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *dgate, *dup;
@@ -81,18 +92,28 @@ static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
                        .gate = kava_tensor_data(node->saved[0]),
                        .up = kava_tensor_data(node->saved[1]),
                        .grad = kava_tensor_data(grad)};
+  bool one = node->integers[1]; /* gate is up */
   KAVA_TRY(kava_grad_into(node->inputs[0], &dgate, &a.add_gate));
-  if (node->inputs[0] == node->inputs[1] && dgate) {
+  if (one && dgate) {
     /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
     a.dgate = kava_tensor_data(dgate);
     kava_kernels_cpu()->gated_grad(&a);
     a.dgate = NULL;
   }
   KAVA_TRY(kava_grad_into(node->inputs[1], &dup, &a.add_up));
-  if (dgate && node->inputs[0] != node->inputs[1]) a.dgate = kava_tensor_data(dgate);
+  if (dgate && !one) a.dgate = kava_tensor_data(dgate);
   if (dup) a.dup = kava_tensor_data(dup);
   kava_kernels_cpu()->gated_grad(&a);
 out:
+  return st;
+}
+
+static kava_status gated_again(kava_node *node, kava_tensor **out) {
+  const kava_tensor *gate = node->saved[0], *up = node->saved[1];
+  kava_status st = kava_tensor_empty_like(gate, gate->dtype, out);
+  if (st == KAVA_OK)
+    kava_kernels_cpu()->gated((kava_activation)node->integers[0], gate->dtype, kava_tensor_data(gate),
+                              kava_tensor_data(up), kava_tensor_data(*out), kava_tensor_numel(gate));
   return st;
 }
 
@@ -113,6 +134,8 @@ static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate
     node->integers[0] = kind;
     KAVA_TRY(kava_tape_save(node, 0, cg));
     KAVA_TRY(kava_tape_save(node, 1, cu));
+    node->integers[1] = gate == up;
+    node->again = gated_again;
   }
   *out = y;
   y = NULL;

@@ -22,6 +22,23 @@ static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
   return KAVA_OK;
 }
 
+/* only where x can itself be made again: else y costs no more memory than x */
+static kava_status dropout_again(kava_node *node, kava_tensor **out) {
+  kava_tensor *x;
+  kava_status st = kava_tape_kept(node, 0, 0, &x);
+  if (st == KAVA_OK) st = kava_tensor_empty_like(x, x->dtype, out);
+  if (st != KAVA_OK) return st;
+  kava_dropout_args a = {.dtype = x->dtype,
+                         .count = kava_tensor_numel(x),
+                         .seed = (uint64_t)node->integers[0],
+                         .stream = (uint64_t)node->integers[1],
+                         .p = node->numbers[0],
+                         .x = kava_tensor_data(x),
+                         .y = kava_tensor_data(*out)};
+  kava_kernels_cpu()->dropout(&a);
+  return KAVA_OK;
+}
+
 kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
   static const char op[] = "dropout";
   kava_status st = KAVA_OK;
@@ -45,6 +62,7 @@ kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
     node->integers[0] = (int64_t)a.seed;
     node->integers[1] = (int64_t)a.stream;
     node->numbers[0] = p;
+    if (x->node && x->node->again && cx == x) node->again = dropout_again;
   }
   *out = y;
   y = NULL;

@@ -13,11 +13,11 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
-/* node: inputs x, w, bias; saved[0] x, saved[1] w (contiguous); integers[0] precision */
+/* node: inputs x, w, bias; saved[0] x unless it can be made again, saved[1] w (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   const kava_kernels *kernels = kava_kernels_cpu();
-  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db;
+  kava_tensor *x, *w = node->saved[1], *dx, *dw, *db;
   bool add_x, add_w = false, add_b = false;
   kava_linear_args a = {.dtype = grad->dtype,
                         .in = w->shape[1],
@@ -32,9 +32,11 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   if (dx && a.out) KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x));
   KAVA_TRY(kava_grad_into(node->inputs[1], &dw, &add_w));
   KAVA_TRY(kava_grad_into(node->inputs[2], &db, &add_b));
-  if (dw || db)
+  if (dw || db) {
+    KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
     KAVA_TRY(kernels->linear_dw(&a, kava_tensor_data(x), kava_tensor_data(grad), dw ? kava_tensor_data(dw) : NULL,
                                 add_w, db ? kava_tensor_data(db) : NULL, add_b));
+  }
 out:
   return st;
 }
@@ -90,7 +92,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
   if (kava_tape_wanted(inputs, 3)) {
     KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, y, &node));
     node->integers[0] = a.precision;
-    KAVA_TRY(kava_tape_save(node, 0, cx));
+    KAVA_TRY(kava_tape_keep(node, 0, 0, cx));
     KAVA_TRY(kava_tape_save(node, 1, cw));
   }
   *out = y;

@@ -72,7 +72,7 @@ static kava_status pair_record(const char *op, kava_backward_fn backward, kava_t
   if (st == KAVA_OK) st = kava_tape_save(*node, 1, p->t);
   if (st == KAVA_OK) st = kava_tape_save(*node, 2, p->keep);
   if (st == KAVA_OK) st = kava_tape_save(*node, 3, sums);
-  if (st == KAVA_OK) (*node)->integers[0] = p->counted;
+  if (st == KAVA_OK) { (*node)->integers[0] = p->counted; }
   return st;
 }
 

@@ -3,8 +3,8 @@
 #include "ops/operand.h"
 #include "tape/tape.h"
 
-/* node: inputs x, weight, bias; saved[0] x, saved[1] weight (contiguous, in y's dtype); integers[0] centre; numbers[0]
- * eps */
+/* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, in y's dtype); integers[0]
+ * centre; numbers[0] eps */
 static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db;
@@ -37,6 +37,24 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
 out:
   kava_free(partial);
   return st;
+}
+
+static kava_status norm_again(kava_node *node, kava_tensor **out) {
+  const kava_tensor *x = node->saved[0], *w = node->saved[1], *b = node->saved[2];
+  kava_status st = kava_tensor_empty_like(x, x->dtype, out);
+  if (st != KAVA_OK) return st;
+  kava_norm_args a = {.dtype = x->dtype,
+                      .centre = node->integers[0],
+                      .width = x->shape[x->dims - 1],
+                      .eps = node->numbers[0],
+                      .x = kava_tensor_data(x),
+                      .w = w ? kava_tensor_data(w) : NULL,
+                      .b = b ? kava_tensor_data(b) : NULL,
+                      .y = kava_tensor_data(*out)};
+  int64_t count = kava_tensor_numel(x);
+  a.rows = a.width ? count / a.width : 0;
+  if (count) kava_kernels_cpu()->norm(&a);
+  return KAVA_OK;
 }
 
 static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor *w, kava_tensor *b, double eps,
@@ -72,6 +90,8 @@ static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor
     node->numbers[0] = eps;
     KAVA_TRY(kava_tape_save(node, 0, cx));
     KAVA_TRY(kava_tape_save(node, 1, cw));
+    KAVA_TRY(kava_tape_save(node, 2, cb));
+    node->again = norm_again;
   }
   *out = y;
   y = NULL;

@@ -14,15 +14,21 @@ typedef struct kava_node kava_node;
  * f64 outputs, else f32). Uses kava_grad_into / kava_grad_add (tape/tape.h), which skip inputs that need none. */
 typedef kava_status (*kava_backward_fn)(kava_node *node, const kava_tensor *grad);
 
+/* Makes the op's output once more from what the record saved: bit for bit what it was. Only ops for which that is cheap
+ * beside a product have one (norms, activations, dropout). */
+typedef kava_status (*kava_again_fn)(kava_node *node, kava_tensor **out);
+
 struct kava_node {
   int refs;
   int mark;    /* used by the walk */
   bool listed; /* in the list of live records */
   const char *op;
   kava_backward_fn backward; /* NULL once consumed */
+  kava_again_fn again;       /* NULL: whoever needs the output in its backward pass keeps it */
+  kava_tensor *remade;       /* what `again` made: the consumers of one output follow each other in the walk */
   uint64_t seq;
   int input_count;
-  kava_tensor **inputs; /* inline_inputs, or allocated when an op (cat) has more */
+  kava_tensor **inputs; /* where gradients go; inline_inputs, or allocated when an op (cat) has more */
   kava_tensor *inline_inputs[KAVA_NODE_INPUTS];
   kava_tensor *saved[KAVA_NODE_SAVED]; /* detached tensors (kava_tape_save): all that the backward pass reads */
   uint64_t versions[KAVA_NODE_SAVED];  /* of their storages then: a later write would make the gradients wrong */

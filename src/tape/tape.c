@@ -38,7 +38,9 @@ static void drop_contents(kava_node *n) {
   n->input_count = 0;
   for (int i = 0; i < KAVA_NODE_SAVED; i++) kava_tensor_release(&n->saved[i]);
   kava_tensor_release(&n->grad);
+  kava_tensor_release(&n->remade);
   n->backward = NULL;
+  n->again = NULL;
   if (draining) return;
   draining = true;
   while (count > 0) {
@@ -96,8 +98,21 @@ kava_status kava_tape_record(const char *op, kava_backward_fn backward, int coun
       return KAVA_MEMORY;
     }
   }
-  for (int i = 0; i < count; i++) n->inputs[i] = kava_tensor_retain(inputs[i]);
   n->input_count = count;
+  for (int i = 0; i < count; i++) {
+    kava_tensor *x = inputs[i];
+    if (!x || !x->node) {
+      n->inputs[i] = kava_tensor_retain(x);
+      continue;
+    }
+    kava_status st = kava_tensor_outline(x, &n->inputs[i]);
+    if (st != KAVA_OK) {
+      kava_node_release(&n);
+      return st;
+    }
+    n->inputs[i]->node = x->node;
+    x->node->refs++;
+  }
   n->seq = ++tape.seq;
   n->listed = true;
   n->older = tape.newest;
@@ -113,6 +128,25 @@ kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t) {
   if (!t) return KAVA_OK;
   node->versions[slot] = t->storage->version;
   return kava_tensor_detach(t, &node->saved[slot]);
+}
+
+kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t) {
+  const kava_node *from = t->node;
+  return from && from == node->inputs[index]->node && from->again ? KAVA_OK : kava_tape_save(node, slot, t);
+}
+
+kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  *out = node->saved[slot];
+  if (*out) return KAVA_OK;
+  kava_node *from = node->inputs[index]->node;
+  if (!from->remade) {
+    tape.quiet++;
+    st = from->again(from, &from->remade);
+    tape.quiet--;
+  }
+  *out = from->remade;
+  return st;
 }
 
 static kava_dtype grad_dtype(const kava_tensor *t) { return t->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32; }

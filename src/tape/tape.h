@@ -11,12 +11,18 @@
 bool kava_needs_grad(const kava_tensor *t); /* a leaf that requires it, or the result of a recorded op */
 bool kava_tape_wanted(kava_tensor *const *inputs,
                       int count); /* recording is on and an input needs a gradient; NULLs allowed */
-/* Makes y's record; `inputs` are retained (NULLs allowed). *node is borrowed: fill integers, numbers and saved. */
+/* Makes y's record. `inputs` (NULLs allowed): leaves are retained, results of other records as outlines, whose elements
+ * may be freed. *node is borrowed: fill integers, numbers and saved. */
 kava_status kava_tape_record(const char *op, kava_backward_fn backward, int count, kava_tensor *const *inputs,
                              kava_tensor *y, kava_node **node);
 /* Keeps a detached handle of t (also of the op's own output: no cycle arises) in node->saved[slot]. A backward function
  * reads contents from there only: kava_backward refuses when what was saved has been written to since. */
 kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t);
+
+/* As kava_tape_save for what may be input `index` itself: nothing is kept where its record can make it again. */
+kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t);
+/* What kava_tape_keep kept, or made again. *out borrowed. */
+kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
 /* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
  * f64 for f64 inputs and f32 for all else; NULL when input (or NULL input) needs none. *accumulate says whether to add

@@ -71,7 +71,7 @@ void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size
 }
 
 static void storage_release(kava_storage *s) {
-  if (__atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   if (s->map)
     kava_map_release(&s->map);
   else
@@ -197,6 +197,10 @@ kava_status kava_tensor_coded(const kava_tensor *codes, kava_dtype dtype, int64_
 
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {
   return kava_tensor_view(t, t->dims, t->shape, t->stride, t->offset, out);
+}
+
+kava_status kava_tensor_outline(const kava_tensor *t, kava_tensor **out) {
+  return wrap(NULL, t->dtype, t->dims, t->shape, NULL, 0, out);
 }
 
 kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_tensor **out) {

@@ -58,6 +58,8 @@ static inline int64_t kava_tensor_first_row(const kava_tensor *t) {
 kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
                              int64_t offset, kava_tensor **out);
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same view, no record, requires_grad false */
+/* Shape and type alone: no elements, so nothing but the shape may be asked of it. */
+kava_status kava_tensor_outline(const kava_tensor *t, kava_tensor **out);
 kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype,
                                    kava_tensor **out); /* contiguous, same shape */
 /* KAVA_MISUSE unless there are 0 to KAVA_MAX_DIMS sizes, none negative, whose product (zeros left out, so that strides
