@@ -216,6 +216,18 @@ function Model:forward(opts)
   return { logits = raw.logits, hidden = raw.hidden, kv = kava.kv.wrap(raw) }
 end
 
+--- Layer i's attention of a forward pass that kept queries, averaged over heads: [B,T,T]. start: as the pass had it.
+function Model:attention_map(out, i, start)
+  local function by_token(t) return t:permute(1, 3, 2, 4) end
+  local layer, q, k = self.spec.layer[i], by_token(out.kv:queries(i)), by_token(out.kv:keys(i))
+  local batch, length = q.shape[1], q.shape[2]
+  if layer.window and length > layer.window then
+    local edge = (kava.arange(length) - (layer.window - 1)):clamp(0, nil):expand(batch, length)
+    start = start and kava.where(start:gt(edge), start:to { dtype = "i64" }, edge) or edge
+  end
+  return kava.attention_map { q = q, k = k, start = start, scale = layer.attention_scale, softcap = layer.softcap }
+end
+
 -- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size).
 function Model:probe(opts)
   opts = opts or {}

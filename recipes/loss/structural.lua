@@ -10,13 +10,6 @@ return function(context)
   local term = kava.loss.term(pieces, nil)
   for _, needs in pairs(term.needs) do needs.queries = true end
 
-  local function attention(model, out, layer, batch)
-    local function by_token(t) return t:permute(1, 3, 2, 4) end
-    local spec = model.spec.layer[layer]
-    return kava.attention_map { q = by_token(out.kv:queries(layer)), k = by_token(out.kv:keys(layer)), start = batch.start,
-      scale = spec.attention_scale, softcap = spec.softcap }
-  end
-
   -- KL of two distributions over keys, [B,T,T], mean over real queries. Keys that may not be seen are 0 in both: the floor keeps
   -- their logarithms finite, and 0 * anything is 0.
   local function divergence(teacher, student, mask)
@@ -33,8 +26,8 @@ return function(context)
     end)
     local sum
     for i, from in ipairs(map) do
-      local target = kava.no_grad(attention, context.teacher, teacher_out, from, batch)
-      local kl = divergence(target, attention(context.student, student_out, i, batch), mask)
+      local target = kava.no_grad(context.teacher.attention_map, context.teacher, teacher_out, from, batch.start)
+      local kl = divergence(target, context.student:attention_map(student_out, i, batch.start), mask)
       sum = sum and sum + kl or kl
     end
     local maps = sum / #map

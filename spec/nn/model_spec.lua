@@ -80,6 +80,28 @@ describe("a model", function()
     end
   end)
 
+  it("attends within its windows, and says so in its attention maps", function()
+    local m = model { model_type = "mistral", sliding_window = 3, num_hidden_layers = 2 }
+    local a, b = ids { { 9, 9, 9, 4, 5, 6, 7, 8 } }, ids { { 1, 2, 3, 4, 5, 6, 7, 8 } }
+    -- two layers of 3 reach four tokens back: the last token's logits do not know what stands before
+    local one, other = m:forward { input_ids = a, queries = true }, m:forward { input_ids = b }
+    assert.is_true(kava.allclose(one.logits:narrow(2, 8, 1), other.logits:narrow(2, 8, 1), { rtol = 1e-5, atol = 1e-6 }))
+    assert.is_false((kava.allclose(one.logits:narrow(2, 7, 1), other.logits:narrow(2, 7, 1), { rtol = 1e-5, atol = 1e-6 })))
+    local start = kava.tensor({ { 0, 0, 0, 0, 0, 5, 5, 5 } }, { dtype = "i32" })
+    for _, first in ipairs { false, start } do
+      local map = m:attention_map(one, 2, first or nil):totable()[1]
+      for t = 1, 8 do
+        local sum = 0
+        for j = 1, 8 do
+          local seen = j <= t and j > t - 3 and (not first or t < 6 or j > 5)
+          assert.equal(seen, map[t][j] > 0)
+          sum = sum + map[t][j]
+        end
+        assert.near(1, sum, 1e-5)
+      end
+    end
+  end)
+
   it("sees no padding, on either side", function()
     local m = model()
     local alone = m:forward { input_ids = ids { { 5, 6, 7 } } }

@@ -65,6 +65,13 @@ local Model = {}
 ---@return kava.ForwardResult
 function Model:forward(opts) end
 
+---The attention of layer i of a forward pass that kept queries, averaged over heads; 0 for keys that a query does not see.
+---@param out kava.ForwardResult
+---@param i integer
+---@param start? kava.Tensor as the pass had it
+---@return kava.Tensor [B, T, T]
+function Model:attention_map(out, i, start) end
+
 ---The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims.
 ---@param opts? {batch?: integer, length?: integer}
 ---@return {layers: integer, kv_heads: integer, head_dim: integer, layer_dim: integer, total_dim: integer, per_layer: table[], config_dim: integer, dtype: string, device: string}
