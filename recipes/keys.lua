@@ -20,7 +20,8 @@ return {
 
   { heading = "Models" },
   { "teacher.path", "string", "a Hugging Face folder or a GGUF file", alias = "teacher" },
-  { "teacher.quantize", "string", "how to hold the teacher's weights; none: as the file has them", choices = { "none" } },
+  { "teacher.quantize", "string", "how to hold the teacher's weights; none: as the file has them",
+    choices = { "none", "nf4", "nf4-dq", "int8", "fp8" } },
   { "student.path", "string", "a Hugging Face folder or a GGUF file" },
   { "student.layers", "integer|list", "derive the student from these layers of the teacher, or from this many of them",
     alias = "student.derive", min = 1 },

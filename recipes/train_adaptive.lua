@@ -40,18 +40,21 @@ local function locate(key, name, folder)
   cli.fail(("%s = %s: not found; looked for %s"):format(key, name, table.concat(candidates, ", ")), cli.exit.usage)
 end
 
--- The teacher as its file has it (quantised weights stay quantised), the student in f32: read, or derived from the teacher's layers.
+-- The teacher as its file has it (quantised weights stay quantised) or quantised here, the student in f32: read, or derived from the
+-- teacher's layers.
 local function load_models(c, places)
   local started = kava.clock()
   local path = locate("teacher.path", c.teacher.path, places.models)
-  local teacher = try(kava.model.load(path))
+  local quantize = c.teacher.quantize ~= "none" and c.teacher.quantize or nil
+  local teacher = try(kava.model.load(path, { quantize = quantize }))
   local student, origin
   if c.student.path then
     if c.student.layers then cli.fail("student.path and student.layers: one of them expected, both given", cli.exit.usage) end
     local from = locate("student.path", c.student.path, places.models)
     student, origin = try(kava.model.load(from, { dtype = "f32" })), from
   else
-    student = configured(kava.model.derive, teacher, { layers = c.student.layers, dtype = "f32" })
+    local from = quantize and try(kava.model.load(path)) or teacher -- what the codes lost is not lost to the student
+    student = configured(kava.model.derive, from, { layers = c.student.layers, dtype = "f32" })
     origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
   end
   student:requires_grad(true)

@@ -44,6 +44,21 @@ local function from_gguf(family, t, key, entry, layer)
   return t
 end
 
+-- A layer's matrix in codes; the others are converted. What was read of the file is let go: beside the codes there is one weight.
+local function hold(path, name, t, opts, entry, layer)
+  local held
+  if opts.quantize and layer and #t.shape == 2 then
+    local ok
+    if families.is_turned(entry, t) then t = t:permute(2, 1) end
+    ok, held = pcall(kava.quant.encode, t, opts.quantize)
+    if not ok then error(("%s: tensor %s: %s"):format(path, name, held), 0) end
+  else
+    held = convert(t, opts.dtype)
+  end
+  if held ~= t then t:forget() end
+  return held
+end
+
 local function load(path, opts)
   local source = store.open(path) -- {config=, family=, tensor(hf or gguf name) -> t|nil, names(), gguf=bool}
   local family, config = source.family, source.config
@@ -59,7 +74,7 @@ local function load(path, opts)
       error(("%s: tensor %s is missing"):format(path, name), 0)
     end
     if source.gguf then t = from_gguf(family, t, key, entry, layer) end
-    into[key] = convert(t, opts.dtype)
+    into[key] = hold(path, name, t, opts, entry, layer)
   end)
   for _, name in ipairs(source.names()) do
     if not used[name] and not name:find "inv_freq$" and not name:find "^rope_f" then
@@ -71,14 +86,19 @@ local function load(path, opts)
   return self
 end
 
+local encodings = { nf4 = true, ["nf4-dq"] = true, int8 = true, fp8 = true }
+
 -- path: a Hugging Face directory or a GGUF file. opts.dtype: "f32" | "bf16" | "f16" | "f64"; nil keeps what is stored,
--- quantised weights included. -> model, or nil, message, code
+-- quantised weights included. opts.quantize: the layers' matrices of a float model in codes ("nf4" | "nf4-dq" | "int8" | "fp8"),
+-- made one by one. -> model, or nil, message, code
 function model.load(path, opts)
   opts = opts or {}
   if type(path) ~= "string" then error(("model.load: a path expected, got %s"):format(type(path)), 2) end
   check_options(opts, load_keys, "model.load")
   if opts.device and opts.device ~= "cpu" then error(("model.load: device '%s' is not available; there is: cpu"):format(opts.device), 2) end
-  if opts.quantize then error("model.load: quantize is not supported by this build; load a quantised GGUF file instead", 2) end
+  if opts.quantize and not encodings[opts.quantize] then
+    error(("model.load: quantize: nf4, nf4-dq, int8 or fp8 expected, got %s"):format(tostring(opts.quantize)), 2)
+  end
   local ok, result = pcall(load, path, opts)
   if ok then return result end
   local failure = type(result) == "table" and result or { message = tostring(result), code = "format" }

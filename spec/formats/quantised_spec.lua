@@ -234,3 +234,55 @@ describe("a quantised checkpoint", function()
     end)
   end
 end)
+
+describe("a model quantised while it is loaded", function()
+  local dir
+  local config = {
+    model_type = "llama", hidden_size = 64, intermediate_size = 96, num_hidden_layers = 2, num_attention_heads = 4, vocab_size = 80,
+    num_key_value_heads = 2, rms_norm_eps = 1e-5, rope_theta = 10000.0, max_position_embeddings = 64, tie_word_embeddings = false,
+  }
+  setup(function()
+    dir = helper.tmp()
+    kava.seed(3)
+    assert(kava.model.create(config, { std = 0.3 }):save(dir, { dtype = "bf16" }))
+  end)
+
+  it("holds its layers' matrices in codes, the others as they were", function()
+    local plain = assert(kava.model.load(dir))
+    local ids = kava.tensor({ { 1, 5, 79, 0, 33, 2 } }, { dtype = "i64" })
+    for method, dtype in pairs { nf4 = "nf4", ["nf4-dq"] = "nf4", int8 = "int8", fp8 = "fp8" } do
+      local m = assert(kava.model.load(dir, { quantize = method }))
+      for name, t in pairs(m:parameters()) do
+        local want = plain:parameters()[name]
+        if name:find "_proj" then
+          assert.equal(dtype, t.dtype)
+          same(t, quant.encode(want, method), name)
+        else
+          assert.equal(want.dtype, t.dtype)
+          same(t, want, name)
+        end
+      end
+      -- the codes are multiplied with as they are: the same as with their values
+      local wide = { layer = {} }
+      for key, t in pairs(m.weights) do
+        if key ~= "layer" then wide[key] = t end
+      end
+      for i, layer in ipairs(m.weights.layer) do
+        wide.layer[i] = {}
+        for key, t in pairs(layer) do wide.layer[i][key] = t:to { dtype = "f32" } end
+      end
+      local other = kava.decoder(m.spec, wide)
+      assert.is_true(kava.allclose(m:forward({ input_ids = ids }).logits, other:forward({ input_ids = ids, logits = true }).logits,
+        { rtol = 1e-4, atol = 1e-4 }), method)
+    end
+  end)
+
+  it("is a float model, and quantised in a known way", function()
+    assert.has_error(function() kava.model.load(dir, { quantize = "int3" }) end)
+    local golden = helper.shared "golden/quant/int8/config.json"
+    if not golden then return pending "skipped: ../shared/golden/quant is not there" end
+    local m, message = kava.model.load(golden:gsub("/config.json$", ""), { quantize = "nf4" })
+    assert.is_nil(m)
+    assert.truthy(message:find "tensor model%.layers%.%d%.[%w_.]+: quantise: a float matrix expected, got int8", message)
+  end)
+end)

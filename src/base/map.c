@@ -50,6 +50,13 @@ void kava_map_release(kava_map **at) {
   kava_free(map);
 }
 
+void kava_map_forget(kava_map *map, const void *data, size_t size) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = (size_t)((const uint8_t *)data - map->data), end = begin + size;
+  begin = (begin + page - 1) / page * page; /* the map begins at a page */
+  end = end == map->size ? end : end / page * page;
+  if (begin < end) madvise(map->data + begin, end - begin, MADV_DONTNEED);
+}
+
 static kava_status sync_directory_of(const char *path) {
   const char *slash = strrchr(path, '/');
   char *directory = slash ? kava_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : kava_strdup(".");

@@ -16,6 +16,9 @@ typedef struct kava_map {
 kava_status kava_map_open(const char *path, kava_map **out);
 void kava_map_retain(kava_map *map);
 void kava_map_release(kava_map **map); /* accepts NULL, nulls the pointer */
+/* Gives the whole pages within [data, data+size) of the map back: they are read from the file again when they are
+ * touched. What was written to them is lost. */
+void kava_map_forget(kava_map *map, const void *data, size_t size);
 /* Writes `size` bytes of `data` to `path` by way of a temporary file, fsync, rename and fsync of the directory. */
 kava_status kava_file_write(const char *path, const void *data, size_t size);
 #endif

@@ -549,6 +549,12 @@ static int t_backward(lua_State *L) { /* [-0, +0, e] backward([seed=1]): gradien
   return 0;
 }
 
+static int
+t_forget(lua_State *L) { /* [-0, +0, e] a mapped tensor's pages go back to the system until they are touched */
+  kava_tensor_forget(kava_l_check_tensor(L, 1));
+  return 0;
+}
+
 static int t_detach(lua_State *L) { /* [-0, +1, e] the same values, no record */
   kava_tensor *t = kava_l_check_tensor(L, 1), **y = kava_l_result(L);
   kava_l_check(L, kava_tensor_detach(t, y));
@@ -622,6 +628,7 @@ void kava_l_open_tensor(lua_State *L) {
                                      {"requires_grad", t_requires_grad},
                                      {"backward", t_backward},
                                      {"detach", t_detach},
+                                     {"forget", t_forget},
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {
       {"__tostring", t_tostring}, {"__len", t_len}, {"__eq", t_eq}, {"__newindex", t_newindex}, {NULL, NULL}};

@@ -253,6 +253,11 @@ bool kava_same_shape(const kava_tensor *a, const kava_tensor *b) {
 
 void kava_tensor_touch(kava_tensor *t) { t->storage->version++; }
 
+void kava_tensor_forget(const kava_tensor *t) {
+  const kava_storage *s = t->storage;
+  if (s->map && s->version == 0) kava_map_forget(s->map, s->data, s->bytes);
+}
+
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes) {
   return kava_shape_bytes(t->dtype, t->dims, t->shape, NULL, bytes);
 }

@@ -71,6 +71,8 @@ kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, i
 void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size); /* "[2, 3]" */
 bool kava_same_shape(const kava_tensor *a, const kava_tensor *b);
 void kava_tensor_touch(kava_tensor *t); /* every in-place writer of what a user can see calls this */
+/* Of a mapped tensor that nobody wrote to: gives its pages back to the system until they are touched again. */
+void kava_tensor_forget(const kava_tensor *t);
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
 
 static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }

@@ -105,7 +105,9 @@ local model = {}
 
 ---path: a Hugging Face directory or a GGUF file. nil, message, code when it cannot be read.
 ---@param path string
----@param opts? {device?: "cpu", dtype?: "f32"|"f16"|"bf16"|"f64"}
+---dtype: what to hold floats in (nil: as stored; quantised weights are then dequantised). quantize: the layers' matrices of a float
+---model in codes, made one by one: the memory it takes is that of the codes and one weight (kava.quant.encode says how they round).
+---@param opts? {device?: "cpu", dtype?: "f32"|"f16"|"bf16"|"f64", quantize?: "nf4"|"nf4-dq"|"int8"|"fp8"}
 ---@return kava.Model|nil, string?, string?
 function model.load(path, opts) end
 

@@ -152,6 +152,9 @@ function Tensor:backward(seed) end
 ---@return kava.Tensor # the same storage, no record
 function Tensor:detach() end
 
+--- Gives the pages of a tensor that is mapped from a file, and was not written to, back to the system until they are touched again.
+function Tensor:forget() end
+
 --- Lets go of the storage now (also __close and __gc); idempotent. Views of it live on.
 function Tensor:release() end
 
