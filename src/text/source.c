@@ -172,7 +172,7 @@ static kava_status open_part(kava_source *s) {
   s->first = s->next_row = 0;
   if (s->file->size >= 8) KAVA_TRY(kava_file_read(s->file, 0, mark, 8));
   if (memcmp(mark, "PAR1", 4) == 0)
-    KAVA_FAIL(KAVA_UNSUPPORTED, "%s: Parquet", p->path);
+    KAVA_TRY(kava_parquet_open(s->file, &s->table));
   else if (memcmp(mark, "ARROW1", 6) == 0 || memcmp(mark, "\xff\xff\xff\xff", 4) == 0)
     KAVA_TRY(kava_arrow_open(s->file, &s->table));
   else
