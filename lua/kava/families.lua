@@ -222,6 +222,12 @@ function families.is_turned(entry, t)
   return entry.transposed and #t.shape == 2 and (t.dtype:find "^[bf]*f%d+$" ~= nil)
 end
 
+--- A weight in the shape that Hugging Face has it in: one that cannot be turned is dequantised for it, others are themselves.
+function families.stored(entry, t)
+  if not entry.transposed or #t.shape < 2 or families.is_turned(entry, t) then return t end
+  return t:to({ dtype = "f32" }):permute(2, 1):contiguous()
+end
+
 --- The same weights as the decoder takes them: by canonical names, fused ones as rows of what is stored.
 function families.decoder_weights(family, spec, weights)
   local out = { layer = {} }

@@ -169,12 +169,12 @@ function model.derive(teacher, opts)
     for i, from in ipairs(list and map or {}) do config[key][i] = list[from] end
   end
   local spec = families.spec(family, config)
-  local function own(t)
-    local copy = convert(t, dtype)
+  local function own(entry, t)
+    local copy = convert(families.stored(entry, t), dtype)
     return copy == t and t:clone() or copy
   end
   for key, t in pairs(teacher.weights) do
-    if key ~= "layer" then weights[key] = own(t) end
+    if key ~= "layer" then weights[key] = own(family.model[key], t) end
   end
   for i, from in ipairs(map) do
     local difference = families.difference(spec, i, teacher.spec, from)
@@ -183,7 +183,7 @@ function model.derive(teacher, opts)
         difference), 2)
     end
     weights.layer[i] = {}
-    for key, t in pairs(teacher.weights.layer[from]) do weights.layer[i][key] = own(t) end
+    for key, t in pairs(teacher.weights.layer[from]) do weights.layer[i][key] = own(family.layer[key], t) end
   end
   return assemble(family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
 end
@@ -195,13 +195,11 @@ function Model:parameters()
   return out
 end
 
---- The same, every one in the shape that Hugging Face has it in: quantised ones that are stored the other way round are turned, and so
---- dequantised.
+--- The same, every one in the shape that Hugging Face has it in (see families.stored).
 function Model:stored()
   local out = self:parameters()
   families.each(self.family, self.spec, self.weights, function(from, key, hf, _, entry)
-    local t = from[key]
-    if t and entry.transposed and not families.is_turned(entry, t) then out[hf] = t:to({ dtype = "f32" }):permute(2, 1):contiguous() end
+    if from[key] then out[hf] = families.stored(entry, from[key]) end
   end)
   return out
 end

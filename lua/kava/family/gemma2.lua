@@ -48,5 +48,18 @@ return families.like(llama, {
     llama.from_gguf(config, get)
     config.hidden_act = nil
     config.query_pre_attn_scalar = config.num_hidden_layers == 46 and config.hidden_size // config.num_attention_heads or config.head_dim
+    local pattern = get "attention.sliding_window_pattern" -- a period, or a list of which layers slide
+    if not pattern then return end
+    config.layer_types = {}
+    for i = 1, config.num_hidden_layers do
+      local slides = type(pattern) == "table" and pattern[i] or type(pattern) == "number" and i % pattern ~= 0
+      config.layer_types[i] = slides and "sliding_attention" or "full_attention"
+    end
+  end,
+
+  to_gguf = function(config, put)
+    local pattern = {}
+    for i, kind in ipairs(config.layer_types) do pattern[i] = kind == "sliding_attention" end
+    put("attention.sliding_window_pattern", pattern)
   end,
 })

@@ -2,7 +2,6 @@
 -- are rotated by another base than the sixth.
 local families = require "kava.families"
 local gemma2 = require "kava.family.gemma2"
-local llama = require "kava.family.llama"
 local rope = require "kava.rope"
 
 return families.like(gemma2, {
@@ -46,12 +45,12 @@ return families.like(gemma2, {
   gguf_keys = { attn_logit_softcapping = false, rope_local_base_freq = "rope.freq_base_swa" },
 
   from_gguf = function(config, get)
-    llama.from_gguf(config, get)
-    config.hidden_act = nil
+    gemma2.from_gguf(config, get)
     config.query_pre_attn_scalar = config.num_hidden_layers == 62 and config.hidden_size // config.num_attention_heads or config.head_dim
   end,
 
   to_gguf = function(config, put)
+    gemma2.to_gguf(config, put)
     put("rope.freq_base", config.rope_parameters.full_attention.rope_theta)
     put("rope.freq_base_swa", config.rope_parameters.sliding_attention.rope_theta)
     for key, value in pairs(rope.to_gguf(rope.parameters(config, 0, "full_attention"))) do put(key, value) end
