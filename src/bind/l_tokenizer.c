@@ -6,6 +6,7 @@ typedef struct box {
   kava_tokenizer *tok;
   kava_encoder *encoder; /* made at the first encode */
   kava_ids ids;          /* scratch that outlives a raise */
+  kava_spans spans;
   int64_t *input;
   size_t input_room;
   kava_buffer text;
@@ -31,6 +32,7 @@ static int tokenizer_gc(lua_State *L) { /* [-0, +0, e] idempotent */
   kava_encoder_release(&b->encoder);
   kava_tokenizer_release(&b->tok);
   kava_ids_free(&b->ids);
+  kava_spans_free(&b->spans);
   kava_buffer_free(&b->text);
   kava_free(b->input);
   b->input = NULL;
@@ -53,26 +55,38 @@ static bool wants_replace(lua_State *L, int arg, const char *what) { /* [-0, +0,
   return false;
 }
 
-static int l_encode(lua_State *L) { /* [-0, +1, e] tok:encode(text, {add_special_tokens=, errors=}) -> ids */
-  static const char *const keys[] = {"add_special_tokens", "errors", NULL};
+/* [-0, +1|3, e] tok:encode(text, {add_special_tokens=, errors=, offsets=}) -> ids [, first, last] */
+static int l_encode(lua_State *L) {
+  static const char *const keys[] = {"add_special_tokens", "errors", "offsets", NULL};
   box *b = check_box(L, 1);
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
   unsigned flags = KAVA_ENCODE_SPECIAL;
+  bool offsets = false;
   if (!lua_isnoneornil(L, 3)) {
     kava_l_check_keys(L, 3, "encode", keys);
     if (!kava_l_field_boolean(L, 3, "add_special_tokens", true)) flags = 0;
     if (wants_replace(L, 3, "encode")) flags |= KAVA_ENCODE_REPLACE;
+    offsets = kava_l_field_boolean(L, 3, "offsets", false);
   }
   if (!b->encoder) kava_l_check(L, kava_encoder_new(b->tok, &b->encoder));
-  b->ids.size = 0;
-  kava_l_check(L, kava_encode(b->encoder, text, length, flags, &b->ids));
+  b->ids.size = b->spans.size = 0;
+  kava_l_check(L, kava_encode_spans(b->encoder, text, length, flags, &b->ids, offsets ? &b->spans : NULL));
   lua_createtable(L, (int)b->ids.size, 0);
   for (size_t i = 0; i < b->ids.size; i++) {
     lua_pushinteger(L, b->ids.data[i]);
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
-  return 1;
+  if (!offsets) return 1;
+  lua_createtable(L, (int)b->spans.size, 0);
+  lua_createtable(L, (int)b->spans.size, 0);
+  for (size_t i = 0; i < b->spans.size; i++) { /* as text:sub counts */
+    lua_pushinteger(L, (lua_Integer)b->spans.data[i].begin + 1);
+    lua_rawseti(L, -3, (lua_Integer)i + 1);
+    lua_pushinteger(L, (lua_Integer)b->spans.data[i].end);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 3;
 }
 
 static int l_decode(lua_State *L) { /* [-0, +1, e] tok:decode(ids, {skip_special_tokens=, errors=}) -> text */

@@ -107,6 +107,11 @@ static kava_status normal_form(kava_normal_scratch *s, kava_normal_kind kind, co
       i = plain - 1;
       continue;
     }
+    if (kava_char_stands_alone(kava_utf8_read(in->text + i, &n))) {
+      st = kava_aligned_copy(out, in, i, i + n);
+      i += n;
+      continue;
+    }
     size_t end = i;
     do {
       kava_utf8_read(in->text + end, &n);

@@ -141,7 +141,7 @@ static kava_status stand_ins(kava_buffer *copy, const uint8_t *text, size_t leng
 
 kava_status kava_matches_begin(kava_matches *walk, const kava_pattern *pattern, kava_pattern_scratch *scratch,
                                kava_buffer *copy, const uint8_t *text, size_t length) {
-  *walk = (kava_matches){pattern, scratch, text, length, 0};
+  *walk = (kava_matches){.pattern = pattern, .scratch = scratch, .seen = text, .length = length};
   kava_status st = prepare(scratch);
   if (st == KAVA_OK && !pattern->literal) st = stand_ins(copy, text, length, &walk->seen);
   return st;
@@ -149,23 +149,26 @@ kava_status kava_matches_begin(kava_matches *walk, const kava_pattern *pattern, 
 
 kava_status kava_matches_next(kava_matches *walk, bool *found, size_t *begin, size_t *end) {
   *found = false;
-  if (walk->search > walk->length) return KAVA_OK;
-  int got = pcre2_match(walk->pattern->code, walk->seen, walk->length, walk->search, PCRE2_NO_UTF_CHECK,
-                        walk->scratch->match, walk->scratch->context);
-  if (got == PCRE2_ERROR_NOMATCH) return KAVA_OK;
-  if (got < 0) {
-    PCRE2_UCHAR why[128];
-    pcre2_get_error_message(got, why, sizeof why);
-    return kava_fail(KAVA_UNSUPPORTED, "pattern '%.60s' at byte %zu of %zu: %s", walk->pattern->text, walk->search,
-                     walk->length, (const char *)why);
-  }
-  const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(walk->scratch->match);
-  *found = true;
-  *begin = pair[0];
-  *end = walk->search = pair[1];
-  if (*end == *begin) { /* an empty match only cuts */
-    size_t n = 1;
-    if (*end < walk->length) kava_utf8_read(walk->seen + *end, &n);
+  while (walk->search <= walk->length) {
+    int got = pcre2_match(walk->pattern->code, walk->seen, walk->length, walk->search, PCRE2_NO_UTF_CHECK,
+                          walk->scratch->match, walk->scratch->context);
+    if (got == PCRE2_ERROR_NOMATCH) return KAVA_OK;
+    if (got < 0) {
+      PCRE2_UCHAR why[128];
+      pcre2_get_error_message(got, why, sizeof why);
+      return kava_fail(KAVA_UNSUPPORTED, "pattern '%.60s' at byte %zu of %zu: %s", walk->pattern->text, walk->search,
+                       walk->length, (const char *)why);
+    }
+    const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(walk->scratch->match);
+    *begin = pair[0];
+    *end = pair[1];
+    if (*end > *begin || !walk->any || *end != walk->last) {
+      walk->any = *found = true;
+      walk->search = walk->last = *end;
+      return KAVA_OK;
+    }
+    size_t n = 1; /* an empty match where the last one ended is none: on behind the next character */
+    if (walk->search < walk->length) kava_utf8_read(walk->seen + walk->search, &n);
     walk->search += n;
   }
   return KAVA_OK;

@@ -26,12 +26,13 @@ typedef struct kava_pattern_scratch {
 } kava_pattern_scratch;
 void kava_pattern_scratch_free(kava_pattern_scratch *scratch);
 
-/* A walk over the matches in a text. An empty match is given too, and the walk goes on behind the next character. */
+/* A walk over the matches in a text. An empty match is given too, unless it is where the last one ended. */
 typedef struct kava_matches {
   const kava_pattern *pattern;
   kava_pattern_scratch *scratch;
-  const uint8_t *seen; /* the text as PCRE2 is to see it */
-  size_t length, search;
+  const uint8_t *seen;         /* the text as PCRE2 is to see it */
+  size_t length, search, last; /* last: the end of the match before */
+  bool any;
 } kava_matches;
 /* `copy`: where stand-ins go when there are any; it lives as long as the walk. */
 kava_status kava_matches_begin(kava_matches *walk, const kava_pattern *pattern, kava_pattern_scratch *scratch,

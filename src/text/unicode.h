@@ -30,14 +30,16 @@ bool kava_char_is_mark(uint32_t c);        /* a combining mark (M) */
 
 uint32_t kava_char_lower(uint32_t c);
 
-/* True where c surely does not join the character before it in any normal form, so that text may be cut before it. */
+/* True where c surely does not join the character before it in any normal form, so that text may be cut before it; nor
+ * does the next join one for which kava_char_stands_alone. */
 bool kava_char_starts(uint32_t c);
+bool kava_char_stands_alone(uint32_t c); /* too new for the normal forms, which leave it as it is */
 
 /* The length of the grapheme cluster at the start of valid UTF-8; length is above 0. */
 size_t kava_grapheme(const uint8_t *text, size_t length);
 
-/* A normal form of valid UTF-8. *changed says whether it was needed: if not, `out` is left as it was, else the result
- * is appended. */
+/* A normal form of valid UTF-8 that has none of the characters that stand alone. *changed says whether it was needed:
+ * if not, `out` is left as it was, else the result is appended. */
 typedef enum kava_form { KAVA_NFC, KAVA_NFD, KAVA_NFKC, KAVA_NFKD } kava_form;
 kava_status kava_normal_form(const uint8_t *text, size_t length, kava_form form, kava_buffer *out, bool *changed);
 bool kava_is_plainly_nfc(const uint8_t *text, size_t length); /* a quick look; false says nothing */

@@ -31,9 +31,14 @@ function tokenizer.train(options) end
 local Tokenizer = {}
 
 --- Raises, with the byte's offset, where the text is not valid UTF-8; errors = "replace" reads U+FFFD instead.
+--- With offsets = true also where each token comes from: text:sub(first[i], last[i]). A byte-level token within a character
+--- has its own bytes; what normalisation rewrote (a composed letter) has the whole of what it was; what is not in the text at all
+--- (a prefix space, the template's tokens) has nothing, last[i] == first[i] - 1.
 ---@param text string
----@param options { add_special_tokens: boolean?, errors: string? }? true, "strict"
+---@param options { add_special_tokens: boolean?, errors: string?, offsets: boolean? }? true, "strict", false
 ---@return integer[] ids from 0, as the model counts them
+---@return integer[]? first
+---@return integer[]? last
 function Tokenizer:encode(text, options) end
 
 --- Bytes that are not valid UTF-8 become U+FFFD. Raises for an id that has no token; errors = "replace" writes U+FFFD for it.

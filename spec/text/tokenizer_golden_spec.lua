@@ -1,0 +1,45 @@
+-- Every component of tokenizer.json that is known, against Hugging Face's tokenizers: spec/golden/tokenizers.jsonl holds tiny
+-- tokenizers and what they make of odd texts; spec/golden/make_tokenizers.py made it. KAVA_TOKENIZER_CASES names another such file
+-- (that script makes larger ones, with random texts).
+local kava = require "kava"
+local helper = require "spec.helper"
+
+-- The bytes of a token widened to whole characters, as Hugging Face counts.
+local function whole_characters(text, first, last)
+  while first > 1 and first <= #text and text:byte(first) & 0xc0 == 0x80 do first = first - 1 end
+  while last > 0 and last < #text and text:byte(last + 1) & 0xc0 == 0x80 do last = last + 1 end
+  return first, last
+end
+
+local lines = io.lines(os.getenv "KAVA_TOKENIZER_CASES" or "spec/golden/tokenizers.jsonl")
+local shared = assert(kava.json.decode(lines()))
+
+describe("a tokenizer of tokenizer.json", function()
+  for line in lines do
+    local case = assert(kava.json.decode(line))
+    it("does as Hugging Face's: " .. case.name, function()
+      local dir = helper.tmp()
+      case.tokenizer.model = assert(kava.json.decode(shared.models[case.tokenizer.model + 1]))
+      helper.write(dir .. "/tokenizer.json", kava.json.encode(case.tokenizer))
+      local tok = assert(kava.tokenizer.load(dir))
+      for i, expected in ipairs(case.cases) do
+        local text = expected.text or shared.texts[i]
+        local ids = expected.plain or expected.ids
+        local plain, first, last = tok:encode(text, { add_special_tokens = false, offsets = true })
+        local decoded = expected.decoded or text
+        assert.are.same({ text, table.concat(expected.ids, " ") }, { text, table.concat(tok:encode(text), " ") })
+        assert.are.same({ text, table.concat(ids, " ") }, { text, table.concat(plain, " ") })
+        assert.are.equal(table.concat(ids, " "), table.concat(tok:encode(text, { add_special_tokens = false }), " "))
+        assert.are.equal(decoded, tok:decode(plain))
+        assert.are.equal(expected.skipped or decoded, tok:decode(plain, { skip_special_tokens = true }))
+        for n = 1, expected.first and #plain or 0 do
+          local a, b = whole_characters(text, first[n], last[n])
+          if last[n] >= first[n] then assert.are.same({ text, n, expected.first[n], expected.last[n] }, { text, n, a, b }) end
+        end
+        for n = 1, #plain do
+          assert.is_true(first[n] >= 1 and last[n] <= #text and last[n] >= first[n] - 1)
+        end
+      end
+    end)
+  end
+end)
