@@ -43,3 +43,56 @@ describe("a tokenizer of tokenizer.json", function()
     end)
   end
 end)
+
+describe("a tokenizer of GGUF's model llama", function()
+  it("merges by score as the merges that were made of the scores do, and is saved as such", function()
+    local model = assert(kava.json.decode(shared.models[1 + (function()
+      for line in io.lines "spec/golden/tokenizers.jsonl" do
+        local case = assert(kava.json.decode(line))
+        if case.name == "llama2" then return case.tokenizer.model end
+      end
+    end)()]))
+    local tokens, scores, types = {}, {}, {}
+    for piece, id in pairs(model.vocab) do
+      tokens[id + 1], scores[id + 1], types[id + 1] = piece, 0.0, piece:find "^<0x%x%x>$" and 6 or 1
+    end
+    types[model.vocab["<unk>"] + 1] = 2
+    for rank, merge in ipairs(model.merges) do
+      local id = model.vocab[(merge:gsub(" ", "", 1))]
+      if scores[id + 1] == 0 then scores[id + 1] = -rank + 0.0 end
+    end
+    local metadata = { ["general.architecture"] = "llama", ["tokenizer.ggml.model"] = "llama", ["tokenizer.ggml.tokens"] = tokens,
+      ["tokenizer.ggml.scores"] = scores, ["tokenizer.ggml.token_type"] = types, ["tokenizer.ggml.add_bos_token"] = false,
+      ["tokenizer.ggml.unknown_token_id"] = model.vocab["<unk>"], ["tokenizer.chat_template"] = "{{ messages }}" }
+    local dir = helper.tmp()
+    assert(kava.gguf.save(dir .. "/model.gguf", {}, metadata))
+    local tok = assert(kava.tokenizer.load(dir .. "/model.gguf"))
+    assert(tok:save(dir .. "/saved"))
+    local again = assert(kava.tokenizer.load(dir .. "/saved"))
+    local compared = 0
+    for line in io.lines "spec/golden/tokenizers.jsonl" do
+      local case = assert(kava.json.decode(line))
+      for i, expected in ipairs(case.name == "llama2" and case.cases or {}) do
+        local text = shared.texts[i]
+        if not text:find("[<CÜdu]") then -- those without its added tokens
+          compared = compared + 1
+          local ids = table.concat(expected.plain, " ")
+          assert.are.same({ text, ids }, { text, table.concat(tok:encode(text), " ") })
+          assert.are.same({ text, ids }, { text, table.concat(again:encode(text), " ") })
+          assert.are.equal(expected.decoded or text, tok:decode(expected.plain))
+        end
+      end
+    end
+    assert.is_true(compared >= 4)
+    local wrong = { ["tokenizer.ggml.scores"] = { 0.0 }, ["tokenizer.ggml.model"] = "t5", ["tokenizer.ggml.token_type"] = { 1 } }
+    for key, value in pairs(wrong) do
+      local kept = metadata[key]
+      metadata[key] = value
+      assert(kava.gguf.save(dir .. "/bad.gguf", {}, metadata))
+      local bad, message = kava.tokenizer.load(dir .. "/bad.gguf")
+      assert.is_nil(bad)
+      assert.matches("bad.gguf: " .. key, message, 1, true)
+      metadata[key] = kept
+    end
+  end)
+end)

@@ -314,21 +314,37 @@ out:
   return st;
 }
 
+static bool has_inner_mark(const uint8_t *bytes, size_t length) { /* a word's mark behind something else */
+  bool begun = false;
+  for (size_t at = 0; at < length; at++) {
+    bool here = length - at >= 3 && !memcmp(bytes + at, KAVA_WORD_MARK, 3);
+    if (here && begun) return true;
+    begun |= !here;
+    at += here ? 2 : 0;
+  }
+  return false;
+}
+
 void kava_bpe_finish_merges(kava_bpe *bpe) {
-  const uint8_t *mark = (const uint8_t *)KAVA_WORD_MARK;
-  /* the mark must be a token: else two words' unknown characters could be one */
-  bpe->words = bpe->chars && !bpe->ignore_merges && kava_bpe_find(bpe, mark, 3) >= 0;
-  for (uint64_t i = 0; i <= bpe->merge_mask && bpe->words; i++) {
-    if (bpe->merges[i].pair == UINT64_MAX) continue;
-    kava_token token = bpe->tokens[bpe->merges[i].id];
-    const uint8_t *bytes = bpe->bytes.data + token.offset;
-    bool begun = false;
-    for (uint32_t at = 0; at < token.length; at++) {
-      bool here = token.length - at >= 3 && !memcmp(bytes + at, mark, 3);
-      if (here && begun) bpe->words = false;
-      begun |= !here;
-      at += here ? 2 : 0;
+  /* what stands behind a cut must be a token: else unknown characters on both sides could be one */
+  bpe->cuts = bpe->chars && !bpe->ignore_merges;
+  bpe->words = bpe->cuts && kava_bpe_find(bpe, (const uint8_t *)KAVA_WORD_MARK, 3) >= 0;
+  memset(bpe->joins, 0, sizeof bpe->joins);
+  for (int before = 0; before < 256; before++)
+    for (int c = 0; c < 128; c++)
+      if (bpe->char_id[c] < 0) bpe->joins[before][c / 32] |= 1u << (c % 32);
+  for (uint64_t i = 0; i <= bpe->merge_mask && bpe->cuts; i++) {
+    const kava_merge *merge = &bpe->merges[i];
+    if (merge->pair == UINT64_MAX) continue;
+    kava_token left = bpe->tokens[merge->pair >> 32], right = bpe->tokens[(uint32_t)merge->pair];
+    kava_token made = bpe->tokens[merge->id];
+    if (left.length == 0 || right.length == 0) {
+      bpe->cuts = false;
+      break;
     }
+    uint8_t before = bpe->bytes.data[left.offset + left.length - 1], c = bpe->bytes.data[right.offset];
+    if (c < 128) bpe->joins[before][c / 32] |= 1u << (c % 32);
+    if (bpe->words && has_inner_mark(bpe->bytes.data + made.offset, made.length)) bpe->words = false;
   }
 }
 
@@ -629,22 +645,22 @@ static kava_status encode_word(const kava_bpe *bpe, kava_bpe_scratch *s, const u
   return st;
 }
 
+static inline bool is_mark(const uint8_t *p) { return !memcmp(p, KAVA_WORD_MARK, 3); }
+
 kava_status kava_bpe_encode(const kava_bpe *bpe, kava_bpe_scratch *s, const uint8_t *piece, size_t length,
                             kava_ids *out, kava_spans *spans) {
-  if (!bpe->words) return encode_word(bpe, s, piece, length, out, spans, 0);
-  const uint8_t *mark = (const uint8_t *)KAVA_WORD_MARK, *end = piece + length, *p = piece;
+  if (!bpe->cuts) return encode_word(bpe, s, piece, length, out, spans, 0);
+  const uint8_t *mark = (const uint8_t *)KAVA_WORD_MARK;
   kava_status st = KAVA_OK;
-  while (p < end && st == KAVA_OK) { /* a word: its marks, and what follows up to the next mark */
-    const uint8_t *stop = p;
-    while (end - stop >= 3 && !memcmp(stop, mark, 3)) stop += 3;
-    for (; stop < end; stop++) {
-      stop = memchr(stop, mark[0], (size_t)(end - stop));
-      if (!stop) stop = end;
-      if (end - stop < 3 || !memcmp(stop, mark, 3)) break;
-    }
-    if (end - stop < 3) stop = end;
-    st = encode_word(bpe, s, p, (size_t)(stop - p), out, spans, (size_t)(p - piece));
-    p = stop;
+  size_t from = 0;
+  for (size_t i = 1; i < length && st == KAVA_OK; i++) {
+    uint8_t c = piece[i];
+    bool cut = c < 128 ? !(bpe->joins[piece[i - 1]][c / 32] >> (c % 32) & 1)
+                       : c == mark[0] && bpe->words && length - i >= 3 && is_mark(piece + i) &&
+                             !(i >= 3 && is_mark(piece + i - 3));
+    if (!cut) continue;
+    st = encode_word(bpe, s, piece + from, i - from, out, spans, from);
+    from = i;
   }
-  return st;
+  return st == KAVA_OK ? encode_word(bpe, s, piece + from, length - from, out, spans, from) : st;
 }

@@ -46,7 +46,11 @@ typedef struct kava_bpe {
   int32_t unknown;      /* stands for what is not there; -1: it is dropped */
   bool fuse_unknown, ignore_merges;
   bool chars, byte_fallback;
-  bool words; /* no merge joins anything with a word's mark behind it: words are merged one by one */
+  /* `chars` without ignore_merges: where a text may be cut because no merge ever joins what lies there, so that short
+   * stretches are merged one by one. words: before a word's mark that follows something else. joins, by the byte before
+   * and the ASCII character behind: bits of those places that may not be cut. */
+  bool cuts, words;
+  uint32_t joins[256][4];
 } kava_bpe;
 
 /* Building: size the tables, set `chars`, add tokens, finish_tokens, add merges, finish_merges. */
