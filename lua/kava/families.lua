@@ -6,6 +6,9 @@ local rope = require "kava.rope"
 
 local families = {}
 
+--- Keys of configurations that hold one thing for each layer.
+families.lists_of_layers = { "layer_types", "no_rope_layers" }
+
 local known -- model_type -> family, read once
 
 local function all()
@@ -78,6 +81,28 @@ local function without_nulls(value)
   return out
 end
 
+local counts = { "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+  "num_hidden_layers", "max_position_embeddings" }
+local layers_most = 10000
+
+-- Before anything is computed from it: a configuration's counts are counts, and its lists have an entry for each layer.
+local function check(family, config)
+  for _, key in ipairs(counts) do
+    local value = config[key]
+    local most = key == "num_hidden_layers" and layers_most or 2 ^ 31
+    if math.type(value) and not (math.tointeger(value) and value > 0 and value < most) then
+      error(("config: %s must be a whole number from 1, got %s"):format(family.renamed and family.renamed[key] or key, tostring(value)), 0)
+    end
+    config[key] = math.tointeger(value) or value
+  end
+  for _, key in ipairs(families.lists_of_layers) do
+    local list = config[key]
+    if list ~= nil and (type(list) ~= "table" or #list < (config.num_hidden_layers or 0)) then
+      error(("config: %s must be a list with an entry for each of %s layers"):format(key, tostring(config.num_hidden_layers)), 0)
+    end
+  end
+end
+
 --- A configuration as a file has it -> a copy with what transformers takes for granted where a key is absent. (A null is not an
 --- absence: it says that there is none.)
 function families.complete(family, config)
@@ -91,6 +116,7 @@ function families.complete(family, config)
   end
   out = without_nulls(out)
   out.tie_word_embeddings = out.tie_word_embeddings == true
+  check(family, out)
   if family.complete then family.complete(out) end
   return out
 end
@@ -201,9 +227,6 @@ function families.each(family, spec, weights, visit)
     end
   end
 end
-
---- Keys of configurations that hold one thing for each layer.
-families.lists_of_layers = { "layer_types", "no_rope_layers" }
 
 --- The first thing in which layer i of spec a differs from layer j of spec b; nil: none.
 function families.difference(a, i, b, j)

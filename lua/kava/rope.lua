@@ -108,6 +108,7 @@ end
 --- type of layer: `layer_type`), v4 rope_theta and rope_scaling {rope_type | type}.
 function rope.parameters(config, head_dim, layer_type)
   local given = config.rope_parameters or config.rope_scaling or {}
+  if type(given) ~= "table" then error(("config: rope_parameters must be a table, got %s"):format(tostring(given)), 0) end
   if layer_type and type(given[layer_type]) == "table" then given = given[layer_type] end
   local out = { max_position_embeddings = config.max_position_embeddings,
     original_max_position_embeddings = config.original_max_position_embeddings }
@@ -117,7 +118,16 @@ function rope.parameters(config, head_dim, layer_type)
   out.rope_type = given.rope_type or given.type or "default"
   out.type = nil
   out.rope_theta = given.rope_theta or config.rope_theta or 10000.0
-  out.dims = math.tointeger((given.partial_rotary_factor or config.partial_rotary_factor or 1) * head_dim // 1)
+  local part = given.partial_rotary_factor or config.partial_rotary_factor or 1
+  for key, value in pairs { rope_theta = out.rope_theta, partial_rotary_factor = part } do
+    if type(value) ~= "number" or not (value > 0) then
+      error(("config: %s must be a number above 0, got %s"):format(key, tostring(value)), 0)
+    end
+  end
+  out.dims = math.tointeger(part * head_dim // 1)
+  if not out.dims or out.dims % 2 ~= 0 or out.dims > head_dim then
+    error(("config: %s of %d dimensions of a head are to be rotated: an even number of them expected"):format(tostring(out.dims), head_dim), 0)
+  end
   if not kinds[out.rope_type] then
     local known = {}
     for name in pairs(kinds) do known[#known + 1] = name end

@@ -53,6 +53,6 @@ return families.like(gemma2, {
     gemma2.to_gguf(config, put)
     put("rope.freq_base", config.rope_parameters.full_attention.rope_theta)
     put("rope.freq_base_swa", config.rope_parameters.sliding_attention.rope_theta)
-    for key, value in pairs(rope.to_gguf(rope.parameters(config, 0, "full_attention"))) do put(key, value) end
+    for key, value in pairs(rope.to_gguf(rope.parameters(config, config.head_dim, "full_attention"))) do put(key, value) end
   end,
 })
