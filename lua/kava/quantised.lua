@@ -29,6 +29,12 @@ function Parts:need(name, dims)
   return t
 end
 
+function Parts:words(name)
+  local t = self:need(name, 2)
+  if t.dtype ~= "i32" then fail(("%s: tensor %s: i32 expected, got %s"):format(self.file, name, t.dtype)) end
+  return t
+end
+
 -- A result of kava.quant, or its failure with the tensor's name.
 function Parts:check(name, t, message, code)
   if not t then fail(("%s: tensor %s: %s"):format(self.file, name, message), code) end
@@ -170,7 +176,7 @@ methods.gptq = {
 function methods.gptq.weight(parts, prefix, config)
   local name = prefix .. ".qweight"
   if not parts.tensors[name] then return nil end
-  local bits, words = config.bits, parts:need(name, 2)
+  local bits, words = config.bits, parts:words(name)
   local inputs, outputs = words.shape[1] * 32 // bits, words.shape[2]
   local zeros = parts:need(prefix .. ".qzeros", 2)
   zeros = parts:check(prefix .. ".qzeros", kava.quant.unpack(zeros, bits, outputs, config.checkpoint_format == "gptq_v2" and 0 or 1))
@@ -199,7 +205,7 @@ methods.awq = {
 function methods.awq.weight(parts, prefix, config)
   local name = prefix .. ".qweight"
   if not parts.tensors[name] then return nil end
-  local words = parts:need(name, 2)
+  local words = parts:words(name)
   local inputs, outputs = words.shape[1], words.shape[2] * 8
   local codes = parts:check(name, kava.quant.awq_rows(words))
   local zeros = parts:check(prefix .. ".qzeros", kava.quant.unpack(parts:need(prefix .. ".qzeros", 2), 4, outputs, 0, true))
@@ -234,7 +240,7 @@ methods["compressed-tensors"] = {
     for _, group in pairs(config.config_groups or {}) do check(type(group) == "table" and group.format or nil) end
     for _, weights in ipairs(schemes(config)) do
       local kind, bits = weights.type or "int", weights.num_bits
-      if not (kind == "int" and (bits == 2 or bits == 4 or bits == 8) or kind == "float" and bits == 8) then
+      if not (kind == "int" and (bits == 2 or bits == 3 or bits == 4 or bits == 8) or kind == "float" and bits == 8) then
         unsupported(("compressed-tensors: weights of %s bits, type %s"):format(tostring(bits), tostring(kind)))
       end
     end
@@ -269,29 +275,37 @@ methods["compressed-tensors"].weight = function(parts, prefix, config)
   if not scales then return nil end
   local coded = { scales = scales, round = scales.dtype }
   local zeros, index = parts:find(name .. "_zero_point"), parts:find(name .. "_g_idx")
-  local packed = parts:find(name .. "_packed")
-  if packed then
+  if parts.tensors[name .. "_packed"] then
+    local packed = parts:words(name .. "_packed")
     local shape = parts:need(name .. "_shape"):totable()
     local rows, columns = shape[1], shape[2]
     local bits
     for _, weights in ipairs(schemes(config)) do
       if columns and packed.shape[2] == (columns * weights.num_bits + 31) // 32 then bits = weights.num_bits end
     end
-    if not bits or columns * bits % 32 ~= 0 then
+    if not bits or columns * bits % 32 ~= 0 then -- rows of whole words, no bits left between
       unsupported(("%s: tensor %s_packed: words [%s] for a weight of [%s]"):format(
         parts.file, name, table.concat(packed.shape, ", "), table.concat(shape, ", ")))
     end
     coded.dtype, coded.codes, coded.rows, coded.columns = bits == 8 and "uint8" or "int" .. bits, packed, rows, columns
     coded.zero = 1 << bits - 1 -- signed codes are stored with half their range added, and so are their zero points
-    if zeros then
+    if zeros and zeros.dtype == "i32" then -- packed as the weight is, but along the outputs
       local along = turned(parts:need(name .. "_zero_point", 2))
       coded.zeros = turned(parts:check(name .. "_zero_point", kava.quant.unpack(along, bits, rows)))
+    elseif zeros then
+      coded.zeros = (zeros:to { dtype = "i64" } + coded.zero):to { dtype = "u8" }
     end
   else
     local codes = parts:need(name, 2)
     coded.dtype = ({ i8 = "int8", fp8 = "fp8" })[codes.dtype]
     if not coded.dtype then unsupported(("%s: tensor %s: codes of type %s"):format(parts.file, name, codes.dtype)) end
     coded.codes, coded.rows, coded.columns, coded.zeros = codes, codes.shape[1], codes.shape[2], zeros
+    if zeros and codes.dtype == "fp8" then -- some files have them; they are nothing
+      if zeros:to({ dtype = "f32" }):abs():max():item() ~= 0 then
+        unsupported(("%s: tensor %s_zero_point: zero points of fp8 codes"):format(parts.file, name))
+      end
+      coded.zeros = nil
+    end
   end
   spread(coded, config)
   if index then -- -1: the groups are in order

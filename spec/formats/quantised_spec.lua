@@ -286,3 +286,83 @@ describe("a model quantised while it is loaded", function()
     assert.truthy(message:find "tensor model%.layers%.%d%.[%w_.]+: quantise: a float matrix expected, got int8", message)
   end)
 end)
+
+describe("the layouts of", function()
+  local quantised = require "kava.quantised"
+  -- made by spec/golden/make_quantised.py from the formats' definitions
+  local file = "spec/golden/quant/checkpoints.safetensors"
+  local all, configs = assert(kava.safetensors.load(file))
+  configs.format = nil
+
+  local function case_of(name)
+    local parts = {}
+    for key, t in pairs(all) do
+      local case, part = key:match "^(.-)/(.*)$"
+      if case == name and part ~= "values" then parts[part] = t end
+    end
+    return quantised.of({ quantization_config = kava.json.decode(configs[name]) }, "config.json"), parts
+  end
+
+  for name in pairs(configs) do
+    it(name .. " give their values, and nothing is left over", function()
+      local config, parts = case_of(name)
+      local tensor, names = quantised.bind(config, parts, file)
+      local t = tensor "l.weight"
+      same(t, all[name .. "/values"], name)
+      assert.same({}, names())
+      assert.truthy(quant.parts(t), "it is held in codes")
+    end)
+  end
+
+  it("a part that is missing, lies or is of another type is named with its file", function()
+    local function reject(name, change, expected)
+      local config, parts = case_of(name)
+      local settings = {}
+      for key, value in pairs(config) do settings[key] = value end
+      change(parts, settings)
+      local tensor = quantised.bind(settings, parts, file)
+      local ok, failure = pcall(tensor, "l.weight")
+      assert.is_false(ok, name .. ": " .. expected)
+      local text = type(failure) == "table" and failure.message or tostring(failure)
+      assert.truthy(text:find(expected, 1, true), text)
+      assert.truthy(text:find(file, 1, true), text)
+    end
+    reject("gptq4-sym", function(p) p["l.scales"] = nil end, "tensor l.scales is missing")
+    reject("gptq4-order", function(p) p["l.scales"] = p["l.scales"]:narrow(1, 1, 1) end, "tensor l.qweight: zeros: 16 elements expected")
+    reject("gptq4-order", function(p) p["l.g_idx"] = p["l.g_idx"] - 1 end, "is in group -1 of 2")
+    reject("gptq4-order", function(p) p["l.g_idx"] = p["l.g_idx"]:narrow(1, 1, 8) end, "group_of: 64 elements expected, got [8]")
+    reject("gptq4-sym", function(p) p["l.scales"] = p["l.scales"]:narrow(1, 1, 1) end, "tensor l.qweight: scales: 32 elements expected")
+    reject("gptq4-sym", function(_, c) c.group_size = 0 end, "group_size 0")
+    reject("gptq3-sym", function(p) p["l.qzeros"] = p["l.qzeros"]:narrow(2, 1, 2) end, "tensor l.qzeros: packed integers")
+    reject("gptq4-sym", function(p) p["l.qweight"] = p["l.qweight"]:to { dtype = "f32" } end, "tensor l.qweight: i32 expected, got f32")
+    reject("awq", function(p) p["l.qweight"] = p["l.qweight"]:narrow(1, 1, 12) end, "tensor l.qweight: ")
+    reject("awq", function(p) p["l.qzeros"] = p["l.qzeros"]:reshape(-1) end, "tensor l.qzeros: 2 dimensions expected")
+    reject("packed4-sym", function(p) p["l.weight_shape"] = kava.tensor({ 8, 1 << 40 }, { dtype = "i64" }) end, "l.weight_packed: words")
+    reject("packed4-sym", function(p) p["l.weight_shape"] = nil end, "tensor l.weight_shape is missing")
+    reject("packed4-order", function(p) p["l.weight_g_idx"] = p["l.weight_g_idx"] * 9 end, "of 2")
+    reject("int8-channel", function(p) p["l.weight_scale"] = nil end, "tensor l.weight is i8 and has no scales")
+    reject("fp8-block", function(p) p["l.weight_scale"] = p["l.weight_scale"]:narrow(1, 1, 1) end, "scales: 4 elements expected")
+  end)
+
+  it("other methods are refused before a weight is read", function()
+    local function reject(settings, expected)
+      local dir = helper.tmp()
+      helper.write(dir .. "/config.json", kava.json.encode { model_type = "llama", quantization_config = settings })
+      local m, message, code = kava.model.load(dir) -- there is no model.safetensors at all
+      assert.is_nil(m)
+      assert.equal("unsupported", code)
+      assert.truthy(message:find(expected, 1, true) and message:find(dir .. "/config.json", 1, true), message)
+    end
+    reject({ quant_method = "hqq" }, "quantised by 'hqq' are not supported; known: awq, bitsandbytes, compressed-tensors, fp8, gptq, and GGUF")
+    reject({ quant_method = "mxfp4" }, "quantised by 'mxfp4'")
+    reject({ bits = 4 }, "quantised by 'nil'")
+    reject({ quant_method = "gptq", bits = 5 }, "gptq: 5 bits; known: 2, 3, 4, 8")
+    reject({ quant_method = "gptq", bits = 4, checkpoint_format = "marlin" }, "checkpoint_format 'marlin'")
+    reject({ quant_method = "awq", bits = 4, version = "GEMV" }, "version 'gemv'")
+    reject({ quant_method = "bitsandbytes" }, "neither load_in_4bit nor load_in_8bit")
+    reject({ quant_method = "fp8", weight_block_size = { 128 } }, "weight_block_size")
+    reject({ quant_method = "compressed-tensors", format = "nvfp4-pack-quantized" }, "format 'nvfp4-pack-quantized'")
+    reject({ quant_method = "compressed-tensors", format = "pack-quantized", config_groups = { g = { weights = { num_bits = 4, type = "float" } } } },
+      "weights of 4 bits, type float")
+  end)
+end)
