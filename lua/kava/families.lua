@@ -183,6 +183,7 @@ function families.spec(family, config)
   local spec = family.spec(config, need)
   spec.activation = activation(spec.activation)
   spec.tied = config.tie_word_embeddings
+  spec.pad_id = family.trains_padding and -1 or config.pad_token_id
   rotations(spec)
   return spec
 end

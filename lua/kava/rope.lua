@@ -126,7 +126,8 @@ function rope.parameters(config, head_dim, layer_type)
   end
   out.dims = math.tointeger(part * head_dim // 1)
   if not out.dims or out.dims % 2 ~= 0 or out.dims > head_dim then
-    error(("config: %s of %d dimensions of a head are to be rotated: an even number of them expected"):format(tostring(out.dims), head_dim), 0)
+    error(("config: %s of %d dimensions of a head are to be rotated: an even number of them expected"):format(
+      tostring(out.dims), head_dim), 0)
   end
   if not kinds[out.rope_type] then
     local known = {}

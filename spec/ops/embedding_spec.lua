@@ -36,6 +36,15 @@ describe("embedding", function()
     end
   end)
 
+  it("gives the row of the padding id no gradient", function()
+    local w = kava.randn({ 4, 2 }):requires_grad(true)
+    kava.embedding(ids { 1, 3, 1, 0 }, w, 1):sum():backward()
+    assert.same({ { 1, 1 }, { 0, 0 }, { 0, 0 }, { 1, 1 } }, w.grad:totable())
+    w.grad = nil
+    kava.embedding(ids { 1, 1 }, w, 1):sum():backward()
+    assert.same({ { 0, 0 }, { 0, 0 }, { 0, 0 }, { 0, 0 } }, w.grad:totable())
+  end)
+
   it("has the gradients that finite differences have, ids repeated", function()
     gradcheck(function(w) return kava.embedding(ids { { 1, 4, 1 }, { 1, 0, 4 } }, w) end, { kava.randn({ 6, 3 }, { dtype = "f64" }) })
   end)

@@ -88,9 +88,10 @@ static void read_layer(lua_State *L, kava_layer *layer, int number, int specs, i
   lua_pop(L, 2);
 }
 
-/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, norm = "rms"|"layer", norm_eps, norm_shift, activation,
- * embed_scale, residual_scale, head_scale, logit_softcap, rope = {{inv_freq, scale}, …}, layer = {{heads, kv_heads,
- * head_dim, window, rope = index, attention_scale, softcap}, …}}; weights = {embed, …, layer = {{q, …}, …}} */
+/* [-0, +1, e] decoder(spec, weights): spec = {hidden, vocab, pad_id, norm = "rms"|"layer", norm_eps, norm_shift,
+ * activation, embed_scale, residual_scale, head_scale, logit_softcap, rope = {{inv_freq, scale}, …}, layer = {{heads,
+ * kv_heads, head_dim, window, rope = index, attention_scale, softcap}, …}}; weights = {embed, …, layer = {{q, …}, …}}
+ */
 static int l_decoder(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -104,6 +105,7 @@ static int l_decoder(lua_State *L) {
   kava_decoder *d = *box;
   d->hidden = (int)kava_l_field_integer(L, 1, "hidden", 0);
   d->vocab = (int)kava_l_field_integer(L, 1, "vocab", 0);
+  d->pad_id = kava_l_field_integer(L, 1, "pad_id", -1);
   d->layer_norm = strcmp(kava_l_field_string(L, 1, "norm", "rms"), "layer") == 0;
   d->norm_eps = kava_l_field_number(L, 1, "norm_eps", 1e-6);
   d->activation = check_activation(L, kava_l_field_string(L, 1, "activation", "silu"));

@@ -48,7 +48,13 @@ static int l_relu(lua_State *L) { return unary(L, kava_op_relu); }
 static int l_swiglu(lua_State *L) { return binary(L, kava_op_swiglu); }
 static int l_geglu(lua_State *L) { return binary(L, kava_op_geglu); }
 static int l_geglu_tanh(lua_State *L) { return binary(L, kava_op_geglu_tanh); }
-static int l_embedding(lua_State *L) { return binary(L, kava_op_embedding); }
+
+static int l_embedding(lua_State *L) { /* [-0, +1, e] embedding(ids, w, pad|nil) */
+  kava_tensor *ids = kava_l_check_tensor(L, 1), *w = kava_l_check_tensor(L, 2);
+  int64_t pad = luaL_optinteger(L, 3, -1);
+  kava_l_check(L, kava_op_embedding(ids, w, pad, kava_l_result(L)));
+  return 1;
+}
 
 static int l_softcap(lua_State *L) { /* [-0, +1, e] softcap(x, c) */
   kava_tensor *x = kava_l_check_tensor(L, 1);

@@ -21,6 +21,7 @@ kava_status kava_decoder_new(int layers, kava_decoder **out) {
   }
   d->refs = 1;
   d->layers = layers;
+  d->pad_id = -1;
   d->embed_scale = d->residual_scale = d->head_scale = 1;
   kava_live_add(1);
   *out = d;
@@ -349,7 +350,7 @@ out:
 static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *x = NULL, *where = NULL, *p = NULL, *y = NULL;
-  KAVA_TRY(kava_op_embedding(f->input_ids, d->embed, &x));
+  KAVA_TRY(kava_op_embedding(f->input_ids, d->embed, d->pad_id, &x));
   if (d->embed_scale != 1) {
     KAVA_TRY(kava_op_scale(x, d->embed_scale, &y));
     replace(&x, y);
@@ -362,7 +363,7 @@ static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tens
       KAVA_TRY(kava_tensor_new(KAVA_I32, 2, (int64_t[]){batch, length}, &where));
       for (int64_t i = 0; i < batch * length; i++) kava_i32(where)[i] = (int32_t)(i % length);
     }
-    KAVA_TRY(kava_op_embedding(where, d->positions, &p));
+    KAVA_TRY(kava_op_embedding(where, d->positions, -1, &p));
     KAVA_TRY(kava_op_add(x, p, &y));
     replace(&x, y);
   }

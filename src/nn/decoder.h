@@ -49,6 +49,7 @@ typedef struct kava_layer {
 typedef struct kava_decoder {
   int refs;
   int layers, hidden, vocab, ropes;
+  int64_t pad_id;  /* looking this id up gives its embedding no gradient; -1: none is such */
   bool layer_norm; /* else RMSNorm */
   kava_activation activation;
   double norm_eps;

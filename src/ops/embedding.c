@@ -16,7 +16,7 @@ static int by_id_then_position(const void *a, const void *b) {
   return x->position < y->position ? -1 : x->position > y->position;
 }
 
-/* node: inputs NULL (ids), w; saved[0] ids, i64 contiguous */
+/* node: inputs NULL (ids), w; saved[0] ids, i64 contiguous; integers[0] pad */
 static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *ids = node->saved[0], *dw;
@@ -31,7 +31,10 @@ static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) 
     st = KAVA_MEMORY;
     goto out;
   }
-  for (int64_t i = 0; i < count; i++) places[i] = (place){kava_i64(ids)[i], i};
+  int64_t all = count;
+  count = 0;
+  for (int64_t i = 0; i < all; i++)
+    if (kava_i64(ids)[i] != node->integers[0]) places[count++] = (place){kava_i64(ids)[i], i};
   qsort(places, (size_t)count, sizeof *places, by_id_then_position);
   int64_t unique = 0;
   for (int64_t i = 0; i < count; i++) {
@@ -82,7 +85,7 @@ static void gather(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **out) {
+kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, int64_t pad, kava_tensor **out) {
   static const char op[] = "embedding";
   kava_status st = KAVA_OK;
   kava_tensor *where = NULL, *table = NULL, *y = NULL;
@@ -122,6 +125,7 @@ kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **ou
   if (kava_tape_wanted(&w, 1)) {
     KAVA_TRY(kava_tape_record(op, embedding_backward, 1, &w, y, &node));
     KAVA_TRY(kava_tape_save(node, 0, where));
+    node->integers[0] = pad < 0 ? -1 : pad;
   }
   *out = y;
   y = NULL;

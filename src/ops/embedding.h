@@ -4,5 +4,6 @@
 #define KAVA_OPS_EMBEDDING_H
 #include "tensor/tensor.h"
 
-kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, kava_tensor **out);
+/* pad: the id whose row gets no gradient from here, as torch's padding_idx has it; < 0: none */
+kava_status kava_op_embedding(kava_tensor *ids, kava_tensor *w, int64_t pad, kava_tensor **out);
 #endif

@@ -4,6 +4,7 @@ local family = {
   model_types = { "gpt2" },
   architecture = "GPT2LMHeadModel",
   gguf = "gpt2",
+  trains_padding = true,
   defaults = { tie_word_embeddings = true, hidden_act = "gelu_new", rms_norm_eps = 1e-5 },
 }
 

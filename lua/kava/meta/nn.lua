@@ -76,8 +76,9 @@ function kava.geglu_tanh(gate, up) end
 --- Rows of a table. An id outside 0 .. V-1 raises, naming it, its position and V.
 ---@param ids kava.Tensor integers [..]
 ---@param w kava.Tensor [V, D], any float or quantised dtype
+---@param pad integer? an id whose row gets no gradient from here, as torch's padding_idx has it
 ---@return kava.Tensor [.., D]
-function kava.embedding(ids, w) end
+function kava.embedding(ids, w, pad) end
 
 --- In training mode (kava.train) zeroes each element with probability p and divides the others by 1-p; else x itself.
 --- Which elements is a function of kava.seed and of how many random draws came before.
