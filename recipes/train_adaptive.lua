@@ -26,14 +26,17 @@ local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) or "unkn
 -- Calls f(…), whose errors are the config's: shown without a traceback, exit code 2.
 local function configured(f, ...)
   local results = table.pack(pcall(f, ...))
-  if not results[1] then cli.fail((tostring(results[2]):gsub("^[^\n:]*train_adaptive%.lua:%d+: ", "")), cli.exit.usage) end
+  if not results[1] then
+    local message = tostring(results[2]):gsub("^[^\n:]*train_adaptive%.lua:%d+: ", ""):gsub("^[^\n:]*lua/kava/[%w_]+%.lua:%d+: ", "")
+    cli.fail(message, cli.exit.usage)
+  end
   return table.unpack(results, 2, results.n)
 end
 
 -- The first of the places where `name` may be that is there.
 local function locate(key, name, folder)
   if not name then cli.fail(key .. ": nothing given; --help says what it may be", cli.exit.usage) end
-  local candidates = paths.candidates(name, folder, cli.home)
+  local candidates = paths.candidates(name, folder, cli.root())
   for _, path in ipairs(candidates) do
     if kava.data.exists(path) then return path end
   end
@@ -67,7 +70,8 @@ end
 -- Positions match only when both models read a text as the same tokens: compared on rows, refused where they differ.
 local function compare_tokenizers(models, file, options)
   if not models.student_path then return end
-  local other = kava.tokenizer.load(models.student_path)
+  local other, problem, code = kava.tokenizer.load(models.student_path)
+  if not other and code ~= "io" then cli.fail(problem) end
   if not other then return end -- the student brings none: it is fed the teacher's ids, as every model of one family may be
   local count = 0
   for text, number in try(kava.data.rows(file, { template = options.template, skip = options.skip })) do
@@ -84,10 +88,16 @@ end
 local function rows_file(c, places, key, split, count)
   local path = locate("data." .. key, c.data[key], places.data)
   if not path:find "%.lua$" then return path end
-  local made = ("%s/%s-%s-%d-%d.jsonl"):format(places.cache, path:match "([^/]+)%.lua$", split, count, c.data.seed)
+  local file <close> = try(io.open(path, "rb"))
+  local made = ("%s/%s-%s-%s-%d-%d.jsonl"):format(places.cache, path:match "([^/]+)%.lua$", config.hash(file:read "a"):sub(1, 8), split,
+    count, c.data.seed)
   if kava.fs.exists(made) then return made end
-  local lines = {}
-  for i, row in ipairs(dofile(path).rows { seed = c.data.seed, count = count, split = split }) do lines[i] = kava.json.encode(row) end
+  local lines, maker = {}, dofile(path)
+  if type(maker) ~= "table" or type(maker.rows) ~= "function" then
+    local message = "data.%s = %s: a file that returns { rows = function{ seed =, count =, split = } } expected"
+    cli.fail(message:format(key, path), cli.exit.usage)
+  end
+  for i, row in ipairs(maker.rows { seed = c.data.seed, count = count, split = split }) do lines[i] = kava.json.encode(row) end
   try(kava.fs.write(made, table.concat(lines, "\n") .. "\n"))
   return made
 end
@@ -95,7 +105,8 @@ end
 -- Rows as tokens, in a cache keyed by content; the held-out rows are a file of their own.
 local function load_data(c, places, models, workers)
   local started = kava.clock()
-  try(kava.fs.mkdir(places.cache))
+  local made, reason = kava.fs.mkdir(places.cache)
+  if not made then cli.fail(("paths.cache: the folder cannot be made: %s"):format(reason)) end
   local options = { template = c.data.template, max_length = c.data.max_length, long = c.data.long, eos = c.data.eos,
     skip = c.data.skip, workers = workers, cache = places.cache }
   local train_file = rows_file(c, places, "train", "train", c.data.count)
@@ -103,8 +114,9 @@ local function load_data(c, places, models, workers)
   local train = try(configured(kava.data.tokens, train_file, models.tokenizer, options))
   local eval = try(configured(kava.data.tokens, eval_file, models.tokenizer, options))
   compare_tokenizers(models, train_file, options)
-  if train.rows == 0 then cli.fail(train_file .. ": no rows to train on") end
-  if eval.rows == 0 then cli.fail(eval_file .. ": no rows to hold out") end
+  for _, set in ipairs { train, eval } do
+    if set.longest < 2 then cli.fail((set == train and train_file or eval_file) .. ": no row has a second token to predict") end
+  end
   local text, stats = "%d rows, %.1f tokens a row, at most %d", train:stats()
   stage("data", ("%s: "):format(train_file) .. text:format(train.rows, train.tokens / train.rows, train.longest),
     ("%d cut, %d too long, %d broken; %s, %.2f s"):format(stats.truncated, stats.too_long, stats.broken,
@@ -183,6 +195,7 @@ local function find_checkpoint(c, run, resolved)
   run.identity = resolved:identity()
   if not checkpoint then return nil end
   local there = checkpoint.meta.identity
+  if type(there) ~= "table" then cli.fail(checkpoint.path .. ": not a checkpoint of this recipe", cli.exit.usage) end
   local different = config.differences(there, run.identity)
   if #different > 0 then
     cli.fail(("%s is of another config:\n  %s\nGive the same keys, another output=, or resume=none to start anew"):format(checkpoint.path,
@@ -193,11 +206,20 @@ end
 
 -- -------------------------------------------------------------------------------------------------------------- evaluation
 
+-- A signal before the first step: there is nothing to save, and nobody waits for an evaluation then.
+local function leave_if_asked(run)
+  local signal = run.step == 0 and kava.signals.pending()
+  if signal then
+    cli.fail(("SIG%s: stopped before the first step, nothing saved; the same command begins anew"):format(signal), cli.exit.checkpointed)
+  end
+end
+
 -- The held-out batches: always the same rows in the same order.
 local function held_out(run)
   local sampler = run.data.eval:batches { batch = run.batch_size, seed = 0, epoch = 1, mode = "bucket" }
   local rows, limit = 0, run.config.eval.rows
   return function()
+    leave_if_asked(run)
     if limit > 0 and rows >= limit then return nil end
     local batch = sampler:next()
     rows = rows + (batch and batch.input_ids.shape[1] or 0)
@@ -208,8 +230,14 @@ end
 local function answers(run, model)
   local count, rows = run.config.eval.generate, {}
   if count == 0 then return nil end
+  leave_if_asked(run)
   for line in io.lines(run.data.eval_file) do
-    rows[#rows + 1] = require("cjson").decode(line)
+    local row = kava.json.decode(line)
+    if type(row) ~= "table" or type(row.question) ~= "string" or type(row.answer) ~= "string" then
+      cli.fail(("eval.generate = %d: row %d of %s has no question and answer (texts of these names); 0 generates none"):format(count,
+        #rows + 1, run.data.eval_file), cli.exit.usage)
+    end
+    rows[#rows + 1] = row
     if #rows == count then break end
   end
   return (kava.generate.exact_match(model, run.tokenizer, rows))
@@ -300,7 +328,7 @@ local function optimizer_step(run)
     local share = batch.tokens / tokens
     local loss, metrics = run.objective:step(batch, run.step + 1)
     local weighted = loss * share
-    weighted:backward()
+    if weighted:requires_grad() then weighted:backward() end
     for name, value in pairs(kava.loss.numbers(metrics)) do sums[name] = (sums[name] or 0) + value * share end
     if kava.signals.pending() then return nil end
   end
@@ -373,7 +401,8 @@ local function train(c, _, resolved)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
-  try(kava.fs.mkdir(run.output))
+  local made, reason = kava.fs.mkdir(run.output)
+  if not made then cli.fail(("output: the folder cannot be made: %s"):format(reason)) end
   local lock, problem, code = kava.fs.lock(run.output .. "/lock") -- held as long as `run` lives
   if not lock then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
   run.lock = lock
@@ -422,7 +451,7 @@ local function train(c, _, resolved)
   if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
   run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay })
   if checkpoint then restore(run, checkpoint) end
-  run.log = try(log.open(run.output, run.step))
+  run.log = try(log.open(run.output, checkpoint and run.step))
   try(kava.fs.write(run.output .. "/config.lua", resolved:text()))
 
   if run.finished then

@@ -66,8 +66,11 @@ function tune.decide(facts, config, models)
   else
     decide("precision", config.precision, "precision as given")
   end
-  local threads = config.threads > 0 and config.threads or facts.cpus
-  decide("threads", threads, config.threads > 0 and "threads as given" or facts.why.cpus)
+  if config.threads > facts.cpus then -- more would wait for one another
+    decide("threads", facts.cpus, ("threads=%d, lowered to the CPUs this process may run on"):format(config.threads))
+  else
+    decide("threads", config.threads > 0 and config.threads or facts.cpus, config.threads > 0 and "threads as given" or facts.why.cpus)
+  end
   decide("workers", tune.workers(facts, config), "tokenising threads: as many as CPUs, at most 8")
   decide("batch_size", micro_batch(facts, config, models))
   local n = decisions.batch_size

@@ -68,6 +68,7 @@ describe("config", function()
     refused({ deep = { er = { flag = "yes" } } }, 'deep.er.flag = "yes"', "boolean")
     refused({ name = function() end }, "name = a function", "string")
     refused({ "mean" }, "keys are names")
+    refused({ name = "" }, "name", "nothing given; string expected")
   end)
 
   describe("files", function()

@@ -39,8 +39,13 @@ describe("log", function()
     assert.equal(4, #json)
     assert.truthy(json[4]:find('"loss":40', 1, true))
     assert.equal(5, #csv)
-    assert(log.open(dir)):close()
+    l = assert(log.open(dir))
     assert.equal(0, #lines(dir .. "/metrics.jsonl"))
+    l:record { step = 0, kind = "eval", loss = 3 }
+    l:record { step = 1, kind = "train", loss = 2 }
+    l:close()
+    assert(log.open(dir, 0)):close() -- stopped before the first step: what was known before it stays
+    assert.equal(1, #lines(dir .. "/metrics.jsonl"))
   end)
 
   it("says when it cannot be written", function()

@@ -58,9 +58,12 @@ end
 
 -- ---------------------------------------------------------------------------------------------------------------- recipe
 
+--- The folder of the program; for a stock lua5.4 the one this library lies in.
+function cli.root() return cli.home or require("kava.find").home() end
+
 --- A file below the current folder, else below the folder of the program. -> path | nil
 function cli.find(path)
-  for _, candidate in ipairs { path, cli.home and path:sub(1, 1) ~= "/" and cli.home .. "/" .. path or nil } do
+  for _, candidate in ipairs { path, path:sub(1, 1) ~= "/" and cli.root() .. "/" .. path or nil } do
     local file = io.open(candidate, "rb")
     if file then
       file:close()

@@ -158,6 +158,7 @@ local function check(spec, value, from)
     end
     return value
   end
+  if value == "" then return nil, ("%s (%s): nothing given; %s expected"):format(spec.name, from, expected(spec)) end
   if kind == "string" and spec.choices then
     for _, choice in ipairs(spec.choices) do
       if choice == value then return value end

@@ -85,7 +85,7 @@ local function collapse_of(loss, batch, teacher_out, student_out)
   local rows = batch.input_ids.shape[1]
   local shuffled, both = nil, mask
   if rows > 1 then
-    local other = { kv = rotated(teacher_out.kv), hidden = teacher_out.hidden }
+    local other = { kv = rotated(teacher_out.kv), hidden = teacher_out.hidden, start = teacher_out.start }
     both = mask and mask * rotated_rows(mask)
     if not both or count(both) > 0 then
       shuffled = loss.term.pairs(other, student_out)
@@ -167,15 +167,16 @@ local function run(loss, batches, opts)
     sums.add("loss", metrics.loss, real)
     sums.add("kv", metrics.kv, real)
     -- CE, KL and agreement are wanted whatever the loss's weights are.
-    local _, heads = kava.loss.apply_head(loss, batch, teacher_out, student_out, 1, wants_teacher and 1 or 0)
-    local predicted = heads.count
-    sums.add("ce", heads.ce, predicted)
-    sums.add("kl", heads.kl, predicted)
-    sums.add("agreement", heads.agreement, predicted)
+    if kava.loss.predicts(batch) then
+      local _, heads = kava.loss.apply_head(loss, batch, teacher_out, student_out, 1, wants_teacher and 1 or 0)
+      for _, name in ipairs { "ce", "kl", "agreement" } do sums.add(name, heads[name], heads.count) end
+      if wants_teacher then
+        local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), softcap = teacher.spec.logit_softcap,
+          targets = kava.loss.batch_targets(batch) }
+        sums.add("teacher_ce", own.ce, own.count)
+      end
+    end
     if wants_teacher then
-      local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), softcap = teacher.spec.logit_softcap,
-        targets = kava.loss.batch_targets(batch) }
-      sums.add("teacher_ce", own.ce, predicted)
       for i, value in pairs(key_cosines(map, teacher_out, student_out, mask)) do
         by_layer[i] = by_layer[i] or averages()
         by_layer[i].add("cosine", value, real)
@@ -187,6 +188,7 @@ local function run(loss, batches, opts)
     if opts.after_batch then opts.after_batch(batch_count) end
   end
   if batch_count == 0 then error("evaluate: no batches: the held-out data is empty", 0) end
+  if not sums.get "ce" then error("evaluate: no held-out row has a second token: there is nothing to predict", 0) end
   local figures = { tokens = math.tointeger(tokens) or tokens, batches = batch_count }
   for _, name in ipairs { "loss", "kv", "ce", "kl", "agreement", "teacher_ce" } do figures[name] = sums.get(name) end
   if wants_teacher then

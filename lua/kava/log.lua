@@ -64,17 +64,16 @@ local function filter(path, keep)
   assert(os.rename(fresh, path))
 end
 
---- Opens a folder's logs. step: the records up to it are kept, later ones dropped; nil or 0: start with none. -> log | nil, message
+--- Opens a folder's logs. step: the records up to it are kept, later ones dropped; nil: start with none. -> log | nil, message
 function log.open(folder, step)
-  step = step or 0
   local self = setmetatable({ jsonl = folder .. "/metrics.jsonl", csv = folder .. "/metrics.csv" }, Log)
   local function upto(pattern)
     return function(line)
       local at = line:match(pattern)
-      return not at or tonumber(at) <= step
+      return not at or step ~= nil and tonumber(at) <= step
     end
   end
-  if step == 0 then
+  if not step then
     os.remove(self.jsonl)
     os.remove(self.csv)
   end

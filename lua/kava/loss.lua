@@ -374,6 +374,12 @@ function loss.batch_targets(batch)
   return batch.targets
 end
 
+--- Whether a batch has a token to predict: rows of one token have none.
+function loss.predicts(batch)
+  if batch.predicts == nil then batch.predicts = loss.batch_targets(batch):max():item() >= 0 end
+  return batch.predicts
+end
+
 --- mask [B,T] of real tokens: batch.mask or batch.attention_mask; nil: all are real.
 function loss.mask(batch) return batch.mask or batch.attention_mask end
 
@@ -393,6 +399,7 @@ end
 loss.apply_head = head
 
 --- The total at optimizer step `step` (from 1; default 1), and its parts: numbers or tensors not yet read (see loss.numbers).
+--- A total that has no record (requires_grad() is false) teaches nothing.
 function Loss:compute(batch, teacher_out, student_out, step)
   local weight, ce, kl = self.weight.weight(step or 1), self.weight.ce(step or 1), self.weight.kl(step or 1)
   local total, metrics = nil, {}
@@ -402,11 +409,12 @@ function Loss:compute(batch, teacher_out, student_out, step)
     metrics.kv = value:detach()
     total = weight == 1 and value or value * weight
   end
-  if ce > 0 or kl > 0 then
+  if (ce > 0 or kl > 0) and loss.predicts(batch) then
     local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl)
     metrics.ce, metrics.kl, metrics.agreement = more.ce, more.kl, more.agreement
     total = total and total + value or value
   end
+  total = total or kava.zeros {} -- nothing to learn from: a schedule has ended at 0, or CE alone has nothing to predict
   metrics.loss = total:detach()
   return total, metrics
 end

@@ -231,11 +231,12 @@ function Model:forward(opts)
     if length > self.spec.rope_limit then request.rope = families.rope_at(self.spec, length) end
   end
   local raw = self.decoder:forward(request)
-  return { logits = raw.logits, hidden = raw.hidden, kv = kava.kv.wrap(raw) }
+  return { logits = raw.logits, hidden = raw.hidden, start = raw.start, kv = kava.kv.wrap(raw) }
 end
 
---- Layer i's attention of a forward pass that kept queries, averaged over heads: [B,T,T]. start: as the pass had it.
-function Model:attention_map(out, i, start)
+--- Layer i's attention of a forward pass that kept queries, averaged over heads: [B,T,T].
+function Model:attention_map(out, i)
+  local start = out.start
   local function by_token(t) return t:permute(1, 3, 2, 4) end
   local layer, q, k = self.spec.layer[i], by_token(out.kv:queries(i)), by_token(out.kv:keys(i))
   local batch, length = q.shape[1], q.shape[2]

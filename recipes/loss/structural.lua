@@ -20,14 +20,14 @@ return function(context)
     return (rows * real):sum() / real:sum()
   end
 
-  function term.loss(pairs_list, mask, teacher_out, student_out, batch)
+  function term.loss(pairs_list, mask, teacher_out, student_out)
     local value = kava.loss.mean_over(pairs_list, mask, function(student, target)
       return kava.loss.cosine(student, target, { mask = mask })
     end)
     local sum
     for i, from in ipairs(map) do
-      local target = kava.no_grad(context.teacher.attention_map, context.teacher, teacher_out, from, batch.start)
-      local kl = divergence(target, context.student:attention_map(student_out, i, batch.start), mask)
+      local target = kava.no_grad(context.teacher.attention_map, context.teacher, teacher_out, from)
+      local kl = divergence(target, context.student:attention_map(student_out, i), mask)
       sum = sum and sum + kl or kl
     end
     local maps = sum / #map

@@ -147,6 +147,36 @@ describe("kava.loss.build", function()
     assert.near(sum / 20, metrics.attention:item(), 1e-5)
   end)
 
+  it("structural sees padding on the left as it sees it on the right", function()
+    local right = batch_of()
+    local left = {
+      input_ids = kava.tensor({ { 1, 2, 3, 4, 5, 6 }, { 0, 0, 7, 8, 9, 10 } }, { dtype = "i64" }),
+      attention_mask = kava.tensor({ { 1, 1, 1, 1, 1, 1 }, { 0, 0, 1, 1, 1, 1 } }, { dtype = "i64" }),
+    }
+    local loss, found = build("structural", { ce = 0 }), {}
+    for i, batch in ipairs { right, left } do
+      local _, metrics = loss:step(batch)
+      found[i] = metrics.attention:item() -- which turns with the positions as little as the scores do
+    end
+    assert.near(found[1], found[2], 1e-5)
+  end)
+
+  it("learns nothing, and fails on nothing, where no token is to be predicted", function()
+    local one = { input_ids = kava.tensor({ { 3 }, { 4 } }, { dtype = "i64" }), attention_mask = kava.ones(2, 1, { dtype = "i64" }) }
+    local total, metrics = build("none", { ce = 1, kl = 1 }):step(one)
+    assert.equal(0, total:item())
+    assert.is_false(total:requires_grad())
+    assert.is_nil(metrics.ce)
+    total, metrics = build("layer_matched", { ce = 1 }):step(one)
+    assert.is_true(total:requires_grad())
+    assert.near(metrics.kv:item(), total:item(), 1e-6)
+    total = build("layer_matched", { weight = { from = 1, to = 0, steps = 2 }, ce = 0 }):step(batch_of(), 3)
+    assert.equal(0, total:item())
+    local figures = kava.evaluate(build("layer_matched"), { one, batch_of() }, {})
+    assert.near(figures.ce, kava.evaluate(build("layer_matched"), { batch_of() }, {}).ce, 1e-6)
+    assert.error_matches(function() kava.evaluate(build("layer_matched"), { one }, {}) end, "no held%-out row has a second token")
+  end)
+
   it("equals PyTorch's losses on the golden run, through projector and aggregation", function()
     local dir = helper.shared "golden/distill/ref.safetensors"
     if not dir then return pending "skipped: ../shared is not here" end

@@ -51,6 +51,10 @@ describe("tune", function()
     for name in pairs(d) do assert.truthy(name == "why" or d.why[name], name) end
     d = decide { threads = 3, precision = "f32" }
     assert.equal(3, d.workers)
+    assert.equal(3, d.threads)
     assert.equal("f32", d.precision)
+    d = decide { threads = 500 }
+    assert.equal(16, d.threads)
+    assert.matches("threads=500, lowered to the CPUs", d.why.threads)
   end)
 end)

@@ -26,7 +26,7 @@ static kava_tensor *weight(lua_State *L, int table, const char *name) {
 
 /* table[name]: a tensor, or {tensor, first =, rows =, transposed =}: rows of it, counted from 1, stored as columns. */
 static kava_weight part(lua_State *L, int table, const char *name) {
-  kava_weight w = {NULL};
+  kava_weight w = {0};
   if (lua_getfield(L, table, name) == LUA_TTABLE) {
     int at = lua_gettop(L);
     lua_rawgeti(L, at, 1);
@@ -188,6 +188,10 @@ static int decoder_forward(lua_State *L) {
   if (f->out_hidden) {
     kava_l_push_tensor(L, f->out_hidden);
     lua_setfield(L, -2, "hidden");
+  }
+  if (f->start) {
+    kava_l_push_tensor(L, f->start);
+    lua_setfield(L, -2, "start");
   }
   push_list(L, f->out_keys, f->layers, "keys");
   push_list(L, f->out_keys_before, f->layers, "keys_before");

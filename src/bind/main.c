@@ -10,8 +10,12 @@
 /* KAVA_HOME, or the nearest folder above the executable that holds lua/kava/init.lua, or ../share/kava. */
 static int find_home(char *home, size_t size) {
   const char *given = getenv("KAVA_HOME");
-  if (given && *given) return snprintf(home, size, "%s", given) < (int)size;
   char self[PATH_MAX];
+  if (given && *given) {
+    char probe[PATH_MAX + 32];
+    snprintf(probe, sizeof probe, "%s/lua/kava/init.lua", given);
+    return access(probe, R_OK) == 0 && snprintf(home, size, "%s", given) < (int)size;
+  }
   ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
   if (length <= 0) return 0;
   self[length] = 0;
@@ -67,7 +71,11 @@ static int pmain(lua_State *L) {
 int main(int argc, char **argv) {
   char home[PATH_MAX];
   if (!find_home(home, sizeof home)) {
-    fprintf(stderr, "kava: lua/kava/init.lua is not beside or above the program; KAVA_HOME may name its folder\n");
+    const char *given = getenv("KAVA_HOME");
+    if (given && *given)
+      fprintf(stderr, "kava: KAVA_HOME=%s: lua/kava/init.lua is not there\n", given);
+    else
+      fprintf(stderr, "kava: lua/kava/init.lua is not beside or above the program; KAVA_HOME may name its folder\n");
     return 1;
   }
   lua_State *L = luaL_newstate();

@@ -58,6 +58,7 @@ local Model = {}
 ---@class kava.ForwardResult
 ---@field logits? kava.Tensor [B, T, vocabulary]
 ---@field hidden? kava.Tensor [B, T, hidden]
+---@field start? kava.Tensor [B, T] the first key each query saw, from start or attention_mask; nil: the first of all
 ---@field kv kava.KV
 
 ---Computes only what is asked for. Raises on ids out of range and on shapes that do not fit.
@@ -68,9 +69,8 @@ function Model:forward(opts) end
 ---The attention of layer i of a forward pass that kept queries, averaged over heads; 0 for keys that a query does not see.
 ---@param out kava.ForwardResult
 ---@param i integer
----@param start? kava.Tensor as the pass had it
 ---@return kava.Tensor [B, T, T]
-function Model:attention_map(out, i, start) end
+function Model:attention_map(out, i) end
 
 ---The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims.
 ---@param opts? {batch?: integer, length?: integer}
