@@ -297,7 +297,8 @@ describe("train_adaptive", function()
     refused(("data.train=%s/text.jsonl data.eval=%s/text.jsonl data.template={text} eval.generate=2"):format(dir, dir), 2,
       "eval.generate = 2: row 1 of", "text.jsonl has no question and answer")
     helper.write(dir .. "/short.jsonl", '{"text": "a"}\n')
-    refused(("data.train=%s/short.jsonl data.eval=%s/text.jsonl data.template={text}"):format(dir, dir), 1, "short.jsonl: no row has a second token to predict")
+    refused(("data.train=%s/short.jsonl data.eval=%s/text.jsonl data.template={text}"):format(dir, dir), 1,
+      "short.jsonl: no row has a second token to predict")
     helper.write(dir .. "/empty.jsonl", "")
     refused("data.train=" .. dir .. "/empty.jsonl", 1, "empty.jsonl")
     helper.write(dir .. "/broken.jsonl", '{"question": "a", "answer": "b"}\n{"question": \n')
