@@ -247,6 +247,9 @@ function Model:attention_map(out, i)
   return kava.attention_map { q = q, k = k, start = start, scale = layer.attention_scale, softcap = layer.softcap }
 end
 
+--- How far this model's keys and values are from those of `reference`, layer by layer: a quantised teacher against its 16-bit self.
+function Model:quantisation_error(opts) return require("kava.fidelity").of_model(self, opts) end
+
 -- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size).
 function Model:probe(opts)
   opts = opts or {}

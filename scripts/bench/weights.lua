@@ -12,9 +12,11 @@ kava.threads(o.threads)
 local inputs, outputs = o["in"], o.out
 
 -- A matrix in blocks of one of GGUF's types, by way of a file: bytes below 64, so that scales are finite.
-local ids = { q4_0 = { 2, 32, 18 }, q4_1 = { 3, 32, 20 }, q5_0 = { 6, 32, 22 }, q5_1 = { 7, 32, 24 }, q8_0 = { 8, 32, 34 }, q2_k = { 10, 256, 84 },
-  q3_k = { 11, 256, 110 }, q4_k = { 12, 256, 144 }, q5_k = { 13, 256, 176 }, q6_k = { 14, 256, 210 }, iq4_nl = { 20, 32, 18 },
-  iq4_xs = { 23, 256, 136 } }
+local ids = { -- number in files, elements and bytes of a block
+  q4_0 = { 2, 32, 18 }, q4_1 = { 3, 32, 20 }, q5_0 = { 6, 32, 22 }, q5_1 = { 7, 32, 24 }, q8_0 = { 8, 32, 34 },
+  q2_k = { 10, 256, 84 }, q3_k = { 11, 256, 110 }, q4_k = { 12, 256, 144 }, q5_k = { 13, 256, 176 }, q6_k = { 14, 256, 210 },
+  iq4_nl = { 20, 32, 18 }, iq4_xs = { 23, 256, 136 },
+}
 local function blocks(name)
   local id, block, bytes = table.unpack(ids[name])
   local row = {}
@@ -32,7 +34,8 @@ end
 
 local function codes(bits) return (kava.rand { outputs, inputs * bits // 8 } * 255):to { dtype = "u8" } end
 local function coded(dtype, bits, more)
-  local parts = { dtype = dtype, rows = outputs, columns = inputs, codes = codes(bits), scales = kava.rand { outputs, inputs // 128 }, group = 128 }
+  local parts = { dtype = dtype, rows = outputs, columns = inputs, codes = codes(bits), group = 128 }
+  parts.scales = kava.rand { outputs, inputs // 128 }
   for key, value in pairs(more or {}) do parts[key] = value end
   return assert(kava.quant.coded(parts))
 end
@@ -52,7 +55,9 @@ for name in pairs(ids) do makers[name] = function() return blocks(name) end end
 for _, dtype in ipairs { "f16", "bf16" } do makers[dtype] = function() return plain:to { dtype = dtype } end end
 makers.nf4 = function() return kava.quant.encode(plain:to { dtype = "bf16" }, "nf4") end
 makers["nf4-dq"] = function() return kava.quant.encode(plain:to { dtype = "bf16" }, "nf4-dq") end
-makers.fp4 = function() return coded("fp4", 4, { flat = true, group = 64, scales = kava.rand { outputs * inputs // 64 }, round = "bf16" }) end
+makers.fp4 = function()
+  return coded("fp4", 4, { flat = true, group = 64, scales = kava.rand { outputs * inputs // 64 }, round = "bf16" })
+end
 makers.int8 = function() return kava.quant.encode(plain, "int8") end
 makers.fp8 = function() return kava.quant.encode(plain, "fp8") end
 for _, bits in ipairs { 2, 3, 4, 8 } do

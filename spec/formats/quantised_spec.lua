@@ -353,7 +353,8 @@ describe("the layouts of", function()
       assert.equal("unsupported", code)
       assert.truthy(message:find(expected, 1, true) and message:find(dir .. "/config.json", 1, true), message)
     end
-    reject({ quant_method = "hqq" }, "quantised by 'hqq' are not supported; known: awq, bitsandbytes, compressed-tensors, fp8, gptq, and GGUF")
+    reject({ quant_method = "hqq" },
+      "quantised by 'hqq' are not supported; known: awq, bitsandbytes, compressed-tensors, fp8, gptq, and GGUF files' types")
     reject({ quant_method = "mxfp4" }, "quantised by 'mxfp4'")
     reject({ bits = 4 }, "quantised by 'nil'")
     reject({ quant_method = "gptq", bits = 5 }, "gptq: 5 bits; known: 2, 3, 4, 8")
@@ -362,7 +363,7 @@ describe("the layouts of", function()
     reject({ quant_method = "bitsandbytes" }, "neither load_in_4bit nor load_in_8bit")
     reject({ quant_method = "fp8", weight_block_size = { 128 } }, "weight_block_size")
     reject({ quant_method = "compressed-tensors", format = "nvfp4-pack-quantized" }, "format 'nvfp4-pack-quantized'")
-    reject({ quant_method = "compressed-tensors", format = "pack-quantized", config_groups = { g = { weights = { num_bits = 4, type = "float" } } } },
+    reject({ quant_method = "compressed-tensors", config_groups = { g = { weights = { num_bits = 4, type = "float" } } } },
       "weights of 4 bits, type float")
   end)
 end)

@@ -77,6 +77,16 @@ function Model:attention_map(out, i) end
 ---@return {layers: integer, kv_heads: integer, head_dim: integer, layer_dim: integer, total_dim: integer, per_layer: table[], config_dim: integer, dtype: string, device: string}
 function Model:probe(opts) end
 
+---@class kava.Fidelity
+---@field rms number the difference's root mean square over the reference's
+---@field cosine number the mean over each token's vector in each head
+
+---How far this model's keys and values are from those of `reference` (a model or its path): what quantising a teacher does to what it
+---teaches. On input_ids (with attention_mask), or on a text or a list of them, cut at `length` tokens each.
+---@param opts {reference: kava.Model|string, input_ids?: kava.Tensor|integer[][], attention_mask?: kava.Tensor, text?: string|string[], tokenizer?: kava.Tokenizer, length?: integer} length 512; tokenizer: the reference's own
+---@return {layers: {keys: kava.Fidelity, values: kava.Fidelity}[], keys: kava.Fidelity, values: kava.Fidelity, tokens: integer}
+function Model:quantisation_error(opts) end
+
 ---{Hugging Face name = tensor}; a tied head is the embedding and does not appear again.
 ---@return table<string, kava.Tensor>
 function Model:parameters() end
