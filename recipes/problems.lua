@@ -250,46 +250,28 @@ function problems.batches(rows, tokenizer, opts)
   end, per_epoch
 end
 
-local help = [[
-usage: kava recipes/problems.lua [key=value …]
-Writes arithmetic word problems as JSON lines with the fields question and answer.
-  out=.           folder to write train.jsonl and heldout.jsonl into
-  train=20000     rows of the training split
-  heldout=400     rows of the held-out split; no question is in both, whatever the seeds
-  seed=1]]
-
-local function main(arguments)
-  local opts = { out = ".", train = "20000", heldout = "400", seed = "1" }
-  for _, argument in ipairs(arguments) do
-    if argument == "--help" then
-      print(help)
-      return 0
-    end
-    local key, value = argument:match "^([%w_]+)=(.*)$"
-    if not key or opts[key] == nil then
-      io.stderr:write(("problems: unknown argument '%s'; known: out train heldout seed\n"):format(argument))
-      return 2
-    end
-    opts[key] = value
-  end
+local function main(opts)
+  local cli = require "kava.cli"
   for _, split in ipairs { "train", "heldout" } do
-    local count = math.tointeger(tonumber(opts[split]))
-    local seed = math.tointeger(tonumber(opts.seed))
-    if not count or count < 1 or not seed then
-      io.stderr:write(("problems: %s=%s seed=%s: whole numbers expected\n"):format(split, opts[split], opts.seed))
-      return 2
-    end
     local path = ("%s/%s.jsonl"):format(opts.out, split)
-    local ok, message = problems.write(path, problems.rows { seed = seed, count = count, split = split })
-    if not ok then
-      io.stderr:write("problems: ", message, "\n")
-      return 1
-    end
-    print(("%s: %d problems"):format(path, count))
+    cli.try(problems.write(path, problems.rows { seed = opts.seed, count = opts[split], split = split }))
+    print(("%s: %d problems"):format(path, opts[split]))
   end
-  return 0
 end
 
 -- Run as a program (kava recipes/problems.lua …), not when a recipe asks for its functions.
-if arg and arg[0] and arg[0]:find "problems%.lua$" then return main(arg) end
+if arg and arg[0] and arg[0]:find "problems%.lua$" then
+  return require("kava.cli").recipe({
+    name = "problems",
+    about = "Writes arithmetic word problems as JSON lines with the fields question and answer.",
+    keys = {
+      { "out", "string", "folder to write train.jsonl and heldout.jsonl into" },
+      { "train", "integer", "rows of the training split", min = 1 },
+      { "heldout", "integer", "rows of the held-out split; no question is in both, whatever the seeds", min = 1 },
+      { "seed", "integer", "every row is a function of it" },
+    },
+    defaults = { out = ".", train = 20000, heldout = 400, seed = 1 },
+    run = main,
+  }, ...)
+end
 return problems
