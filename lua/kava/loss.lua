@@ -273,6 +273,17 @@ function loss.mean_over(pairs_list, mask, compare)
   return sum / #pairs_list, metrics
 end
 
+-- Pieces by make (loss.aggregated or loss.matched) of the parts that kv.part names.
+function loss.parts(context, make)
+  if context.kv.part ~= "both" then return { make(context, context.kv.part) } end
+  return { make(context, "keys"), make(context, "values") }
+end
+
+-- A term that is the mean over its pairs of compare(student, target, mask) -> loss, metrics.
+function loss.mean_term(pieces, compare)
+  return loss.term(pieces, function(pairs_list, mask) return loss.mean_over(pairs_list, mask, compare) end)
+end
+
 -- ------------------------------------------------------------------------------------------------------------- the loss
 
 local function load_term(name, context)

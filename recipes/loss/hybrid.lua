@@ -2,11 +2,9 @@
 local kava = require "kava"
 
 return function(context)
-  local opts = { alpha = context.loss.alpha, beta = context.loss.beta, eps = context.loss.eps }
+  local settings = context.loss
   local pieces = { kava.loss.aggregated(context, "keys"), kava.loss.aggregated(context, "values") }
-  return kava.loss.term(pieces, function(pairs_list, mask)
-    return kava.loss.mean_over(pairs_list, mask, function(student, target)
-      return kava.loss.mercator(student, target, { mask = mask, alpha = opts.alpha, beta = opts.beta, eps = opts.eps })
-    end)
+  return kava.loss.mean_term(pieces, function(student, target, mask)
+    return kava.loss.mercator(student, target, { mask = mask, alpha = settings.alpha, beta = settings.beta, eps = settings.eps })
   end)
 end

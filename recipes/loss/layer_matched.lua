@@ -4,10 +4,7 @@
 local kava = require "kava"
 
 return function(context)
-  local parts = context.kv.part == "both" and { "keys", "values" } or { context.kv.part }
-  local pieces = {}
-  for i, part in ipairs(parts) do pieces[i] = kava.loss.matched(context, part) end
-  return kava.loss.term(pieces, function(pairs_list, mask)
+  return kava.loss.term(kava.loss.parts(context, kava.loss.matched), function(pairs_list, mask)
     local value = kava.loss.mean_over(pairs_list, mask, function(student, target)
       return kava.loss.cosine(student, target, { mask = mask })
     end)

@@ -3,12 +3,8 @@
 local kava = require "kava"
 
 return function(context)
-  local parts = context.kv.part == "both" and { "keys", "values" } or { context.kv.part }
-  local pieces = {}
-  for i, part in ipairs(parts) do pieces[i] = kava.loss.aggregated(context, part) end
-  return kava.loss.term(pieces, function(pairs_list, mask)
-    return kava.loss.mean_over(pairs_list, mask, function(student, target)
-      return kava.loss.mse(student, target, { mask = mask, relative = context.loss.relative })
-    end)
+  local relative = context.loss.relative
+  return kava.loss.mean_term(kava.loss.parts(context, kava.loss.aggregated), function(student, target, mask)
+    return kava.loss.mse(student, target, { mask = mask, relative = relative })
   end)
 end

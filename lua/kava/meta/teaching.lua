@@ -83,6 +83,18 @@ function loss.term(pieces, compare) end
 ---@return table<string, number> metrics
 function loss.mean_over(pairs, mask, compare) end
 
+--- Pieces of the parts that kv.part names.
+---@param context table
+---@param make fun(context: table, part: "keys"|"values"): table loss.aggregated or loss.matched
+---@return table[] pieces
+function loss.parts(context, make) end
+
+--- Joins pieces into a term that is the mean over pairs of compare(student, target, mask) -> loss, metrics.
+---@param pieces table[]
+---@param compare function
+---@return kava.LossTerm
+function loss.mean_term(pieces, compare) end
+
 --- Which teacher layer each student layer is matched to.
 ---@param how string|integer[]|function "recorded", "depth", a list, or function(i, students, teachers)
 ---@param student kava.Model
@@ -100,6 +112,11 @@ function loss.request(batch, needs) end
 ---@param batch table
 ---@return kava.Tensor i64 [B, T]
 function loss.batch_targets(batch) end
+
+--- Whether a batch has a token to predict.
+---@param batch table
+---@return boolean
+function loss.predicts(batch) end
 
 --- The mask of real tokens: batch.mask or batch.attention_mask; nil: all are real.
 ---@param batch table
