@@ -152,6 +152,26 @@ for _, name in ipairs(names) do
       same(student:forward({ input_ids = ids }).logits, assert(kava.model.load(saved)):forward({ input_ids = ids }).logits)
     end)
 
+    it("teaches a student of its kind: layers' keys and values, CE and KL", function()
+      local m, ref = open(name)
+      kava.seed(4)
+      local student = kava.model.create(m.config, { std = 0.1 }):requires_grad(true)
+      local loss = kava.loss.build("layer_matched", { teacher = m, student = student, loss = { ce = 0.5, kl = 0.5, weight = 1 } })
+      local optimizer = kava.optim.adamw({ { params = student:parameters(), lr = 1e-2 } }, {})
+      local batch = { input_ids = ref.input_ids, attention_mask = ref.attention_mask }
+      local first, last
+      for step = 1, 6 do
+        local scope <close> = kava.scope() -- luacheck: ignore 211
+        local total = loss:step(batch, step)
+        total:backward()
+        optimizer:step()
+        optimizer:zero_grad()
+        last = total:item()
+        first = first or last
+      end
+      assert.is_true(last < 0.95 * first, ("%g after %g"):format(last, first))
+    end)
+
     it("is made fresh with the same parameters, whose gradients finite differences confirm", function()
       local m = open(name)
       kava.seed(3)
