@@ -231,6 +231,23 @@ describe("families", function()
     end
   end)
 
+  it("name a position that was not learnt", function()
+    local m = open "gpt2"
+    local ok, text = pcall(function() m:forward { input_ids = kava.zeros({ 2, 33 }, { dtype = "i64" }) } end)
+    assert.is_false(ok)
+    assert.truthy(text:find("position 32 (row 1, token 33): the model has learnt positions 0 to 31", 1, true))
+  end)
+
+  it("are trained in 16 bits", function()
+    for _, name in ipairs { "gpt2", "phi3", "gemma2" } do
+      local m, ref = open(name)
+      local student = kava.model.derive(m, { layers = { 1 }, dtype = "bf16" }):requires_grad(true)
+      local loss = kava.loss.build("layer_matched", { teacher = m, student = student, loss = { ce = 1 } })
+      loss:step({ input_ids = ref.input_ids, attention_mask = ref.attention_mask }, 1):backward()
+      for key, p in pairs(student:parameters()) do assert.same(p.shape, p.grad and p.grad.shape, key) end
+    end
+  end)
+
   it("read GPT-2 as its hub has it: without a prefix, with masks", function()
     local m, ref, dir = open "gpt2"
     local bare, folder_of = {}, helper.tmp()

@@ -363,6 +363,11 @@ static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tens
       KAVA_TRY(kava_tensor_new(KAVA_I32, 2, (int64_t[]){batch, length}, &where));
       for (int64_t i = 0; i < batch * length; i++) kava_i32(where)[i] = (int32_t)(i % length);
     }
+    for (int64_t i = 0; i < batch * length; i++)
+      if (kava_i32(where)[i] < 0 || kava_i32(where)[i] >= d->positions->shape[0])
+        KAVA_FAIL(KAVA_MISUSE, "position %d (row %lld, token %lld): the model has learnt positions 0 to %lld",
+                  kava_i32(where)[i], (long long)(i / length + 1), (long long)(i % length + 1),
+                  (long long)d->positions->shape[0] - 1);
     KAVA_TRY(kava_op_embedding(where, d->positions, -1, &p));
     KAVA_TRY(kava_op_add(x, p, &y));
     replace(&x, y);
