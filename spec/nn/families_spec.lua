@@ -285,6 +285,8 @@ describe("families", function()
     assert.equal("config: rope_theta must be a number above 0, got -1", message { rope_theta = -1 })
     assert.equal("config: 3 of 4 dimensions of a head are to be rotated: an even number of them expected",
       message { partial_rotary_factor = 0.9 })
+    assert.equal("config: use_bidirectional_attention: attention to later tokens is not supported",
+      message { model_type = "gemma3_text", use_bidirectional_attention = true })
     assert.equal("config: n_embd must be a number, got x", message { model_type = "gpt2", n_embd = "x" })
   end)
 

@@ -28,6 +28,9 @@ return families.like(llama, {
   end,
 
   spec = function(config, need)
+    if config.use_bidirectional_attention then
+      error("config: use_bidirectional_attention: attention to later tokens is not supported", 0)
+    end
     local spec = llama.spec(config, need)
     spec.norm_shift = 1
     spec.embed_scale = spec.hidden ^ 0.5
