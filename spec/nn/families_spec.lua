@@ -137,6 +137,14 @@ for _, name in ipairs(names) do
       if #lost == 0 then compare(again, ref) end
     end)
 
+    it("is quantised while loading, whatever is fused and turned", function()
+      local m, ref, dir = open(name)
+      local coded = assert(kava.model.load(dir, { quantize = "int8" }))
+      assert.equal("int8", coded.weights.layer[1].o.dtype)
+      near("logits of 8 bits", coded:forward({ input_ids = ref.input_ids }).logits, m:forward({ input_ids = ref.input_ids }).logits, 0.1)
+      for key, t in pairs(m:parameters()) do near(key, coded:weight(key), t, 0.01) end
+    end)
+
     it("is derived from: the layers kept are the teacher's, saved or not", function()
       local m = open(name)
       local last = #m.spec.layer
