@@ -19,7 +19,8 @@ static kava_json_doc **new_doc_box(lua_State *L) {
   return box;
 }
 
-static void push_value(lua_State *L, const kava_json *value) { /* [-0, +1, m] */
+/* `ordered`: an object's metatable keeps its keys in the text's order, as __keys. */
+static void push_value(lua_State *L, const kava_json *value, bool ordered) { /* [-0, +1, m] */
   luaL_checkstack(L, 4, "JSON nested too deeply");
   switch ((kava_json_kind)value->kind) {
   case KAVA_JSON_NULL: lua_pushlightuserdata(L, NULL); break;
@@ -30,7 +31,7 @@ static void push_value(lua_State *L, const kava_json *value) { /* [-0, +1, m] */
   case KAVA_JSON_ARRAY:
     lua_createtable(L, value->length < INT32_MAX ? (int)value->length : 0, 0);
     for (uint32_t i = 0; i < value->length; i++) {
-      push_value(L, &value->items[i]);
+      push_value(L, &value->items[i], ordered);
       lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     luaL_setmetatable(L, ARRAY_TYPE);
@@ -39,31 +40,46 @@ static void push_value(lua_State *L, const kava_json *value) { /* [-0, +1, m] */
     lua_createtable(L, 0, value->length < INT32_MAX ? (int)value->length : 0);
     for (uint32_t i = 0; i < value->length; i++) {
       lua_pushlstring(L, value->members[i].key, value->members[i].key_length);
-      push_value(L, &value->members[i].value);
+      push_value(L, &value->members[i].value, ordered);
       lua_rawset(L, -3);
     }
+    if (!ordered) break;
+    lua_createtable(L, 0, 1);
+    lua_createtable(L, value->length < INT32_MAX ? (int)value->length : 0, 0);
+    for (uint32_t i = 0; i < value->length; i++) {
+      lua_pushlstring(L, value->members[i].key, value->members[i].key_length);
+      lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_setfield(L, -2, "__keys");
+    lua_setmetatable(L, -2);
     break;
   }
 }
 
-static int give_doc(lua_State *L, kava_json_doc **box, kava_status st) {
+static int give_doc(lua_State *L, kava_json_doc **box, kava_status st, bool ordered) {
   if (st != KAVA_OK) return kava_l_fail(L, st);
-  push_value(L, kava_json_root(*box));
+  push_value(L, kava_json_root(*box), ordered);
   kava_json_release(box);
   return 1;
 }
 
-static int l_decode(lua_State *L) { /* [-0, +1|3, e] decode(text) -> value | nil, message, code */
+static int l_decode(lua_State *L) { /* [-0, +1|3, e] decode(text, {ordered=}) -> value | nil, message, code */
+  static const char *const keys[] = {"ordered", NULL};
   size_t size;
+  bool ordered = false;
   const char *text = luaL_checklstring(L, 1, &size);
+  if (!lua_isnoneornil(L, 2)) {
+    kava_l_check_keys(L, 2, "decode", keys);
+    ordered = kava_l_field_boolean(L, 2, "ordered", false);
+  }
   kava_json_doc **box = new_doc_box(L);
-  return give_doc(L, box, kava_json_parse(text, size, box));
+  return give_doc(L, box, kava_json_parse(text, size, box), ordered);
 }
 
 static int l_load(lua_State *L) { /* [-0, +1|3, e] load(path) -> value | nil, message, code */
   const char *path = luaL_checkstring(L, 1);
   kava_json_doc **box = new_doc_box(L);
-  return give_doc(L, box, kava_json_load(path, box));
+  return give_doc(L, box, kava_json_load(path, box), false);
 }
 
 /* The text under construction lives in a box: a key or a value of a wrong type raises on the way. */

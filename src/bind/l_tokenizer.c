@@ -157,6 +157,19 @@ static int l_save(lua_State *L) { /* [-0, +1, e] tok:save(folder) -> true | nil,
   return 1;
 }
 
+/* [-0, +?, e] tok:apply_chat_template(messages, options) -> text | ids | nil, message, code: kava.chat's, in Lua */
+static int l_apply_chat_template(lua_State *L) {
+  check_box(L, 1);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "kava.chat");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "apply");
+  lua_remove(L, -2);
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
 /* A list of strings at the top of the stack as arrays kept in a userdata, which is pushed; strings live in the list.
  * [-0, +1, e] */
 static size_t string_list(lua_State *L, const char *key, const char ***texts, size_t **lengths) {
@@ -221,8 +234,11 @@ static int tokenizer_index(lua_State *L) { /* [-0, +1, e] fields; methods are up
   if (!strcmp(key, "eos_id")) id = kava_tokenizer_eos(b->tok);
   if (!strcmp(key, "bos_id")) id = kava_tokenizer_bos(b->tok);
   if (!strcmp(key, "pad_id")) id = kava_tokenizer_pad(b->tok);
+  if (!strcmp(key, "unk_id")) id = kava_tokenizer_unknown(b->tok);
   if (!strcmp(key, "path"))
     lua_pushstring(L, kava_tokenizer_path(b->tok));
+  else if (!strcmp(key, "chat_template"))
+    lua_pushstring(L, kava_tokenizer_chat_template(b->tok)); /* nil where there is none */
   else if (id >= 0)
     lua_pushinteger(L, id);
   else
@@ -241,8 +257,13 @@ static int tokenizer_tostring(lua_State *L) { /* [-0, +1, e] */
 
 void kava_l_open_tokenizer(lua_State *L) {
   static const luaL_Reg functions[] = {{"load", l_load}, {"train", l_train}, {NULL, NULL}};
-  static const luaL_Reg methods[] = {{"encode", l_encode}, {"decode", l_decode},           {"id", l_id},
-                                     {"token", l_token},   {"fingerprint", l_fingerprint}, {"save", l_save},
+  static const luaL_Reg methods[] = {{"encode", l_encode},
+                                     {"decode", l_decode},
+                                     {"id", l_id},
+                                     {"token", l_token},
+                                     {"fingerprint", l_fingerprint},
+                                     {"save", l_save},
+                                     {"apply_chat_template", l_apply_chat_template},
                                      {NULL, NULL}};
   kava_l_class(L, KAVA_TOKENIZER_TYPE, methods, tokenizer_gc);
   luaL_getmetatable(L, KAVA_TOKENIZER_TYPE);

@@ -322,6 +322,8 @@ int32_t kava_tokenizer_size(const kava_tokenizer *tok) { return tok->bpe.size; }
 int32_t kava_tokenizer_eos(const kava_tokenizer *tok) { return tok->eos; }
 int32_t kava_tokenizer_bos(const kava_tokenizer *tok) { return tok->bos; }
 int32_t kava_tokenizer_pad(const kava_tokenizer *tok) { return tok->pad; }
+int32_t kava_tokenizer_unknown(const kava_tokenizer *tok) { return tok->bpe.unknown; }
+const char *kava_tokenizer_chat_template(const kava_tokenizer *tok) { return tok->chat_template; }
 const char *kava_tokenizer_path(const kava_tokenizer *tok) { return tok->path; }
 const char *kava_tokenizer_fingerprint(const kava_tokenizer *tok) { return tok->fingerprint; }
 bool kava_tokenizer_has(const kava_tokenizer *tok, int64_t id) { return kava_bpe_has(&tok->bpe, id); }

@@ -35,6 +35,8 @@ int32_t kava_tokenizer_size(const kava_tokenizer *tok); /* 1 + the highest id */
 int32_t kava_tokenizer_eos(const kava_tokenizer *tok);  /* -1: none */
 int32_t kava_tokenizer_bos(const kava_tokenizer *tok);
 int32_t kava_tokenizer_pad(const kava_tokenizer *tok);
+int32_t kava_tokenizer_unknown(const kava_tokenizer *tok);
+const char *kava_tokenizer_chat_template(const kava_tokenizer *tok); /* NULL: none */
 const char *kava_tokenizer_path(const kava_tokenizer *tok);
 const char *kava_tokenizer_fingerprint(const kava_tokenizer *tok); /* 32 hex digits over everything that decides ids */
 int32_t kava_tokenizer_find(const kava_tokenizer *tok, const char *text,

@@ -211,12 +211,43 @@ static int32_t named_token(const kava_tokenizer *tok, const kava_json *config, c
   return kava_json_is(value, KAVA_JSON_STRING) ? kava_tokenizer_find(tok, value->string, value->length) : -1;
 }
 
+/* "chat_template" is a text, or a list of {"name", "template"} of which "default" counts. */
+static kava_status read_chat_template(kava_tokenizer *tok, const kava_json *value) {
+  for (uint32_t i = 0; kava_json_is(value, KAVA_JSON_ARRAY) && i < value->length; i++)
+    if (kava_json_is_text(kava_json_get(&value->items[i], "name"), "default")) {
+      value = kava_json_get(&value->items[i], "template");
+      break;
+    }
+  if (!kava_json_is(value, KAVA_JSON_STRING) || tok->chat_template) return KAVA_OK;
+  tok->chat_template = kava_strdup(value->string);
+  return tok->chat_template ? KAVA_OK : KAVA_MEMORY;
+}
+
+/* Newer folders have it in a file of its own, which comes first. */
+static kava_status read_template_file(const char *folder, int length, kava_tokenizer *tok) {
+  kava_status st = KAVA_OK;
+  kava_map *map = NULL;
+  char *file = kava_format("%.*schat_template.jinja", length, folder);
+  if (!file) return KAVA_MEMORY;
+  if (access(file, F_OK) == 0) {
+    KAVA_TRY(kava_map_open(file, &map));
+    if (map->size > INT32_MAX) KAVA_FAIL(KAVA_FORMAT, "%s: too long", file);
+    tok->chat_template = kava_format("%.*s", (int)map->size, map->size ? (const char *)map->data : "");
+    if (!tok->chat_template) st = KAVA_MEMORY;
+  }
+out:
+  kava_map_release(&map);
+  kava_free(file);
+  return st;
+}
+
 static kava_status read_config(const char *path, kava_tokenizer *tok) {
   static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json"};
   const char *slash = strrchr(path, '/');
   kava_status st = KAVA_OK;
   kava_json_doc *doc = NULL;
   char *file = NULL;
+  KAVA_TRY(read_template_file(path, slash ? (int)(slash + 1 - path) : 0, tok));
   for (int i = 0; i < 2; i++) {
     file = kava_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, names[i]);
     if (!file) return KAVA_MEMORY;
@@ -226,6 +257,7 @@ static kava_status read_config(const char *path, kava_tokenizer *tok) {
       if (tok->eos < 0) tok->eos = named_token(tok, root, "eos_token");
       if (tok->bos < 0) tok->bos = named_token(tok, root, "bos_token");
       if (tok->pad < 0) tok->pad = named_token(tok, root, "pad_token");
+      KAVA_TRY(read_chat_template(tok, kava_json_get(root, "chat_template")));
       kava_json_release(&doc);
       if (i == 0) KAVA_TRY(kava_map_open(file, &tok->config_file));
     }

@@ -10,8 +10,10 @@
 ---@field null lightuserdata
 local json = {}
 
---- Duplicate keys, lone surrogates, bytes that are not UTF-8 and more than 200 levels are errors: "byte N: ...".
+--- Duplicate keys, lone surrogates, bytes that are not UTF-8 and more than 200 levels are errors: "byte N: ...". With ordered = true
+--- the metatable of an object's table has the keys in the text's order, __keys, which chat templates show tools in.
 ---@param text string
+---@param options { ordered: boolean? }?
 ---@return any value
 ---@return string? message
 ---@return string? code

@@ -27,6 +27,8 @@ function tokenizer.train(options) end
 ---@field eos_id integer? from tokenizer_config.json or the GGUF keys
 ---@field bos_id integer?
 ---@field pad_id integer?
+---@field unk_id integer?
+---@field chat_template string?
 ---@field path string the file it came from
 local Tokenizer = {}
 
@@ -46,6 +48,19 @@ function Tokenizer:encode(text, options) end
 ---@param options { skip_special_tokens: boolean?, errors: string? }? false, "strict"
 ---@return string
 function Tokenizer:decode(ids, options) end
+
+--- The conversation as text in the way of the model: its chat template (tokenizer_config.json, chat_template.jinja or the GGUF
+--- key), rendered as transformers does. messages: { { role =, content = }, … }, or that as JSON, whose order of keys is kept where a
+--- template prints objects (Lua tables come as type, role, id, function, name, description, parameters, …, then by the alphabet).
+--- variables: what else the template is to see (enable_thinking = false). tokenize: ids instead of text. chat_template: another one.
+--- now: the time that strftime_now tells. What the template does wrong, or says with raise_exception, comes with its line. The
+--- second result is where {% generation %} was: spans of bytes, for losses on the answers alone.
+---@param messages table[]|string
+---@param options { add_generation_prompt: boolean?, tools: table[]|string?, variables: table?, tokenize: boolean?, chat_template: string?, now: integer?, budget: integer? }?
+---@return string|integer[]|nil
+---@return integer[][]|string|nil spans or the message
+---@return string? code "format" (the template), "unsupported" (there is none)
+function Tokenizer:apply_chat_template(messages, options) end
 
 --- The id of a token as the vocabulary spells it ("Ġthe"); nil where there is none.
 ---@param token string
