@@ -223,3 +223,87 @@ describe("files that change while they are read", function()
     assert.error_matches(function() rows:next() end, "grows.jsonl: has changed")
   end)
 end)
+
+describe("damaged files", function()
+  -- Opens and reads all; true, or the message. Anything else but an error that names the file is a failure of this spec.
+  local function drain(path)
+    local rows, message, code = kava.data.rows(path, { json = true, skip = 1000 })
+    if not rows then
+      assert(message:find(path, 1, true) and (code == "format" or code == "unsupported"), message)
+      return message
+    end
+    local ok, reason = pcall(function() for _ in rows do end end)
+    rows:release()
+    assert(ok or reason:find(path, 1, true), reason)
+    return ok or reason
+  end
+
+  for _, name in ipairs { "batches.arrow", "file.arrow", "zstd.arrow", "snappy.parquet", "plain.parquet", "v2.parquet", "gzip.parquet",
+    "pages.parquet", "delta.parquet", "rows.jsonl.gz", "rows.jsonl.zst" } do
+    it("are errors that name them, or other rows: " .. name, function()
+      local bytes = helper.read(golden .. name)
+      local path = helper.tmp() .. "/damaged"
+      local random = 12345
+      local function next_random(n)
+        random = random * 1103515245 + 12345 & 0x7fffffff
+        return random // 65536 % n + 1
+      end
+      local failed = 0
+      for _ = 1, 150 do
+        local at = next_random(#bytes)
+        local byte = string.char(bytes:byte(at) ~ (1 << next_random(8) - 1))
+        if drain(helper.write(path, bytes:sub(1, at - 1) .. byte .. bytes:sub(at + 1))) ~= true then failed = failed + 1 end
+      end
+      assert.is_true(failed > 0) -- most flips in a table's values only make other values
+      for _ = 1, 30 do
+        local cut = next_random(#bytes - 1)
+        local result = drain(helper.write(path, bytes:sub(1, cut)))
+        if not name:find "arrow" then assert.are_not.equal(true, result) end -- a stream may end between two messages
+      end
+    end)
+  end
+
+  it("do not make memory grow with what they claim", function()
+    -- a page header that says it holds 2 GiB, a list's offsets, a batch's rows: found by trying each byte of a small file
+    local bytes = helper.read(golden .. "hf/test/data-00000-of-00001.arrow")
+    local path = helper.tmp() .. "/claims"
+    collectgarbage()
+    kava.memory_reset_peak()
+    local before = kava.memory().cpu.current
+    for at = 1, #bytes do drain(helper.write(path, bytes:sub(1, at - 1) .. "\x7f" .. bytes:sub(at + 1))) end
+    assert.is_true(kava.memory().cpu.peak - before < 1 << 20, kava.memory().cpu.peak - before)
+  end)
+end)
+
+describe("memory", function()
+  it("does not grow with the file", function()
+    local path = helper.tmp() .. "/large.jsonl"
+    helper.write(path, ('{"question": "' .. ("x"):rep(1000) .. '", "answer": 1}\n'):rep(40000))
+    collectgarbage()
+    kava.memory_reset_peak()
+    local before = kava.memory().cpu.current
+    local count = 0
+    for _ in assert(kava.data.rows(path)) do count = count + 1 end
+    assert.are.equal(40000, count)
+    assert.is_true(kava.memory().cpu.peak - before < 6 << 20, kava.memory().cpu.peak - before)
+  end)
+
+  it("that runs out is an error, and nothing is lost", function()
+    for _, name in ipairs { "batches.arrow", "zstd.arrow", "gzip.parquet", "delta.parquet", "rows.jsonl.gz" } do
+      for n = 0, 60, 2 do
+        collectgarbage()
+        local live, blocks = kava.live(), kava.memory().cpu.blocks
+        kava.memory_fail_after(n)
+        local ok, reason = pcall(function()
+          local rows <close> = assert(kava.data.rows(golden .. name, { json = true }))
+          for _ in rows do end
+        end)
+        kava.memory_fail_after(-1)
+        if not ok then assert.matches("memory", reason) end
+        collectgarbage()
+        assert.are.equal(live, kava.live())
+        assert.are.equal(blocks, kava.memory().cpu.blocks)
+      end
+    end
+  end)
+end)

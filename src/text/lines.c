@@ -84,6 +84,7 @@ static kava_status fill(kava_lines *l) {
       return kava_fail(KAVA_FORMAT, "%s:%lld: a line of more than %zu MiB", l->file->path,
                        (long long)(l->next.line + 1), KAVA_LINE_MOST >> 20);
     size_t room = l->room ? l->room * 2 : BLOCK_BYTES;
+    if (!l->room && !kava_stream_packed(l->stream) && l->file->size < room) room = (size_t)l->file->size + 1;
     uint8_t *grown = kava_realloc(l->data, room);
     if (!grown) return KAVA_MEMORY;
     l->data = grown;
@@ -135,7 +136,7 @@ kava_status kava_lines_next(kava_lines *l, const kava_line **rows, int64_t *coun
   int64_t first = l->first > 0 ? l->first : 0;
   l->first = -1;
   *count = l->row_count - first;
-  *rows = l->rows + first;
+  *rows = first > 0 ? l->rows + first : l->rows;
   return st;
 }
 

@@ -1,0 +1,9 @@
+/* spec/fuzz/parquet: Parquet files, as spec/fuzz/source.h reads them. */
+#include "spec/fuzz/source.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  if (!(size >= 12 && memcmp(data, "PAR1", 4) == 0)) return -1; /* another fuzzer's */
+  fuzz_source(data, size);
+  return 0;
+}
