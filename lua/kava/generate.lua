@@ -53,7 +53,7 @@ local function complete(model, tokenizer, prompts, opts)
         if not is_end[id] then
           table.insert(ids[row], id)
           table.insert(made[row], id)
-          out[row] = tokenizer:decode(made[row], { skip_special_tokens = true })
+          out[row] = tokenizer:decode(made[row], { skip_special_tokens = true, errors = "replace" })
           if not finished(out[row], stop) then going[#going + 1] = row end
         end
       end

@@ -306,6 +306,54 @@ describe("a tokenizer", function()
     refused("format", "bad.gguf", dir .. "/bad.gguf")
   end)
 
+  it("gives the bytes each token comes from", function()
+    local tok = small { pattern = "qwen2" }
+    local text = "e\u{301}a \u{1f600}\n<|endoftext|> 12"
+    local ids, first, last = tok:encode(text, { offsets = true })
+    local at = 1
+    for i, id in ipairs(ids) do
+      if i == 1 or last[i] ~= last[i - 1] then
+        assert.are.equal(at, first[i])
+        at = last[i] + 1
+      end
+      if id == 0 then assert.are.equal("<|endoftext|>", text:sub(first[i], last[i])) end
+    end
+    assert.are.equal(#text + 1, at)
+    assert.are.same({ 1, 3 }, { first[1], last[1] }) -- one letter now, two before: its two bytes come from all three
+    assert.are.same({ 1, 3 }, { first[2], last[2] })
+    local smile, one, other = tok:encode("\u{1f600}", { offsets = true })
+    assert.are.same({ { 1, 2, 3, 4 }, { 1, 2, 3, 4 } }, { one, other }, #smile)
+    local _, from, to = tok:encode("a\xffb", { offsets = true, errors = "replace" })
+    assert.are.equal("\xff", ("a\xffb"):sub(from[2], to[2]))
+  end)
+
+  it("compares two tokenizers and aligns them by bytes", function()
+    local a, b = small { vocab_size = 300 }, small { vocab_size = 270 }
+    local same = kava.tokenizer.compare(a, small { vocab_size = 300 }, corpus)
+    assert.are.same({ true, true, 200, 1 }, { same.same, same.positions, same.texts, same.shared })
+    assert.is_nil(same.first)
+    local renamed = kava.tokenizer.compare(a, small { vocab_size = 301, special = { "<a>", "<b>" } }, corpus)
+    assert.are.same({ false, true, 1 }, { renamed.same, renamed.positions, renamed.shared })
+    assert.are.same({ 1, 1, 1 }, { renamed.first.text, renamed.first.position, renamed.first.byte })
+    local other = kava.tokenizer.compare(a, b, { "", "z", corpus[5] })
+    assert.is_false(other.same)
+    assert.is_false(other.positions)
+    assert.are.equal(3, other.first.text)
+    assert.is_true(other.tokens.a < other.tokens.b)
+    assert.is_true(other.shared > 0.3 and other.shared < 1)
+    local both = kava.tokenizer.align(a, b, corpus[5])
+    local matched = 0
+    for i, j in ipairs(both.map) do
+      if j > 0 then
+        matched = matched + 1
+        local head_a, head_b = table.move(both.a, 1, j, 1, {}), table.move(both.b, 1, i, 1, {})
+        assert.are.equal(a:decode(head_a), b:decode(head_b))
+      end
+    end
+    assert.is_true(matched > 5)
+    assert.are.equal(#both.a, both.map[#both.map])
+  end)
+
   it("loses nothing when memory runs out", function()
     local dir = helper.tmp()
     assert(small():save(dir))

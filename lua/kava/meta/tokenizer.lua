@@ -22,6 +22,25 @@ function tokenizer.load(path) end
 ---@return string? code
 function tokenizer.train(options) end
 
+--- Two tokenizers on the same texts (a list, or a function that gives one after another until nil), with the template's tokens.
+--- same: equal ids; positions: tokens lie at the same places whatever their ids, so that keys and values can be matched one by one;
+--- first: where they first differ (byte counts from 1); shared: the share of b's tokens that end at the byte where one of a's ends.
+---@param a kava.Tokenizer
+---@param b kava.Tokenizer
+---@param texts string[]|fun(): string?
+---@return { same: boolean, positions: boolean, texts: integer, tokens: { a: integer, b: integer }, shared: number, first: { text: integer, position: integer, byte: integer, a: string?, b: string? }? }
+function tokenizer.compare(a, b, texts) end
+
+--- The byte-span alignment of one text: ids of both, and for each token of b the number of the token of a that ends at the same byte
+--- (0: none does): both have then read the same bytes and no more, which is what lets a teacher and a student with different
+--- vocabularies share targets. last_a, last_b: the byte each token ends at.
+---@param a kava.Tokenizer
+---@param b kava.Tokenizer
+---@param text string
+---@param options { add_special_tokens: boolean?, errors: string? }? true, "strict"
+---@return { a: integer[], b: integer[], map: integer[], last_a: integer[], last_b: integer[] }
+function tokenizer.align(a, b, text, options) end
+
 ---@class kava.Tokenizer
 ---@field vocab_size integer 1 + the highest id; a model's embedding may have more rows
 ---@field eos_id integer? from tokenizer_config.json or the GGUF keys
