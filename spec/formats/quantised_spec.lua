@@ -111,6 +111,7 @@ describe("codes with scales", function()
     -- one word of AWQ holds columns 0 2 4 6 1 3 5 7
     local word = kava.tensor({ { 0x76543210 } }, { dtype = "i32" })
     assert.same({ 0, 4, 1, 5, 2, 6, 3, 7 }, quant.unpack(word, 4, 8, 0, true):totable()[1])
+    assert.is_nil((quant.unpack(word, 4, 4, 0, true))) -- AWQ's order is that of eight
     local inputs, outputs = 24, 16
     local rows = {}
     for i = 1, inputs do rows[i] = words_of(random_codes(outputs, 4), 4) end

@@ -165,6 +165,11 @@ void kava_parallel(int64_t count, int64_t grain, kava_range_fn fn, void *ctx) {
   inside = true;
   take_pieces();
   inside = false;
-  while (atomic_load_explicit(&pool.busy, memory_order_acquire) > 0) RELAX();
+  for (int spins = 0; atomic_load_explicit(&pool.busy, memory_order_acquire) > 0;) {
+    if (++spins < SPINS)
+      RELAX();
+    else
+      sched_yield(); /* a worker may be waiting for this very processor */
+  }
   pthread_mutex_unlock(&pool.region);
 }

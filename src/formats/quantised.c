@@ -18,7 +18,7 @@ kava_status kava_unpack_words(const kava_tensor *words, int bits, int64_t count,
   if ((bits != 2 && bits != 3 && bits != 4 && bits != 8) || (awq && bits != 4))
     return kava_fail(KAVA_UNSUPPORTED, "packed integers of %d bits", bits);
   int64_t rows = words->shape[0], n = words->shape[1];
-  if (count < 1 || count > INT64_MAX / 32 || n != (count * bits + 31) / 32)
+  if (count < 1 || count > INT64_MAX / 32 || n != (count * bits + 31) / 32 || (awq && count % 8 != 0))
     return kava_fail(KAVA_FORMAT, "packed integers: %lld of %d bits expected in a row, got %lld words",
                      (long long)count, bits, (long long)n);
   if ((st = kava_tensor_new(KAVA_U8, 2, (int64_t[]){rows, count}, &y)) != KAVA_OK) return st;
