@@ -23,12 +23,26 @@ describe("the runtime's base", function()
     assert.equal(before, kava.threads())
   end)
 
+  it("ends the program with a message where a mapped file has become shorter", function()
+    local path = helper.tmp() .. "/weights.safetensors"
+    assert(kava.safetensors.save(path, { a = kava.zeros(300000) }))
+    local code, out, errors = require("spec.program").run(([[-e '
+      local kava = require "kava"
+      local t = kava.safetensors.load("%s").a
+      io.open("%s", "w"):close()
+      print(t:sum():item())']]):format(path, path))
+    assert.same({ 1, "" }, { code, out })
+    assert.equal(("kava: %s: has become shorter while it was in use\n"):format(path), errors)
+  end)
+
   it("waits for no pipe where a file is asked for", function()
     local path = helper.tmp() .. "/pipe"
     assert(os.execute("mkfifo " .. path))
-    local ok, message, code = kava.json.load(path)
-    assert.is_nil(ok)
-    assert.equal("io", code)
-    assert.truthy(message:find("pipe: not a regular file", 1, true))
+    for _, open in ipairs { kava.json.load, kava.data.rows } do
+      local ok, message, code = open(path)
+      assert.is_nil(ok)
+      assert.equal("io", code)
+      assert.truthy(message:find("pipe: not a regular file", 1, true))
+    end
   end)
 end)

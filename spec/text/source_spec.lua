@@ -249,13 +249,13 @@ describe("damaged files", function()
         return random // 65536 % n + 1
       end
       local failed = 0
-      for _ = 1, 150 do
+      for _ = 1, 80 do
         local at = next_random(#bytes)
         local byte = string.char(bytes:byte(at) ~ (1 << next_random(8) - 1))
         if drain(helper.write(path, bytes:sub(1, at - 1) .. byte .. bytes:sub(at + 1))) ~= true then failed = failed + 1 end
       end
       assert.is_true(failed > 0) -- most flips in a table's values only make other values
-      for _ = 1, 30 do
+      for _ = 1, 20 do
         local cut = next_random(#bytes - 1)
         local result = drain(helper.write(path, bytes:sub(1, cut)))
         if not name:find "arrow" then assert.are_not.equal(true, result) end -- a stream may end between two messages
@@ -270,7 +270,7 @@ describe("damaged files", function()
     collectgarbage()
     kava.memory_reset_peak()
     local before = kava.memory().cpu.current
-    for at = 1, #bytes do drain(helper.write(path, bytes:sub(1, at - 1) .. "\x7f" .. bytes:sub(at + 1))) end
+    for at = 1, #bytes, 3 do drain(helper.write(path, bytes:sub(1, at - 1) .. "\x7f" .. bytes:sub(at + 1))) end
     assert.is_true(kava.memory().cpu.peak - before < 1 << 20, kava.memory().cpu.peak - before)
   end)
 end)

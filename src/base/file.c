@@ -17,7 +17,7 @@ kava_status kava_file_open(const char *path, kava_file **out) {
   kava_status st = KAVA_OK;
   kava_file *file = NULL;
   struct stat info;
-  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
   if (descriptor < 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
   if (fstat(descriptor, &info) != 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
   if (!S_ISREG(info.st_mode)) KAVA_FAIL(KAVA_IO, "%s: not a regular file", path);

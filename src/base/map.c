@@ -2,11 +2,64 @@
 #include "base/memory.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+/* The maps there are, for a signal handler, which may take no lock: a slot is free where `begin` is 0, and of a map
+ * once it is neither 0 nor CLAIMED. A map that finds no slot is guarded by none. */
+#define SLOTS 1024
+#define CLAIMED 1
+static struct slot {
+  uintptr_t begin; /* atomic */
+  size_t size;
+  const char *path;
+} slots[SLOTS];
+
+static void enter(const kava_map *map) {
+  for (int i = 0; i < SLOTS; i++) {
+    uintptr_t none = 0;
+    if (!__atomic_compare_exchange_n(&slots[i].begin, &none, CLAIMED, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+      continue;
+    slots[i].size = map->size;
+    slots[i].path = map->path;
+    __atomic_store_n(&slots[i].begin, (uintptr_t)map->data, __ATOMIC_RELEASE);
+    return;
+  }
+}
+
+static void leave(const kava_map *map) {
+  for (int i = 0; i < SLOTS; i++)
+    if (__atomic_load_n(&slots[i].begin, __ATOMIC_RELAXED) == (uintptr_t)map->data) {
+      __atomic_store_n(&slots[i].begin, 0, __ATOMIC_RELEASE);
+      return;
+    }
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+  static const char before[] = "kava: ", after[] = ": has become shorter while it was in use\n";
+  for (int i = 0; i < SLOTS; i++) {
+    uintptr_t begin = __atomic_load_n(&slots[i].begin, __ATOMIC_ACQUIRE);
+    if (begin <= CLAIMED || (uintptr_t)info->si_addr - begin >= slots[i].size) continue;
+    struct iovec text[] = {{(void *)(uintptr_t)before, sizeof before - 1},
+                           {(void *)(uintptr_t)slots[i].path, strlen(slots[i].path)},
+                           {(void *)(uintptr_t)after, sizeof after - 1}};
+    ssize_t written = writev(STDERR_FILENO, text, 3);
+    (void)written; /* there is nobody else to tell */
+    _exit(1);
+  }
+  signal(SIGBUS, SIG_DFL); /* none of ours: it comes again, as if there were no handler */
+}
+
+void kava_map_guard(void) {
+  struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGBUS, &action, NULL);
+}
 
 kava_status kava_map_open(const char *path, kava_map **out) {
   kava_status st = KAVA_OK;
@@ -27,6 +80,7 @@ kava_status kava_map_open(const char *path, kava_map **out) {
     void *data = mmap(NULL, map->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, 0);
     if (data == MAP_FAILED) KAVA_FAIL(KAVA_IO, "%s: cannot map %zu bytes: %s", path, map->size, strerror(errno));
     map->data = data;
+    enter(map);
   }
   *out = map;
   map = NULL;
@@ -45,7 +99,10 @@ void kava_map_release(kava_map **at) {
   kava_map *map = *at;
   *at = NULL;
   if (!map || __atomic_sub_fetch(&map->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  if (map->size) munmap(map->data, map->size);
+  if (map->size) {
+    leave(map);
+    munmap(map->data, map->size);
+  }
   kava_free(map->path);
   kava_free(map);
 }

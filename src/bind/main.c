@@ -1,4 +1,5 @@
 /* bind/main.c: the program: finds lua/kava beside itself, then hands over to lua/kava/cli.lua. */
+#include "base/map.h"
 #include "bind/bind.h"
 #include <lualib.h>
 #include <limits.h>
@@ -78,6 +79,7 @@ int main(int argc, char **argv) {
       fprintf(stderr, "kava: lua/kava/init.lua is not beside or above the program; KAVA_HOME may name its folder\n");
     return 1;
   }
+  kava_map_guard();
   lua_State *L = luaL_newstate();
   if (!L) {
     fprintf(stderr, "kava: out of memory\n");
