@@ -84,12 +84,16 @@ end
 
 local function parse(recipe, args)
   local options = { configs = {}, assignments = {} }
-  local i = 1
+  local i, placed = 1, 0
   while i <= #args do
     local text = args[i]
     local flag, value = text:match("^%-%-([^=]+)=?(.*)$")
     if not flag then
       if text:sub(1, 1) == "-" then usage(("unknown option %s; %s --help lists the keys"):format(text, recipe.name)) end
+      local place = recipe.positional and recipe.positional[placed + 1]
+      if place and not text:find "^[%w_.]+=" then
+        placed, text = placed + 1, place .. "=" .. text
+      end
       options.assignments[#options.assignments + 1] = text
     elseif flag == "help" or flag == "json" then
       if text:find("=", 1, true) then usage(("--%s takes no value"):format(flag)) end
@@ -153,7 +157,8 @@ end
 
 --- Makes a command of a recipe. At the end of a recipe's file: `return cli.recipe({ … }, ...)`.
 --- name, about; keys: a list for kava.config.schema; defaults: a table, or the path of a config file; default_config: the
---- config file used when none is named; json: whether --json is understood; run(values, options, resolved) -> exit code.
+--- config file used when none is named; json: whether --json is understood; positional: the keys of arguments that name none, in
+--- their order; run(values, options, resolved) -> exit code.
 --- As a script the recipe runs and gives its exit code; loaded by require it is returned, so that others may build on it.
 function cli.recipe(recipe, ...)
   local config = require "kava.config"

@@ -275,8 +275,9 @@ function Model:probe(opts)
   end)
 end
 
--- Writes a Hugging Face directory: config.json, generation_config.json, model.safetensors and the tokenizer's files.
--- opts.dtype: what to store; nil: as the weights are (quantised ones as f32). -> true, or nil, message, code
+-- Writes a Hugging Face directory: config.json, generation_config.json, model.safetensors (shards above opts.shard_size bytes) and the
+-- tokenizer's files; or, where the path ends in .gguf, such a file. opts.dtype: what to store; nil: as the weights are (in a folder
+-- quantised ones as f32, in GGUF only codes). -> true, or nil, message, code
 function Model:save(dir, opts) return store.save(self, dir, opts or {}) end
 
 function Model:__tostring()

@@ -2,6 +2,7 @@
 local kava = require "kava"
 local families = require "kava.families"
 local gguf_model = require "kava.gguf_model"
+local gguf_tokenizer = require "kava.gguf_tokenizer"
 local quantised = require "kava.quantised"
 local rope = require "kava.rope"
 
@@ -86,7 +87,7 @@ end
 function store.open(path)
   if kava.fs.isdir(path) then return open_directory(path) end
   if not exists(path) then fail(path .. ": no such file or directory", "io") end
-  if path:find "%.[gG][gG][uU][fF]$" then return open_gguf(path) end
+  if store.is_gguf(path) then return open_gguf(path) end
   fail(path .. ": neither a directory nor a .gguf file", "unsupported")
 end
 
@@ -103,8 +104,10 @@ local function saved_config(m, dtype)
   return families.spelled(m.family, config)
 end
 
+-- What belongs to a tokenizer, in the folders of its many generations.
 local tokenizer_files = {
-  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja",
+  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+  "chat_template.jinja",
 }
 
 local function read(path)
@@ -115,49 +118,133 @@ local function read(path)
   return text
 end
 
+local function try(value, message, code)
+  if value == nil then fail(message, code) end
+  return value
+end
+
 -- The tokenizer travels with the model: files byte for byte, or written from a GGUF's vocabulary.
 local function save_tokenizer(m, dir)
   local from = m.tokenizer_path or m.path
-  if not from then return true end
+  if not from then return end
   if not kava.fs.isdir(from) then
-    local tok, message, code = kava.tokenizer.load(from)
-    if not tok then return nil, message, code end
-    return tok:save(dir)
+    try(try(kava.tokenizer.load(from)):save(dir))
+    local file <close> = try(kava.gguf.open(from))
+    local template = file:metadata "tokenizer.chat_template"
+    if template then try(kava.fs.write(dir .. "/chat_template.jinja", template)) end
+    return
   end
   for _, name in ipairs(tokenizer_files) do
     local text = read(from .. "/" .. name)
-    if text then
-      local ok, message, code = kava.fs.write(dir .. "/" .. name, text)
-      if not ok then return nil, message, code end
-    end
+    if text then try(kava.fs.write(dir .. "/" .. name, text)) end
   end
-  return true
 end
 
-function store.save(m, dir, opts)
-  for key in pairs(opts) do
-    if key ~= "dtype" and key ~= "tokenizer" then error(("save: unknown option '%s'"):format(tostring(key)), 3) end
+-- generation_config.json: the teacher's own where there is one.
+local function save_generation(m, dir, config)
+  local from = m.tokenizer_path or m.path
+  local text = from and kava.fs.isdir(from) and read(from .. "/generation_config.json")
+  if not text then
+    local generation = { bos_token_id = config.bos_token_id, eos_token_id = config.eos_token_id, pad_token_id = config.pad_token_id }
+    generation._from_model_config = true
+    text = kava.json.encode(generation, { indent = 2 }) .. "\n"
   end
-  local ok, message, code = kava.fs.mkdir(dir)
-  if not ok then return nil, message, code end
-  local dtype = opts.dtype
-  if not dtype then
-    dtype = m.weights.layer[1].o.dtype
-    if not (dtype == "f32" or dtype == "f16" or dtype == "bf16" or dtype == "f64") then dtype = "f32" end
+  try(kava.fs.write(dir .. "/generation_config.json", text))
+end
+
+local widths = { f64 = 8, f32 = 4, f16 = 2, bf16 = 2 }
+
+-- Tensors in files of at most `most` bytes (or one tensor), converted a file at a time: one file, or shards with an index.
+local function save_tensors(dir, tensors, dtype, most)
+  local names, shards, total = {}, {}, 0
+  for name in pairs(tensors) do names[#names + 1] = name end
+  table.sort(names)
+  local size = math.huge
+  for _, name in ipairs(names) do
+    local bytes = tensors[name]:numel() * widths[dtype]
+    if size + bytes > most then
+      shards[#shards + 1], size = {}, 0
+    end
+    table.insert(shards[#shards], name)
+    size, total = size + bytes, total + bytes
   end
-  local tensors = {}
-  for name, t in pairs(m:stored()) do tensors[name] = t:detach():to { dtype = dtype } end
-  ok, message, code = kava.safetensors.save(dir .. "/model.safetensors", tensors, { format = "pt" })
-  if not ok then return nil, message, code end
+  local map = {}
+  for i, shard in ipairs(shards) do
+    local file = #shards == 1 and "model.safetensors" or ("model-%05d-of-%05d.safetensors"):format(i, #shards)
+    local part = {}
+    for _, name in ipairs(shard) do part[name], map[name] = tensors[name]:detach():to { dtype = dtype }, file end
+    try(kava.safetensors.save(dir .. "/" .. file, part, { format = "pt" }))
+  end
+  -- what an earlier save may have left there is not this model
+  local index = dir .. "/model.safetensors.index.json"
+  if #shards == 1 then
+    os.remove(index)
+  else
+    try(kava.fs.write(index, kava.json.encode({ metadata = { total_size = total }, weight_map = map }, { indent = 2 }) .. "\n"))
+    os.remove(dir .. "/model.safetensors")
+  end
+end
+
+local function stored_dtype(m)
+  local dtype = m.weights.layer[1].o.dtype
+  return widths[dtype] and dtype or "f32"
+end
+
+local function save_folder(m, dir, opts)
+  local dtype = opts.dtype or stored_dtype(m)
+  if not widths[dtype] then error(("save: dtype: f32, f16, bf16 or f64 expected for a folder, got %s"):format(tostring(dtype)), 0) end
+  try(kava.fs.mkdir(dir))
+  save_tensors(dir, m:stored(), dtype, opts.shard_size or 5000000000)
   local config = saved_config(m, dtype)
-  ok, message, code = kava.fs.write(dir .. "/config.json", kava.json.encode(config, { indent = 2 }) .. "\n")
-  if not ok then return nil, message, code end
-  local generation = { bos_token_id = config.bos_token_id, eos_token_id = config.eos_token_id, pad_token_id = config.pad_token_id }
-  generation._from_model_config = true
-  ok, message, code = kava.fs.write(dir .. "/generation_config.json", kava.json.encode(generation, { indent = 2 }) .. "\n")
-  if not ok then return nil, message, code end
-  if opts.tokenizer == false then return true end
-  return save_tokenizer(m, dir)
+  try(kava.fs.write(dir .. "/config.json", kava.json.encode(config, { indent = 2 }) .. "\n"))
+  save_generation(m, dir, config)
+  if opts.tokenizer ~= false then save_tokenizer(m, dir) end
+end
+
+local file_types = { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 7, bf16 = 32 } -- general.file_type
+
+-- A matrix as a GGUF file of `dtype` holds it: the embedding and the head in no fewer than 8 bits, rows that are no whole blocks in f16.
+local function as_gguf(t, key, dtype)
+  if key == "positions" then return t:to { dtype = "f32" } end
+  if not dtype or t.dtype == dtype then return t end
+  if widths[dtype] then return t:to { dtype = dtype } end
+  local plain = widths[t.dtype] and t or t:to { dtype = "f32" }
+  if t.shape[2] % 32 ~= 0 then return plain:to { dtype = "f16" } end
+  return kava.gguf.quantize(plain, (key == "embed" or key == "head") and "q8_0" or dtype)
+end
+
+local function save_gguf(m, path, opts)
+  local dtype, from = opts.dtype, m.tokenizer_path or m.path
+  if dtype and not file_types[dtype] then
+    error(("save: dtype: f32, f16, bf16, q8_0, q4_0 or q4_1 expected for GGUF, got %s"):format(tostring(dtype)), 0)
+  end
+  local metadata, lost = gguf_model.metadata(m)
+  if #lost > 0 then
+    fail(("%s: GGUF cannot be told of this model: %s"):format(path, table.concat(lost, "; ")), "unsupported")
+  end
+  if opts.tokenizer ~= false and from then
+    for key, value in pairs(try(gguf_tokenizer.metadata(from, m.spec.vocab))) do metadata[key] = value end
+  end
+  metadata["general.name"] = from and from:gsub("/+$", ""):match "[^/]*$" or m.family.name
+  metadata["general.file_type"], metadata["general.quantization_version"] = file_types[dtype or stored_dtype(m)], 2
+  local tensors = gguf_model.tensors(m, function(t, key) return as_gguf(t, key, dtype) end)
+  try(kava.gguf.save(path, tensors, metadata))
+end
+
+local known = { dtype = true, tokenizer = true, shard_size = true }
+
+-- Whether a path names a GGUF file.
+function store.is_gguf(path) return path:find "%.[gG][gG][uU][fF]$" ~= nil end
+
+-- A folder as Hugging Face's, or a GGUF file, as the path's end says. -> true | nil, message, code
+function store.save(m, path, opts)
+  for key in pairs(opts) do
+    if not known[key] then error(("save: unknown option '%s'"):format(tostring(key)), 3) end
+  end
+  local ok, failure = pcall(kava.no_grad, store.is_gguf(path) and save_gguf or save_folder, m, path, opts)
+  if ok then return true end
+  if type(failure) == "table" then return nil, failure.message, failure.code end
+  error(failure, 3)
 end
 
 return store

@@ -104,11 +104,13 @@ function Model:head() end
 ---@return kava.Model
 function Model:requires_grad(on) end
 
----Writes a Hugging Face directory.
----@param dir string
----@param opts? {dtype?: "f32"|"f16"|"bf16", tokenizer?: boolean}
+---Writes a Hugging Face directory, its tokenizer's files byte for byte as they were; or, where the path ends in .gguf, one GGUF file with
+---the tokenizer in it. dtype: how to hold matrices; nil: as they are, quantised ones as f32 (in GGUF its own types stay). q8_0, q4_0
+---and q4_1 are for GGUF: the embedding and the head are then q8_0. shard_size: bytes of a safetensors file, at most (5e9).
+---@param path string
+---@param opts? {dtype?: "f32"|"f16"|"bf16"|"f64"|"q8_0"|"q4_0"|"q4_1", tokenizer?: boolean, shard_size?: integer}
 ---@return true|nil, string?, string?
-function Model:save(dir, opts) end
+function Model:save(path, opts) end
 
 ---@class kava.model
 local model = {}
