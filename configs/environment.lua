@@ -20,6 +20,7 @@ return {
   },
 
   teacher = { quantize = "none" },
+  alignment = "none",
 
   data = {
     template = "{question}\n{answer}",

@@ -26,6 +26,9 @@ return {
   { "student.layers", "integer|list", "derive the student from these layers of the teacher, or from this many of them",
     alias = "student.derive", min = 1 },
 
+  { "alignment", "string", "where teacher and student read text as different tokens: none: refused; bytes: keys and values are matched "
+      .. "where tokens of both end at the same byte", choices = { "none", "bytes" } },
+
   { heading = "Data" },
   { "data.train", "string", "rows to train on: JSON Lines (.gz, .zst), Arrow, Parquet, a pattern of files, a folder of save_to_disk, "
       .. "or a Lua file that makes them: recipes/problems.lua", alias = "data" },

@@ -61,27 +61,38 @@ local function load_models(c, places)
     origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
   end
   student:requires_grad(true)
-  local tokenizer = try(kava.tokenizer.load(path))
+  local tokenizer = try(kava.tokenizer.load(path)) -- both read it; settle_tokenizers may find otherwise
   stage("load", ("teacher %s: %s"):format(path, tostring(teacher)), ("%.2f s"):format(kava.clock() - started))
   stage("", ("student %s: %s"):format(origin, tostring(student)))
-  return { teacher = teacher, student = student, tokenizer = tokenizer, student_path = c.student.path and origin }
+  return { teacher = teacher, student = student, tokenizer = tokenizer, teacher_tokenizer = tokenizer,
+    student_path = c.student.path and origin }
 end
 
--- Positions match only when both models read a text as the same tokens: compared on rows, refused where they differ.
-local function compare_tokenizers(models, file, options)
+-- Positions match only when both models read a text as the same tokens: compared on rows. Where they differ the run is refused, or the
+-- data is made of the student's tokens and the teacher aligned to them.
+local function settle_tokenizers(c, models, file, options)
   if not models.student_path then return end
   local other, problem, code = kava.tokenizer.load(models.student_path)
   if not other and code ~= "io" then cli.fail(problem) end
   if not other then return end -- the student brings none: it is fed the teacher's ids, as every model of one family may be
-  local count = 0
+  local numbers, texts = {}, {}
   for text, number in try(kava.data.rows(file, { template = options.template, skip = options.skip })) do
-    count = count + 1
-    local a, b = models.tokenizer:encode(text), other:encode(text)
-    if table.concat(a, " ") ~= table.concat(b, " ") then
-      cli.fail(("teacher and student tokenise row %d of %s differently: their positions do not match"):format(number, file))
-    end
-    if count == 100 then break end
+    texts[#texts + 1], numbers[#texts + 1] = text, number
+    if #texts == 100 then break end
   end
+  local found = kava.tokenizer.compare(models.tokenizer, other, texts)
+  if found.same then return end
+  local first = found.first
+  local where = ("teacher and student tokenise row %d of %s differently (byte %d: %s against %s)"):format(numbers[first.text], file,
+    first.byte, first.a or "nothing", first.b or "nothing")
+  if c.alignment ~= "bytes" then
+    cli.fail(("%s: their positions do not match. alignment=bytes matches keys and values where tokens of both end at the same byte: "
+      .. "here at %.0f %% of the student's"):format(where, 100 * found.shared))
+  end
+  if c.data.mode == "pack" then cli.fail("data.mode=pack: packed documents cannot be aligned; bucket or pad", cli.exit.usage) end
+  models.align = kava.align.new { teacher = models.tokenizer, student = other }
+  models.tokenizer = other
+  stage("align", where, ("%.0f %% of the student's tokens have a target"):format(100 * found.shared))
 end
 
 -- A file of rows: as given, or made by a Lua file that has rows{ seed =, count =, split = } and kept in the cache.
@@ -111,9 +122,9 @@ local function load_data(c, places, models, workers)
     skip = c.data.skip, workers = workers, cache = places.cache }
   local train_file = rows_file(c, places, "train", "train", c.data.count)
   local eval_file = rows_file(c, places, "eval", "heldout", c.data.eval_count)
+  settle_tokenizers(c, models, train_file, options)
   local train = try(configured(kava.data.tokens, train_file, models.tokenizer, options))
   local eval = try(configured(kava.data.tokens, eval_file, models.tokenizer, options))
-  compare_tokenizers(models, train_file, options)
   for _, set in ipairs { train, eval } do
     if set.longest < 2 then cli.fail((set == train and train_file or eval_file) .. ": no row has a second token to predict") end
   end
@@ -227,7 +238,7 @@ local function held_out(run)
   end
 end
 
-local function answers(run, model)
+local function answers(run, model, tokenizer)
   local count, rows = run.config.eval.generate, {}
   if count == 0 then return nil end
   leave_if_asked(run)
@@ -240,7 +251,7 @@ local function answers(run, model)
     rows[#rows + 1] = row
     if #rows == count then break end
   end
-  return (kava.generate.exact_match(model, run.tokenizer, rows))
+  return (kava.generate.exact_match(model, tokenizer or run.tokenizer, rows))
 end
 
 -- Without what is not finite: neither JSON nor a table can show it.
@@ -257,8 +268,13 @@ end
 local function evaluate(run, bar)
   local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step) })
   local collapse = figures.collapse
-  local text = ("eval  step %d: CE %.3f (teacher %.3f), KL %.3f, same top token %.3f, KV cosine %s"):format(run.step, figures.ce,
-    figures.teacher_ce, figures.kl, figures.agreement, figures.cosine and ("%.4f"):format(figures.cosine) or "of unlike widths")
+  local text = ("eval  step %d: CE %.3f"):format(run.step, figures.ce)
+  if run.objective.align then -- the teacher's logits are of another vocabulary
+    text = text .. (", KV loss %s"):format(figures.kv and ("%.4f"):format(figures.kv) or "-")
+  else
+    text = text .. (" (teacher %.3f), KL %.3f, same top token %.3f, KV cosine %s"):format(figures.teacher_ce, figures.kl,
+      figures.agreement, figures.cosine and ("%.4f"):format(figures.cosine) or "of unlike widths")
+  end
   local say = bar and function(line) bar:line(line) end or print
   say(text)
   if collapse then say("      " .. collapse.verdict) end
@@ -411,15 +427,16 @@ local function train(c, _, resolved)
   kava.seed(c.seed)
 
   local models = load_models(c, places)
-  run.student, run.tokenizer = models.student, models.tokenizer
+  run.student = models.student
   run.data = load_data(c, places, models, tune.workers(facts, c))
+  run.tokenizer = models.tokenizer
 
   local teacher_probe, student_probe = models.teacher:probe(), models.student:probe()
   stage("probe", ("teacher's KV %s"):format(layout(teacher_probe)), ("config.json's hidden_size: %d"):format(teacher_probe.config_dim))
   stage("", ("student's KV %s"):format(layout(student_probe)), ("hidden_size: %d"):format(student_probe.config_dim))
 
   local objective = configured(kava.loss.build, c.loss.name, { teacher = models.teacher, student = models.student, loss = c.loss,
-    kv = c.kv, teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed })
+    kv = c.kv, teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed, align = models.align })
   run.objective = objective
   stage("aggregate", objective:describe())
   local extra, count = objective:parameters(), 0
@@ -466,7 +483,7 @@ local function train(c, _, resolved)
     run.before = {}
     if c.eval.before then
       run.before = evaluate(run)
-      run.before.exact, run.before.teacher_exact = answers(run, run.student), answers(run, models.teacher)
+      run.before.exact, run.before.teacher_exact = answers(run, run.student), answers(run, models.teacher, models.teacher_tokenizer)
     end
   end
 

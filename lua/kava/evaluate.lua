@@ -79,7 +79,7 @@ end
 
 -- Collapse figures of one batch's pairs, averaged over pairs.
 local function collapse_of(loss, batch, teacher_out, student_out)
-  local mask = kava.loss.mask(batch)
+  local mask = kava.loss.kv_mask(batch)
   local pairs_list = loss.term.pairs(teacher_out, student_out)
   local out = { agreement = 0, shuffled_agreement = 0, effective_rank = 0, mean_direction = 0, dim = 0, most = 0 }
   local rows = batch.input_ids.shape[1]
@@ -147,6 +147,7 @@ local function run(loss, batches, opts)
   local map = teacher and (loss.term and loss.term.map or kava.loss.layer_map("recorded", student, teacher))
   local needs = loss:needs()
   local wants_teacher = teacher ~= nil
+  local wants_logits = wants_teacher and not loss.align -- aligned, teacher and student have no vocabulary in common
   local tokens, batch_count = 0, 0
   for batch in iterate(batches) do
     if opts.limit and batch_count >= opts.limit then break end
@@ -156,9 +157,9 @@ local function run(loss, batches, opts)
     tokens = tokens + real
     local teacher_out
     if wants_teacher then
-      local wanted = kava.loss.join_needs({ hidden = true }, needs.teacher or {})
+      local wanted = kava.loss.join_needs({ hidden = wants_logits }, needs.teacher or {})
       wanted.logits = false
-      teacher_out = teacher:forward(kava.loss.request(batch, wanted))
+      teacher_out = loss:teach(batch, wanted)
     end
     local wanted = kava.loss.join_needs({ hidden = true }, needs.student)
     wanted.logits = false
@@ -168,21 +169,21 @@ local function run(loss, batches, opts)
     sums.add("kv", metrics.kv, real)
     -- CE, KL and agreement are wanted whatever the loss's weights are.
     if kava.loss.predicts(batch) then
-      local _, heads = kava.loss.apply_head(loss, batch, teacher_out, student_out, 1, wants_teacher and 1 or 0)
+      local _, heads = kava.loss.apply_head(loss, batch, teacher_out, student_out, 1, wants_logits and 1 or 0)
       for _, name in ipairs { "ce", "kl", "agreement" } do sums.add(name, heads[name], heads.count) end
-      if wants_teacher then
+      if wants_logits then
         local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), softcap = teacher.spec.logit_softcap,
           targets = kava.loss.batch_targets(batch) }
         sums.add("teacher_ce", own.ce, own.count)
       end
     end
-    if wants_teacher then
+    if wants_teacher and not loss.align then -- aligned, keys after rotation are not comparable
       for i, value in pairs(key_cosines(map, teacher_out, student_out, mask)) do
         by_layer[i] = by_layer[i] or averages()
         by_layer[i].add("cosine", value, real)
       end
     end
-    if loss.term and opts.collapse ~= false and batch_count <= (opts.collapse_batches or 4) then
+    if loss.term and batch.kv_count ~= 0 and opts.collapse ~= false and batch_count <= (opts.collapse_batches or 4) then
       for name, value in pairs(collapse_of(loss, batch, teacher_out, student_out)) do sums.add("collapse." .. name, value, real) end
     end
     if opts.after_batch then opts.after_batch(batch_count) end

@@ -2,7 +2,8 @@
 -- losses and optimizers on top. Parts are loaded when they are first named, so that `require "kava"` costs little.
 local core = require "kava.core"
 local parts = { model = "kava.model", kv = "kava.kv", loss = "kava.loss", projector = "kava.projector", evaluate = "kava.evaluate",
-  generate = "kava.generate", chat = "kava.chat", tokenizer = "kava.tokenizer" }
+  generate = "kava.generate", chat = "kava.chat", tokenizer = "kava.tokenizer",
+  align = "kava.align" }
 -- A part that has a C half (kava.loss) is completed by its Lua half when a name is first missed in it.
 for name, module in pairs(parts) do
   local native = rawget(core, name)

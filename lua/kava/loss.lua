@@ -314,19 +314,24 @@ end
 
 --- name: a file under recipes/loss, or a function(context) -> term; nil: context.loss.name.
 --- context: teacher, student (kava.Model); loss, kv (settings: see loss.defaults, loss.kv_defaults); teacher_probe, student_probe;
---- seed: what projectors and maps are drawn from (the global generator is left where it was).
+--- seed: what projectors and maps are drawn from (the global generator is left where it was); align: a kava.Aligner, where the
+--- batches are in tokens that the teacher does not know.
 function loss.build(name, context)
   if type(context) ~= "table" or not context.student then error("loss.build: a context {student =, teacher =} expected", 2) end
   local settings = merged(loss.defaults, context.loss or context.config, "loss")
   settings.name = name or settings.name
   local self = setmetatable({ name = settings.name, settings = settings, kv = merged(loss.kv_defaults, context.kv, "kv"),
-    teacher = context.teacher, student = context.student, weight = {}, most = {} }, Loss)
+    teacher = context.teacher, student = context.student, align = context.align, weight = {}, most = {} }, Loss)
   for _, which in ipairs { "weight", "ce", "kl" } do
     self.weight[which], self.most[which] = weight_function(settings[which], which)
   end
   if self.name == "none" then self.weight.weight, self.most.weight = function() return 0 end, 0 end
   if self.most.weight + self.most.ce + self.most.kl == 0 then error("loss: every weight is 0: nothing would be taught", 0) end
   if not self.teacher and self.most.weight + self.most.kl > 0 then error("loss: a teacher is needed for the KV term and for KL", 0) end
+  if self.align and self.most.kl > 0 then error("loss.kl: logits of unlike vocabularies cannot be compared: loss.kl=0", 0) end
+  if self.align and self.most.weight > 0 and self.kv.rope ~= "pre" then
+    error("kv.rope: keys after rotation carry the positions of each tokenizer's own tokens; aligned they want kv.rope=pre", 0)
+  end
   if self.most.kl > 0 and self.teacher.spec.vocab ~= self.student.spec.vocab then
     error(("loss.kl: the teacher's vocabulary has %d entries, the student's %d: their logits cannot be compared"):format(
       self.teacher.spec.vocab, self.student.spec.vocab), 0)
@@ -344,6 +349,9 @@ function loss.build(name, context)
     if seed then kava.rng_state(seed, position) end
     if not ok then error(term, 0) end
     self.term, self.path = term, path
+    if self.align and (term.needs.teacher or {}).queries then
+      error(("loss.name = %s: attention maps of unlike tokens cannot be aligned"):format(tostring(self.name)), 0)
+    end
   end
   self:check()
   return self
@@ -394,6 +402,9 @@ end
 --- mask [B,T] of real tokens: batch.mask or batch.attention_mask; nil: all are real.
 function loss.mask(batch) return batch.mask or batch.attention_mask end
 
+--- mask [B,T] of the tokens whose keys and values have a target: all real ones, unless teacher and student are aligned (kava.align).
+function loss.kv_mask(batch) return batch.kv_mask or loss.mask(batch) end
+
 -- Cross-entropy and KL from hidden states: the logits are never whole in memory.
 local function head(self, batch, teacher_out, student_out, ce, kl)
   local with_teacher = teacher_out and teacher_out.hidden
@@ -414,8 +425,8 @@ loss.apply_head = head
 function Loss:compute(batch, teacher_out, student_out, step)
   local weight, ce, kl = self.weight.weight(step or 1), self.weight.ce(step or 1), self.weight.kl(step or 1)
   local total, metrics = nil, {}
-  if self.term and weight > 0 then
-    local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.mask(batch), teacher_out, student_out, batch)
+  if self.term and weight > 0 and batch.kv_count ~= 0 then
+    local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.kv_mask(batch), teacher_out, student_out, batch)
     for name, metric in pairs(more or {}) do metrics[name] = metric end
     metrics.kv = value:detach()
     total = weight == 1 and value or value * weight
@@ -430,10 +441,16 @@ function Loss:compute(batch, teacher_out, student_out, step)
   return total, metrics
 end
 
+--- The teacher's pass over a batch: through the aligner where its tokens are others than the batch's.
+function Loss:teach(batch, needs)
+  if self.align then return self.align:forward(self.teacher, batch, needs) end
+  return self.teacher:forward(loss.request(batch, needs))
+end
+
 --- Runs the teacher (nothing recorded) and the student as far as needed, and computes the total.
 function Loss:step(batch, step)
   local needs = self:needs()
-  local teacher_out = needs.teacher and kava.no_grad(function() return self.teacher:forward(loss.request(batch, needs.teacher)) end)
+  local teacher_out = needs.teacher and kava.no_grad(function() return self:teach(batch, needs.teacher) end)
   return self:compute(batch, teacher_out, self.student:forward(loss.request(batch, needs.student)), step)
 end
 

@@ -159,6 +159,13 @@ function Loss:needs() end
 ---@return table<string, number|kava.Tensor> metrics loss, kv, ce, kl, agreement, cos_sim … as far as computed; see kava.loss.numbers
 function Loss:compute(batch, teacher_out, student_out, step) end
 
+--- The teacher's pass over a batch, through its kava.Aligner where it has one: kv then has a row for each of the batch's tokens, and
+--- batch.kv_mask says which of them are targets.
+---@param batch table
+---@param needs table
+---@return table
+function Loss:teach(batch, needs) end
+
 --- Runs the teacher, nothing recorded, and the student, and computes the total.
 ---@param batch table
 ---@param step integer? 1
@@ -173,6 +180,32 @@ function Loss:check() end
 --- One line for a status block.
 ---@return string
 function Loss:describe() end
+
+--- kava.align.new{teacher =, student =}: tokenizers. A teacher for batches in another model's tokens: see lua/kava/align.lua.
+---@class kava.Aligner
+local Aligner = {}
+
+--- The teacher's ids for a row of the student's, and for each of its positions the teacher's (0: none ends there).
+---@param ids integer[]
+---@return integer[]
+---@return integer[]
+function Aligner:row(ids) end
+
+--- The batch in the teacher's tokens, the positions to gather (of its rows end to end, from 1), the mask [B,T] of those that are
+--- targets, and how many they are.
+---@param batch table
+---@return { input_ids: kava.Tensor }
+---@return kava.Tensor
+---@return kava.Tensor
+---@return integer
+function Aligner:batch(batch) end
+
+--- The teacher's pass: out.kv has a row for each of the batch's tokens; sets batch.kv_mask and batch.kv_count.
+---@param model kava.Model
+---@param batch table
+---@param needs table
+---@return { kv: kava.KV }
+function Aligner:forward(model, batch, needs) end
 
 --- Figures on held-out batches. ce, kl, teacher_ce: nats a token; agreement: share of tokens with the same top-1 as the teacher;
 --- cosine: of matched layers' keys (false where widths differ); collapse: see kava.evaluate.verdict.
