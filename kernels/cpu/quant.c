@@ -274,9 +274,11 @@ static const float nf4_edges[15] = {
     -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f,   0.2035212516784668f,
     0.2920137718319893f,   0.3893125355243683f,    0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f};
 
+/* Both encoders take MANY elements through the same few steps, for a compiler to vectorise. */
+enum { MANY = 64 };
+
 /* A code is the number of edges below the value. */
 static void encode_nf4(const float *x, float factor, uint8_t *codes, int64_t count) {
-  enum { MANY = 64 };
   for (int64_t i = 0; i < count; i += MANY) {
     int64_t n = count - i < MANY ? count - i : MANY;
     float value[MANY] = {0};
@@ -288,20 +290,29 @@ static void encode_nf4(const float *x, float factor, uint8_t *codes, int64_t cou
   }
 }
 
-static uint8_t encode_fp8(float x) {
-  uint32_t bits = kava_bits_of_float(x), sign = bits >> 24 & 128;
-  bits &= 0x7fffffffu;
-  if (bits > 0x7f800000u) return 0x7f;
-  if (bits >= 0x43e00000u) return (uint8_t)(sign | 0x7e); /* 448, the largest */
-  if (bits < 0x3c800000u)                                 /* below 2^-6: multiples of 2^-9 */
-    return (uint8_t)(sign | (uint32_t)rintf(kava_float_of_bits(bits) * 512.0f));
-  bits += 0x7ffffu + (bits >> 20 & 1);
-  return (uint8_t)(sign | ((bits >> 20) - (120u << 3)));
+/* From 2^-6 on a mantissa of 3 bits; below, multiples of 2^-9, which are the units of f32 beside 2^14. 448 at most. */
+static void encode_fp8(const float *x, float factor, uint8_t *codes, int64_t count) {
+  for (int64_t i = 0; i < count; i += MANY) {
+    int64_t n = count - i < MANY ? count - i : MANY;
+    float value[MANY] = {0};
+    uint32_t bits[MANY], small[MANY];
+    for (int64_t j = 0; j < n; j++) value[j] = x[i + j] * factor;
+    memcpy(bits, value, sizeof bits);
+    for (int j = 0; j < MANY; j++) value[j] = fabsf(value[j]) + 0x1p14f;
+    memcpy(small, value, sizeof small);
+    for (int j = 0; j < MANY; j++) {
+      uint32_t size = bits[j] & 0x7fffffffu, large = size + 0x7ffffu + (size >> 20 & 1);
+      uint32_t code = size < 0x3c800000u ? small[j] - 0x46800000u : (large >> 20) - (120u << 3);
+      code = size >= 0x43e00000u ? (size > 0x7f800000u ? 0x7fu : 0x7eu) : code;
+      bits[j] = code | (bits[j] >> 24 & 128);
+    }
+    for (int64_t j = 0; j < n; j++) codes[i + j] = (uint8_t)bits[j];
+  }
 }
 
 void kava_ref_encode(kava_dtype type, const float *x, float factor, uint8_t *codes, int64_t count) {
   if (type == KAVA_NF4) encode_nf4(x, factor, codes, count);
-  for (int64_t i = 0; i < count && type == KAVA_FP8; i++) codes[i] = encode_fp8(x[i] * factor);
+  if (type == KAVA_FP8) encode_fp8(x, factor, codes, count);
   for (int64_t i = 0; i < count && type == KAVA_INT8; i++) {
     float r = rintf(x[i] * factor);
     codes[i] = (uint8_t)(int8_t)(r >= 127 ? 127 : r >= -127 ? (int)r : r < 0 ? -127 : 0);

@@ -278,6 +278,20 @@ describe("a model quantised while it is loaded", function()
     end
   end)
 
+  it("may be of any family: fused and turned matrices, norms that are moved", function()
+    local folder, out = "spec/golden/families", helper.tmp()
+    for _, name in ipairs(kava.fs.list(folder)) do
+      if kava.fs.exists(folder .. "/" .. name .. "/ref.safetensors") then
+        local ids = assert(kava.safetensors.load(folder .. "/" .. name .. "/ref.safetensors")).input_ids
+        local m = assert(kava.model.load(folder .. "/" .. name, { quantize = name:find "^g" and "nf4" or "fp8" }))
+        assert(m:save(out, { dtype = "f32", tokenizer = false })) -- their values
+        local logits = assert(kava.model.load(out)):forward({ input_ids = ids }).logits
+        local most = logits:abs():max():item()
+        assert.is_true(kava.allclose(m:forward({ input_ids = ids }).logits, logits, { rtol = 0, atol = 1e-5 * most }), name)
+      end
+    end
+  end)
+
   it("is a float model, and quantised in a known way", function()
     assert.has_error(function() kava.model.load(dir, { quantize = "int3" }) end)
     local golden = helper.shared "golden/quant/int8/config.json"
