@@ -36,6 +36,12 @@ describe("linear", function()
     agree(kava.linear, { f64(3, 100, 64), f64(600, 64), f64(600) }, 1e-5)
   end)
 
+  it("agrees with f64 over a long sum, which BLAS does", function()
+    -- 2100 products of order 1: 2100 roundings of a sum of order sqrt(2100)
+    agree(kava.linear, { f64(270, 2100), f64(35, 2100), f64(35) }, 2e-4)
+    agree(kava.linear, { f64(270, 35), f64(2100, 35), f64(2100) }, 2e-4)
+  end)
+
   it("gives what the widened weight gives, for every type of weight", function()
     for _, dtype in ipairs { "f16", "bf16", "q8_0", "q4_0", "q4_1" } do
       for _, rows in ipairs { 1, 7, 40 } do

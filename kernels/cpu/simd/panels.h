@@ -194,7 +194,7 @@ UNUSED static void panel_multiply(panel_product *p) {
   int64_t unit = p->type == PANEL_AMX ? 32 : ROWS, threads = kava_threads();
   int64_t chunks = ceil_div(p->steps, 384);
   p->chunk = ceil_div(ceil_div(p->steps, chunks), 16) * 16;
-  p->block_m = ceil_div(is_long(p) ? 512 : 256, unit) * unit;
+  p->block_m = ceil_div(is_long(p) ? 512 : 128, unit) * unit;
   p->block_n = 16 * PANEL;
   while (threads > 1 && ceil_div(p->m, p->block_m) * ceil_div(p->n, p->block_n) < 3 * threads) {
     if (p->block_n > 4 * PANEL || (p->block_m <= 2 * unit && p->block_n > PANEL))
