@@ -388,7 +388,6 @@ static kava_status read_footer(parquet *p) {
   uint32_t size;
   int kind, id = 0;
   kava_status st = KAVA_OK;
-  int64_t rows = -1;
   uint8_t *footer = NULL;
   if (file->size < 12) return broken(p, "a file that is cut off");
   if ((st = kava_file_read(file, file->size - 8, tail, 8)) != KAVA_OK) return st;
@@ -403,15 +402,10 @@ static kava_status read_footer(parquet *p) {
       KAVA_TRY(read_schema(p, &t));
     else if (kind == KAVA_THRIFT_LIST && id == 4 && p->elements && !p->groups)
       KAVA_TRY(read_groups(p, &t));
-    else if (kind == KAVA_THRIFT_I64 && id == 3)
-      rows = kava_thrift_integer(&t);
     else
       kava_thrift_skip(&t, kind, 0);
   }
-  if (t.broken || !p->elements || !p->groups)
-    st = broken(p, "a damaged footer");
-  else if (rows != p->table.rows)
-    st = broken(p, "row groups of other rows than the file");
+  if (t.broken || !p->elements || !p->groups) st = broken(p, "a damaged footer");
 out:
   kava_free(footer);
   return st;

@@ -181,6 +181,8 @@ static kava_status take_levels(kava_leaf *l, kava_hybrid *h, uint8_t max, int64_
   return KAVA_OK;
 }
 
+static uint32_t split_width(const kava_leaf *l) { return l->width ? l->width : (uint32_t)l->type_length; }
+
 /* Makes ready for values of the page's encoding, which begin at l->p. */
 static kava_status begin_values(kava_leaf *l, const page_header *h) {
   size_t bytes = (size_t)(l->page_end - l->p);
@@ -227,8 +229,8 @@ static kava_status begin_values(kava_leaf *l, const page_header *h) {
     l->p = rest;
     return KAVA_OK;
   case SPLIT:
-    if (l->type == KAVA_PARQUET_BYTES || l->type == KAVA_PARQUET_BOOLEAN || !l->width) break;
-    l->split_count = bytes / l->width;
+    if (l->type == KAVA_PARQUET_BYTES || l->type == KAVA_PARQUET_BOOLEAN) break;
+    l->split_count = bytes / split_width(l);
     l->split_at = 0;
     return KAVA_OK;
   }
@@ -368,6 +370,24 @@ static kava_status joined_bytes(kava_leaf *l, kava_bytes *out, int64_t count) {
   return KAVA_OK;
 }
 
+/* Byte b of all values, then byte b + 1 of all. */
+static kava_status split_values(kava_leaf *l, uint8_t *out, int64_t count) {
+  uint32_t width = split_width(l);
+  if ((uint64_t)count > l->split_count - l->split_at) return broken(l, "fewer values than entries");
+  if (l->width == 0) { /* put together where they can stay, and shown there */
+    kava_bytes *shown = (kava_bytes *)(void *)out;
+    l->joined_size += (size_t)count * width; /* no more than the page has */
+    if (!(out = kava_arena_alloc(&l->joined, (size_t)count * width))) return KAVA_MEMORY;
+    for (int64_t i = 0; i < count; i++) shown[i] = (kava_bytes){(const char *)out + i * (int64_t)width, width};
+  }
+  for (uint32_t b = 0; b < width; b++) {
+    const uint8_t *from = l->p + b * l->split_count + l->split_at;
+    for (int64_t i = 0; i < count; i++) out[i * (int64_t)width + b] = from[i];
+  }
+  l->split_at += (uint64_t)count;
+  return KAVA_OK;
+}
+
 /* The next `count` values that are there, into `out`. */
 static kava_status read_values(kava_leaf *l, uint8_t *out, int64_t count) {
   size_t bytes = (size_t)(l->page_end - l->p);
@@ -393,14 +413,7 @@ static kava_status read_values(kava_leaf *l, uint8_t *out, int64_t count) {
       memcpy(out + i * (int64_t)l->width, &value, l->width); /* little-endian: the low bytes come first */
     }
     return KAVA_OK;
-  case SPLIT:
-    if ((uint64_t)count > l->split_count - l->split_at) return broken(l, "fewer values than entries");
-    for (uint32_t b = 0; b < l->width; b++) {
-      const uint8_t *from = l->p + b * l->split_count + l->split_at;
-      for (int64_t i = 0; i < count; i++) out[i * (int64_t)l->width + b] = from[i];
-    }
-    l->split_at += (uint64_t)count;
-    return KAVA_OK;
+  case SPLIT: return split_values(l, out, count);
   default: return joined_bytes(l, (kava_bytes *)(void *)out, count);
   }
 }
