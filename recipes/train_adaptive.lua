@@ -242,8 +242,8 @@ local function answers(run, model, tokenizer)
   local count, rows = run.config.eval.generate, {}
   if count == 0 then return nil end
   leave_if_asked(run)
-  for line in io.lines(run.data.eval_file) do
-    local row = kava.json.decode(line)
+  for text in try(kava.data.rows(run.data.eval_file, { json = true, skip = run.config.data.skip })) do
+    local row = kava.json.decode(text)
     if type(row) ~= "table" or type(row.question) ~= "string" or type(row.answer) ~= "string" then
       cli.fail(("eval.generate = %d: row %d of %s has no question and answer (texts of these names); 0 generates none"):format(count,
         #rows + 1, run.data.eval_file), cli.exit.usage)

@@ -7,6 +7,7 @@ rows.jsonl holds the rows that every file gives; a file may have fewer of the co
 """
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,6 +95,20 @@ delta = {"question": "DELTA_BYTE_ARRAY", "answer": "DELTA_LENGTH_BYTE_ARRAY", "n
          "tiny": "DELTA_BINARY_PACKED", "x": "BYTE_STREAM_SPLIT", "y": "BYTE_STREAM_SPLIT", "flag": "RLE"}
 parquet("delta.parquet", t=flat.select(list(delta)), compression="none", use_dictionary=False, column_encoding=delta,
         data_page_version="2.0")
+
+# Dates and times, before and after 1970, as ISO 8601 writes them (times.jsonl).
+moments = [datetime(1970, 1, 1), datetime(2024, 2, 29, 23, 59, 59, 123456), datetime(1899, 12, 31, 12, 0, 0, 500), datetime(1, 1, 1)]
+times = pa.table({
+    "day": pa.array([m.date() for m in moments], pa.date32()), "day64": pa.array([m.date() for m in moments], pa.date64()),
+    "local": pa.array(moments, pa.timestamp("us")), "utc": pa.array(moments, pa.timestamp("us", "UTC")),
+    "time": pa.array([m.time() for m in moments], pa.time64("us")),
+})
+stream("times.arrow", times, 4)
+parquet("times.parquet", t=times)
+with open(out / "times.jsonl", "w") as f:
+    for m in moments:
+        f.write(json.dumps({"day": m.date().isoformat(), "day64": m.date().isoformat(), "local": m.isoformat(),
+                            "utc": m.isoformat() + "Z", "time": m.time().isoformat()}) + "\n")
 
 # What a user of datasets has: a DatasetDict, whose splits are folders; rows were selected before it was saved.
 train = Dataset.from_dict({"question": [f"q{i}" for i in range(6)], "answer": [str(i * i) for i in range(6)]})

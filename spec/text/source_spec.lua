@@ -99,6 +99,15 @@ describe("rows of columns", function()
     end
   end)
 
+  it("show dates and times as ISO 8601 has them", function()
+    local want = objects(golden .. "times.jsonl")
+    assert.are.equal(4, #want)
+    for _, name in ipairs { "times.arrow", "times.parquet" } do
+      assert.are.same(want, objects(golden .. name))
+      assert.are.equal("1970-01-01|1970-01-01T00:00:00", kava.data.rows(golden .. name, { template = "{day}|{local}" }):next())
+    end
+  end)
+
   it("show the schema, and show it where a field is missing", function()
     local fields = "question string, answer string, long "
     for _, name in ipairs { "one.arrow", "file.arrow", "v2.parquet" } do

@@ -116,10 +116,13 @@ static void set(kava_field *field, node *n, kava_field_kind kind, kava_layout la
   n->buffers = buffers;
 }
 
-static const char *unit(kava_flat *f, size_t type, int64_t absent) {
+static const char *unit(kava_flat *f, size_t type, int64_t absent, kava_field *field) {
   static const char *const units[] = {"s", "ms", "us", "ns"};
+  static const int64_t per_second[] = {1, 1000, 1000000, 1000000000};
   int64_t u = kava_flat_integer(f, type, 0, 2, absent);
-  return u >= 0 && u <= 3 ? units[u] : "?";
+  if (u < 0 || u > 3) u = 0;
+  field->per_second = per_second[u];
+  return units[u];
 }
 
 /* The type of a field from its flatbuffer table. */
@@ -155,9 +158,21 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
         named(a, "decimal(%d, %d)", (int)kava_flat_integer(f, type, 0, 4, 0),
               (int)kava_flat_integer(f, type, 1, 4, 0)));
     break;
-  case 8: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "date"); break;
-  case 9: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "time[%s]", unit(f, type, 1))); break;
-  case 10: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "timestamp[%s]", unit(f, type, 0))); break;
+  case 8: /* in days, or, since version 4 of the format, in milliseconds */
+    width = kava_flat_integer(f, type, 0, 2, 1) == 0 ? 32 : 64;
+    set(field, n, KAVA_FIELD_DATE, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2, "date");
+    field->per_second = width == 32 ? 0 : 1000;
+    break;
+  case 9:
+    width = kava_flat_integer(f, type, 1, 4, 32);
+    if (width != 32 && width != 64) return broken(a, "a time type's width");
+    set(field, n, KAVA_FIELD_TIME, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
+        named(a, "time[%s]", unit(f, type, 1, field)));
+    break;
+  case 10:
+    set(field, n, KAVA_FIELD_MOMENT, KAVA_LAYOUT_FIXED, 8, 2, named(a, "timestamp[%s]", unit(f, type, 0, field)));
+    field->utc = kava_flat_table(f, type, 1) != 0;
+    break;
   case 11: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "interval"); break;
   case 12: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "list"); break;
   case 13: set(field, n, KAVA_FIELD_STRUCT, KAVA_LAYOUT_STRUCT, 0, 1, "struct"); break;
@@ -179,7 +194,9 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
     set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_ARRAY, (uint32_t)width, 1, "list");
     break;
   case 17: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "map"); break;
-  case 18: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "duration[%s]", unit(f, type, 1))); break;
+  case 18:
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "duration[%s]", unit(f, type, 1, field)));
+    break;
   case 19: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_binary"); break;
   case 20: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_string"); break;
   case 21: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 8, 2, "large_list"); break;

@@ -37,7 +37,8 @@ enum {
 typedef struct element { /* of the schema, as the footer has it */
   int64_t type, type_length, repetition, children, converted;
   int logical;
-  bool natural;
+  bool natural, utc;
+  int unit; /* of times: 1 ms, 2 us, 3 ns; 0: not said */
   const char *name;
 } element;
 
@@ -82,18 +83,28 @@ static kava_status broken(const parquet *p, const char *what) {
 
 /* ---- the footer */
 
+/* The type's name is the field of a union that is there; an integer's and a time's have fields of their own. */
 static int read_logical(kava_thrift *t, element *e) {
   int kind, id = 0, inner_kind, inner = 0, logical = 0;
   while (kava_thrift_field(t, &kind, &id)) {
     logical = id;
-    if (kind != KAVA_THRIFT_STRUCT || id != LOGICAL_INTEGER) {
+    if (kind != KAVA_THRIFT_STRUCT || (id != LOGICAL_INTEGER && id != LOGICAL_TIME && id != LOGICAL_TIMESTAMP)) {
       kava_thrift_skip(t, kind, 0);
       continue;
     }
     inner = 0;
     while (kava_thrift_field(t, &inner_kind, &inner)) {
-      if (inner == 2) e->natural = inner_kind == KAVA_THRIFT_FALSE;
-      kava_thrift_skip(t, inner_kind, 0);
+      if (id == LOGICAL_INTEGER && inner == 2) e->natural = inner_kind == KAVA_THRIFT_FALSE;
+      if (id != LOGICAL_INTEGER && inner == 1) e->utc = inner_kind == KAVA_THRIFT_TRUE;
+      if (id != LOGICAL_INTEGER && inner == 2 && inner_kind == KAVA_THRIFT_STRUCT) { /* again a union */
+        int unit_kind, unit = 0;
+        while (kava_thrift_field(t, &unit_kind, &unit)) {
+          e->unit = unit;
+          kava_thrift_skip(t, unit_kind, 0);
+        }
+      } else {
+        kava_thrift_skip(t, inner_kind, 0);
+      }
     }
   }
   return logical;
@@ -246,14 +257,25 @@ static void name_type(parquet *p, const element *e, kava_field *f, kava_leaf *l)
   }
   if (logical == LOGICAL_STRING || logical == LOGICAL_JSON || logical == LOGICAL_ENUM || c == 0 || c == 4 || c == 19)
     f->type = "string";
-  const char *other = logical == LOGICAL_DECIMAL || c == 5                ? "decimal"
-                      : logical == LOGICAL_DATE || c == 6                 ? "date"
-                      : logical == LOGICAL_TIME || c == 7 || c == 8       ? "time"
-                      : logical == LOGICAL_TIMESTAMP || c == 9 || c == 10 ? "timestamp"
-                      : logical == LOGICAL_BSON || c == 20                ? "bson"
-                      : logical == LOGICAL_UUID                           ? "uuid"
-                      : c == 21                                           ? "interval"
-                                                                          : NULL;
+  bool whole = e->type == KAVA_PARQUET_INT32 || e->type == KAVA_PARQUET_INT64;
+  int unit = e->unit ? e->unit : c == 7 || c == 9 ? 1 : c == 8 || c == 10 ? 2 : 0;
+  if (e->type == KAVA_PARQUET_INT32 && (logical == LOGICAL_DATE || c == 6)) {
+    f->kind = KAVA_FIELD_DATE;
+    f->type = "date";
+  } else if (whole && unit >= 1 && unit <= 3) {
+    static const char *const units[] = {"", "ms", "us", "ns"};
+    static const int64_t per_second[] = {0, 1000, 1000000, 1000000000};
+    bool time = logical == LOGICAL_TIME || (!logical && c <= 8);
+    f->kind = time ? KAVA_FIELD_TIME : KAVA_FIELD_MOMENT;
+    f->type = named(p, "%s[%s]", time ? "time" : "timestamp", units[unit]);
+    f->per_second = per_second[unit];
+    f->utc = !time && (e->utc || !logical);
+  }
+  const char *other = logical == LOGICAL_DECIMAL || c == 5 ? "decimal"
+                      : logical == LOGICAL_BSON || c == 20 ? "bson"
+                      : logical == LOGICAL_UUID            ? "uuid"
+                      : c == 21                            ? "interval"
+                                                           : NULL;
   if (other) {
     f->kind = KAVA_FIELD_OTHER;
     f->type = other;

@@ -151,6 +151,7 @@ kava_status kava_column_get(const kava_column *c, int64_t row, kava_cell *out) {
       out->boolean = *values;
     } else {
       out->integer = read_integer(values, c->width);
+      out->moment = c->field;
       if (out->kind == KAVA_FIELD_NATURAL && c->width < 8) out->natural &= ((uint64_t)1 << 8 * c->width) - 1;
     }
     break;
@@ -184,4 +185,38 @@ kava_status kava_column_get(const kava_column *c, int64_t row, kava_cell *out) {
     return kava_column_get(&c->children[0], begin, out);
   }
   return KAVA_OK;
+}
+
+/* ---- dates and times */
+
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+
+/* A day since 1970 as year, month, day, in the Gregorian calendar throughout: counted from 0000-03-01, so that the leap
+ * day is a year's last. */
+static int put_date(char *to, size_t room, int64_t days) {
+  days += 719468;
+  int64_t era = floor_div(days, 146097), day = days - era * 146097; /* 400 years have as many days */
+  int64_t year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
+  day -= 365 * year + year / 4 - year / 100;
+  int64_t month = (5 * day + 2) / 153;
+  day -= (153 * month + 2) / 5;
+  month = month < 10 ? month + 3 : month - 9;
+  return snprintf(to, room, "%04lld-%02d-%02d", (long long)(year + era * 400 + (month <= 2)), (int)month, (int)day + 1);
+}
+
+void kava_moment_text(const kava_cell *cell, char to[64]) {
+  const size_t room = 64;
+  int64_t unit = cell->moment->per_second, value = cell->integer;
+  if (unit == 0) {
+    put_date(to, room, value);
+    return;
+  }
+  int64_t seconds = floor_div(value, unit), part = value - seconds * unit, days = floor_div(seconds, 86400);
+  int used = cell->kind == KAVA_FIELD_TIME ? 0 : put_date(to, room, days);
+  if (cell->kind == KAVA_FIELD_DATE) return;
+  int second = (int)(seconds - days * 86400), digits = unit == 1000 ? 3 : unit == 1000000 ? 6 : 9;
+  used += snprintf(to + used, room - (size_t)used, "%s%02d:%02d:%02d", used ? "T" : "", second / 3600, second / 60 % 60,
+                   second % 60);
+  if (part) used += snprintf(to + used, room - (size_t)used, ".%0*lld", digits, (long long)part);
+  if (cell->moment->utc) snprintf(to + used, room - (size_t)used, "Z");
 }

@@ -17,6 +17,9 @@ typedef enum kava_field_kind {
   KAVA_FIELD_NATURAL, /* unsigned */
   KAVA_FIELD_REAL,
   KAVA_FIELD_TEXT, /* bytes: strings, and binary whose UTF-8 nobody has checked */
+  KAVA_FIELD_DATE,
+  KAVA_FIELD_TIME,   /* of a day */
+  KAVA_FIELD_MOMENT, /* a date and a time */
   KAVA_FIELD_LIST,
   KAVA_FIELD_STRUCT,
   KAVA_FIELD_OTHER /* a type that no text is made of: known by name only */
@@ -29,6 +32,8 @@ typedef struct kava_field {
   int index; /* among all fields, parents before children */
   int count;
   struct kava_field *children;
+  int64_t per_second; /* dates, times and moments: their unit; 0: days */
+  bool utc;           /* moments: they say that they are */
   bool wanted;
 } kava_field;
 /* "question string, choices list<string>" of a struct's children; cut with "…" where it does not fit. */
@@ -72,10 +77,11 @@ typedef struct kava_column {
 } kava_column;
 
 typedef struct kava_cell {
-  kava_field_kind kind; /* KAVA_FIELD_NULL: null */
-  bool boolean, single; /* single: a real number of 32 bits or fewer */
+  kava_field_kind kind;     /* KAVA_FIELD_NULL: null */
+  bool boolean, single;     /* single: a real number of 32 bits or fewer */
+  const kava_field *moment; /* a date, time or moment: its unit */
   union {
-    int64_t integer;
+    int64_t integer; /* since 1970, or of the day */
     uint64_t natural;
     double real;
     kava_bytes text;
@@ -87,6 +93,11 @@ typedef struct kava_cell {
 } kava_cell;
 /* KAVA_FORMAT: an index beyond its dictionary */
 kava_status kava_column_get(const kava_column *column, int64_t row, kava_cell *out);
+
+/* "2024-05-01", "12:34:56.789", "2024-05-01T12:34:56.789Z": digits of a second as the unit has them, none where they
+ * are 0.
+ */
+void kava_moment_text(const kava_cell *cell, char to[64]);
 
 /* A file of columns. */
 typedef struct kava_table kava_table;

@@ -271,7 +271,7 @@ kava_status kava_template_resolve(const kava_template *t, kava_field *record, ka
 static kava_status put_cell(kava_json_writer *w, const kava_cell *cell) {
   kava_status st = KAVA_OK;
   kava_cell item;
-  char text[40];
+  char text[64];
   switch (cell->kind) {
   case KAVA_FIELD_BOOLEAN: kava_json_boolean(w, cell->boolean); break;
   case KAVA_FIELD_INTEGER: kava_json_integer(w, cell->integer); break;
@@ -292,6 +292,12 @@ static kava_status put_cell(kava_json_writer *w, const kava_cell *cell) {
     break;
   }
   case KAVA_FIELD_TEXT: kava_json_string(w, cell->text.text, cell->text.length); break;
+  case KAVA_FIELD_DATE:
+  case KAVA_FIELD_TIME:
+  case KAVA_FIELD_MOMENT:
+    kava_moment_text(cell, text);
+    kava_json_string(w, text, strlen(text));
+    break;
   case KAVA_FIELD_LIST:
     kava_json_open(w, '[');
     for (int64_t i = 0; i < cell->count && st == KAVA_OK && w->status == KAVA_OK; i++) {
@@ -333,6 +339,13 @@ static kava_row_result add_cell(const kava_cell *cell, const char *name, kava_ro
   case KAVA_FIELD_NATURAL: return result_of(kava_buffer_printf(out, "%" PRIu64, cell->natural));
   case KAVA_FIELD_REAL: return result_of(add_real(out, cell->real, cell->single));
   case KAVA_FIELD_BOOLEAN: return result_of(kava_buffer_text(out, cell->boolean ? "true" : "false"));
+  case KAVA_FIELD_DATE:
+  case KAVA_FIELD_TIME:
+  case KAVA_FIELD_MOMENT: {
+    char text[64];
+    kava_moment_text(cell, text);
+    return result_of(kava_buffer_text(out, text));
+  }
   default: {
     kava_json_writer *w = start_json(tools);
     kava_status st = put_cell(w, cell);
