@@ -11,6 +11,7 @@ local keys = {
     choices = { "auto", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1" } },
   { "shard", "string", "how large a safetensors file may become: a number with MB or GB" },
   { "tokenizer", "boolean", "take the tokenizer along" },
+  { "lossy", "boolean", "leave out what GGUF cannot be told of the model, as a window of Mistral; else that is an error" },
   { "threads", "integer", "0: the CPUs this process may use", min = 0 },
 }
 
@@ -40,7 +41,7 @@ local function run(c)
   if dtype and dtype:find "^q" and not c.to:find "%.[gG][gG][uU][fF]$" then
     cli.fail(("type=%s: a folder holds f32, f16 or bf16"):format(dtype), cli.exit.usage)
   end
-  cli.try(m:save(c.to, { dtype = dtype, tokenizer = c.tokenizer, shard_size = bytes_of(c.shard) }))
+  cli.try(m:save(c.to, { dtype = dtype, tokenizer = c.tokenizer, shard_size = bytes_of(c.shard), lossy = c.lossy }))
   print(("%s -> %s: %s, matrices %s, %.1f s"):format(c.from, c.to, tostring(m), dtype or "as they were", kava.clock() - started))
   if not c.tokenizer then return end
   local before, after = kava.tokenizer.load(c.from), kava.tokenizer.load(c.to)
@@ -55,6 +56,6 @@ return cli.recipe({
   about = "Converts a model: kava recipes/convert.lua FROM TO [type=…].",
   keys = keys,
   positional = { "from", "to" },
-  defaults = { type = "auto", shard = "5GB", tokenizer = true, threads = 0 },
+  defaults = { type = "auto", shard = "5GB", tokenizer = true, lossy = false, threads = 0 },
   run = run,
 }, ...)

@@ -47,6 +47,9 @@ end
 -- A layer's matrix in codes; the others are converted. What was read of the file is let go: beside the codes there is one weight.
 local function hold(path, name, t, opts, entry, layer)
   local held
+  if t.dtype:find "^[iub]%d" or t.dtype == "bool" then
+    error(("%s: tensor %s is %s; a float or quantised type expected"):format(path, name, t.dtype), 0)
+  end
   if opts.quantize and layer and #t.shape == 2 then
     local ok
     if families.is_turned(entry, t) then t = t:permute(2, 1) end

@@ -29,17 +29,21 @@ local function open_directory(path)
   local file = path .. "/model.safetensors"
   if not exists(file) then file = path .. "/model.safetensors.index.json" end
   if not exists(file) then fail(("%s: neither model.safetensors nor model.safetensors.index.json is there"):format(path), "io") end
-  local tensors
-  tensors, message, code = kava.safetensors.load(file)
-  if not tensors then fail(message, code) end
-  local by_name, names = {}, {}
+  local tensors, metadata, lacking = kava.safetensors.load(file)
+  if not tensors then fail(metadata, lacking) end
+  local by_name, names, why = {}, {}, {}
+  local function known_as(name) return family.hf_name and family.hf_name(name) or not family.hf_name and name end
   for name, t in pairs(tensors) do
-    name = family.hf_name and family.hf_name(name) or not family.hf_name and name
+    name = known_as(name)
     if name then
       by_name[name] = t
       names[#names + 1] = name
     end
   end
+  for name, reason in pairs(lacking or {}) do why[known_as(name) or name] = reason end
+  setmetatable(by_name, { __index = function(_, name)
+    if why[name] then fail(("%s: tensor %s: %s"):format(file, name, why[name]), "unsupported") end
+  end })
   local source = {
     config = config,
     family = family,
@@ -219,8 +223,8 @@ local function save_gguf(m, path, opts)
     error(("save: dtype: f32, f16, bf16, q8_0, q4_0 or q4_1 expected for GGUF, got %s"):format(tostring(dtype)), 0)
   end
   local metadata, lost = gguf_model.metadata(m)
-  if #lost > 0 then
-    fail(("%s: GGUF cannot be told of this model: %s"):format(path, table.concat(lost, "; ")), "unsupported")
+  if #lost > 0 and not opts.lossy then
+    fail(("%s: GGUF cannot be told of this model: %s (lossy = true leaves it out)"):format(path, table.concat(lost, "; ")), "unsupported")
   end
   if opts.tokenizer ~= false and from then
     for key, value in pairs(try(gguf_tokenizer.metadata(from, m.spec.vocab))) do metadata[key] = value end
@@ -231,7 +235,7 @@ local function save_gguf(m, path, opts)
   try(kava.gguf.save(path, tensors, metadata))
 end
 
-local known = { dtype = true, tokenizer = true, shard_size = true }
+local known = { dtype = true, tokenizer = true, shard_size = true, lossy = true }
 
 -- Whether a path names a GGUF file.
 function store.is_gguf(path) return path:find "%.[gG][gG][uU][fF]$" ~= nil end

@@ -359,6 +359,28 @@ describe("the layouts of", function()
     reject("fp8-block", function(p) p["l.weight_scale"] = p["l.weight_scale"]:narrow(1, 1, 1) end, "scales: 4 elements expected")
   end)
 
+  it("integers that nobody scales, and types that are not known, are not taken for weights", function()
+    local dir = helper.tmp()
+    assert(kava.model.create({ model_type = "llama", vocab_size = 8, hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1,
+      num_attention_heads = 2, num_key_value_heads = 1, rms_norm_eps = 1e-5 }):save(dir))
+    local tensors = {}
+    for name, t in pairs(assert(kava.safetensors.load(dir .. "/model.safetensors"))) do tensors[name] = t:clone() end
+    local function message_of()
+      local m, message = kava.model.load(dir)
+      assert.is_nil(m)
+      return message
+    end
+    tensors["model.layers.0.mlp.up_proj.weight"] = kava.ones({ 8, 8 }, { dtype = "i8" })
+    assert(kava.safetensors.save(dir .. "/model.safetensors", tensors))
+    assert.truthy(message_of():find("tensor model.layers.0.mlp.up_proj.weight is i8; a float or quantised type expected", 1, true))
+    local text = helper.read(dir .. "/model.safetensors"):gsub('"I8"', '"F8_E5M2"'):gsub("^........", function(size)
+      return string.pack("<I8", string.unpack("<I8", size) + 5)
+    end)
+    helper.write(dir .. "/model.safetensors", text)
+    local message = message_of()
+    assert.truthy(message:find("up_proj.weight: its dtype (F8_E5M2) is not supported", 1, true), message)
+  end)
+
   it("other methods are refused before a weight is read", function()
     local function reject(settings, expected)
       local dir = helper.tmp()

@@ -111,6 +111,17 @@ describe("convert", function()
     same_weights(load(dir), load(to))
   end)
 
+  it("leaves out what GGUF cannot be told only when that is asked for", function()
+    local m = kava.model.create { model_type = "mistral", vocab_size = 40, hidden_size = 32, intermediate_size = 64, num_hidden_layers = 1,
+      num_attention_heads = 2, num_key_value_heads = 1, sliding_window = 8, rms_norm_eps = 1e-5, max_position_embeddings = 64 }
+    local ok, message, code = m:save(out .. "/window.gguf")
+    assert.is_nil(ok)
+    assert.equal("unsupported", code)
+    assert.truthy(message:find("layer 1: window", 1, true), message)
+    assert(m:save(out .. "/window.gguf", { lossy = true }))
+    same_weights(m, load(out .. "/window.gguf"))
+  end)
+
   it("writes the values of codes", function()
     local m = assert(kava.model.load(dir, { quantize = "nf4" }))
     assert(m:save(out .. "/codes.gguf"))

@@ -106,9 +106,10 @@ function Model:requires_grad(on) end
 
 ---Writes a Hugging Face directory, its tokenizer's files byte for byte as they were; or, where the path ends in .gguf, one GGUF file with
 ---the tokenizer in it. dtype: how to hold matrices; nil: as they are, quantised ones as f32 (in GGUF its own types stay). q8_0, q4_0
----and q4_1 are for GGUF: the embedding and the head are then q8_0. shard_size: bytes of a safetensors file, at most (5e9).
+---and q4_1 are for GGUF: the embedding and the head are then q8_0. shard_size: bytes of a safetensors file, at most (5e9). lossy: leave out
+---what GGUF cannot be told of the model (a window of Mistral), which is else an error.
 ---@param path string
----@param opts? {dtype?: "f32"|"f16"|"bf16"|"f64"|"q8_0"|"q4_0"|"q4_1", tokenizer?: boolean, shard_size?: integer}
+---@param opts? {dtype?: "f32"|"f16"|"bf16"|"f64"|"q8_0"|"q4_0"|"q4_1", tokenizer?: boolean, shard_size?: integer, lossy?: boolean}
 ---@return true|nil, string?, string?
 function Model:save(path, opts) end
 
