@@ -125,6 +125,27 @@ describe("a dataset", function()
     assert.are.same({ tok():id "2", tok().eos_id }, dataset(3, { template = "{n.x}<|endoftext|>" }):row(2))
   end)
 
+  it("is the same whatever kind of file its rows come from", function()
+    local golden = "spec/golden/data/"
+    local options = { template = "{question} {x} {counts}", cache = helper.tmp() }
+    local lines = assert(kava.data.tokens(golden .. "rows.jsonl", tok(), options))
+    assert.are.equal(20, lines.rows)
+    for _, name in ipairs { "rows.jsonl.gz", "rows.jsonl.zst", "batches.arrow", "file.arrow", "pages.parquet", "v2.parquet" } do
+      for pass = 1, 2 do
+        local data = assert(kava.data.tokens(golden .. name, tok(), options))
+        assert.are.equal(pass == 2, data:stats().cached)
+        for i = 1, 20 do assert.are.same(lines:row(i), data:row(i)) end
+      end
+    end
+    local split = assert(kava.data.tokens(golden .. "hf/train", tok(), { cache = options.cache }))
+    assert.are.equal(4, split.rows)
+    assert.is_true(assert(kava.data.tokens(golden .. "hf/train/*.arrow", tok(), { cache = options.cache })):stats().rows == 4)
+    assert.matches("/train%-%x+%.tokens$", split:stats().cache)
+    local none, message = kava.data.tokens(golden .. "v2.parquet", tok(), { template = "{answer}", skip = 0 })
+    assert.is_nil(none)
+    assert.matches("v2.parquet: row 11: field 'answer': .*null", message)
+  end)
+
   it("does not depend on the number of threads", function()
     local path, before = rows_file(3000), kava.threads()
     local one = assert(kava.data.tokens(path, tok(), { workers = 1 }))

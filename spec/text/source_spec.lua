@@ -208,6 +208,63 @@ describe("compressed JSON Lines", function()
   end)
 end)
 
+describe("a JSON array of rows", function()
+  local function write(text) return helper.write(helper.tmp() .. "/rows.json", text) end
+
+  it("gives its items, however they are laid out", function()
+    for _, text in ipairs {
+      '[{"question":"a","answer":1},{"question":"b ]}\\"{,","answer":[2,{"x":"\\\\"}]}]',
+      '\u{feff}\n [\n  {\n    "question": "a",\n    "answer": 1\n  }\n ,\n {"question": "b ]}\\"{,", "answer": [2, {"x": "\\\\"}]}\n]\n\n',
+    } do
+      local rows = assert(kava.data.rows(write(text)))
+      assert.are.same({ "a\n1", 1 }, { rows:next() })
+      assert.are.same({ 'b ]}"{,\n[2,{"x":"\\\\"}]', 2 }, { rows:next() })
+      assert.is_nil(rows:next())
+      rows:seek(2)
+      assert.are.equal(2, select(2, rows:next()))
+      rows:seek(1)
+      assert.are.equal(1, select(2, rows:next()))
+      assert.error_matches(function() rows:seek(3) end, "row 3 of 2")
+    end
+    assert.is_nil(assert(kava.data.rows(write "[ ]")):next())
+  end)
+
+  it("of more than a block is read and found like lines", function()
+    local list = {}
+    for i = 1, 12000 do list[i] = ('{"question": "%s",\n "answer": %d}'):format(("x"):rep(i % 1500), i) end
+    local path = write("[" .. table.concat(list, ",\n") .. "]")
+    local rows, count = assert(kava.data.rows(path, { template = "{answer}" })), 0
+    for text, number in rows do
+      count = count + 1
+      assert(text == tostring(count) and number == count)
+    end
+    assert.are.equal(12000, count)
+    for _, i in ipairs { 1, 11999, 6000, 6001, 12000 } do
+      rows:seek(i)
+      assert.are.same({ tostring(i), i }, { rows:next() })
+    end
+  end)
+
+  it("has broken items, and is broken where it does not go on", function()
+    local rows = assert(kava.data.rows(write '[1, "a", {"question": null}, {"question": "q", "answer": "r"}, {"a" 1}, [ ] ]'))
+    assert.are.same({ "q\nr", 4 }, { rows:next() })
+    assert.is_nil(rows:next())
+    assert.are.equal(5, rows:broken())
+    assert.error_matches(function() assert(kava.data.rows(write "[1]", { skip = 0 })):next() end, "rows.json: row 1: an object")
+    local good = '{"question": "q", "answer": "r"}'
+    for text, pattern in pairs {
+      ["[" .. good] = "behind row 1 '%]' expected", ["[" .. good .. ",]"] = "behind row 1 a row",
+      ["[," .. good .. "]"] = "behind row 0 a row",
+      ["[" .. good .. good .. "]"] = "behind row 1 ',' or '%]'", ["[" .. good .. ", {"] = "behind row 1 the end of a row",
+      ["[" .. good .. "] x"] = "behind row 1 nothing more", ["[" .. good .. ", \""] = "behind row 1 the end", ["["] = "behind row 0 '%]'",
+      ["[" .. good .. ", }"] = "behind row 1 a row",
+    } do
+      local bad = assert(kava.data.rows(write(text)))
+      assert.error_matches(function() for _ in bad do end end, "rows.json: a JSON array: " .. pattern)
+    end
+  end)
+end)
+
 describe("files that change while they are read", function()
   it("end the reading with an error", function()
     local dir = helper.tmp()

@@ -15,6 +15,7 @@ struct kava_lines {
   uint8_t *data;
   size_t room, filled, used; /* the next block begins at `used` */
   bool at_end;               /* the stream has no more */
+  bool array, closed;        /* rows are the items of one; which has ended */
   mark next;
   kava_line *rows;
   int64_t row_count, row_room;
@@ -47,6 +48,7 @@ void kava_lines_close(kava_lines **at) {
   kava_free(l);
 }
 
+bool kava_lines_is_array(const kava_lines *l) { return l->array; }
 int64_t kava_lines_row(const kava_lines *l) { return l->next.row - (l->first >= 0 ? l->row_count - l->first : 0); }
 
 static kava_status add_mark(kava_lines *l) {
@@ -81,8 +83,8 @@ static kava_status fill(kava_lines *l) {
   l->used = 0;
   if (l->filled == l->room) {
     if (l->room >= KAVA_LINE_MOST)
-      return kava_fail(KAVA_FORMAT, "%s:%lld: a line of more than %zu MiB", l->file->path,
-                       (long long)(l->next.line + 1), KAVA_LINE_MOST >> 20);
+      return kava_fail(KAVA_FORMAT, "%s:%lld: a row of more than %zu MiB", l->file->path, (long long)(l->next.line + 1),
+                       KAVA_LINE_MOST >> 20);
     size_t room = l->room ? l->room * 2 : BLOCK_BYTES;
     if (!l->room && !kava_stream_packed(l->stream) && l->file->size < room) room = (size_t)l->file->size + 1;
     uint8_t *grown = kava_realloc(l->data, room);
@@ -98,11 +100,96 @@ static kava_status fill(kava_lines *l) {
   return KAVA_OK;
 }
 
+static bool is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+/* Where the item that begins at `at` ends; NULL where the buffer does not hold its end. Only what brackets and quotes
+ * say: whether it is JSON, its reader finds out. */
+static const uint8_t *item_end(const uint8_t *at, const uint8_t *end) {
+  int64_t depth = 0;
+  for (; at < end; at++) {
+    switch (*at) {
+    case '"':
+      for (at++; at < end && *at != '"'; at++)
+        if (*at == '\\' && ++at == end) return NULL;
+      if (at == end) return NULL;
+      break;
+    case '{':
+    case '[': depth++; break;
+    case '}':
+    case ']':
+      if (depth == 0) return at;
+      if (--depth == 0) return at + 1;
+      break;
+    case ',':
+      if (depth == 0) return at;
+    }
+  }
+  return NULL;
+}
+
+/* Makes a block of the items that lie whole in the buffer. Between two calls it stands behind an item, or behind the
+ * bracket, so that an item takes the comma before it along. */
+static kava_status split_array(kava_lines *l) {
+  const uint8_t *at = l->data + l->used, *end = l->data + l->filled, *begin = at;
+  const char *expected = NULL;
+  kava_status st = KAVA_OK;
+  int64_t row = l->next.row; /* how many there are before */
+  for (;;) {
+    const uint8_t *p = at, *stop;
+    bool comma = row == 0; /* the first has none before it */
+    for (; p < end && (is_space(*p) || (*p == ',' && !comma)); p++) comma |= *p == ',';
+    if (p == end) {
+      if (l->at_end) expected = "']'";
+      break;
+    }
+    if (*p == ']') {
+      if (comma && row > 0) expected = "a row";
+      for (p++; p < end && is_space(*p); p++) {}
+      if (p < end) expected = "nothing more";
+      if (l->at_end) { /* else it is looked at again, with what follows */
+        at = p;
+        l->closed = true;
+      }
+      break;
+    }
+    if (!comma || *p == ',' || *p == '}') {
+      expected = comma ? "a row" : "',' or ']'";
+      break;
+    }
+    if (!(stop = item_end(p, end))) {
+      if (l->at_end) expected = "the end of a row";
+      break;
+    }
+    if ((st = add_row(l, (kava_line){(const char *)p, (size_t)(stop - p), ++row})) != KAVA_OK) return st;
+    at = stop;
+  }
+  if (expected)
+    return kava_fail(KAVA_FORMAT, "%s: a JSON array: behind row %lld %s expected", l->file->path, (long long)row,
+                     expected);
+  l->used += (size_t)(at - begin);
+  l->next.offset += (uint64_t)(at - begin);
+  l->next.row = row;
+  return KAVA_OK;
+}
+
+/* Passes over the byte order mark, and where an array begins, over its bracket. */
+static void begin_text(kava_lines *l) {
+  const uint8_t *begin = l->data + l->used, *end = l->data + l->filled, *at = begin;
+  if (end - at >= 3 && memcmp(at, "\xef\xbb\xbf", 3) == 0) at += 3;
+  const uint8_t *p = at;
+  while (p < end && is_space(*p)) p++;
+  l->array = p < end && *p == '[';
+  if (l->array) at = p + 1;
+  l->used += (size_t)(at - begin);
+  l->next.offset += (uint64_t)(at - begin);
+}
+
 /* Makes a block of the lines that lie whole in the buffer. */
 static kava_status split(kava_lines *l) {
+  if (l->next.offset == 0) begin_text(l);
+  if (l->array) return split_array(l);
   const uint8_t *at = l->data + l->used, *end = l->data + l->filled, *begin = at;
   kava_status st;
-  if (l->next.offset == 0 && end - at >= 3 && memcmp(at, "\xef\xbb\xbf", 3) == 0) at += 3; /* a byte order mark */
   while (at < end) {
     const uint8_t *stop = memchr(at, '\n', (size_t)(end - at)), *p = at;
     if (!stop && !l->at_end) break;
@@ -123,6 +210,7 @@ static kava_status split(kava_lines *l) {
 static kava_status make_block(kava_lines *l) {
   kava_status st;
   l->row_count = 0;
+  if (l->closed) return KAVA_OK;
   do {
     if ((st = add_mark(l)) != KAVA_OK) return st;
     if (!l->at_end && (st = fill(l)) != KAVA_OK) return st;
@@ -142,7 +230,7 @@ kava_status kava_lines_next(kava_lines *l, const kava_line **rows, int64_t *coun
 
 static kava_status go_to(kava_lines *l, mark to) {
   l->filled = l->used = 0;
-  l->at_end = false;
+  l->at_end = l->closed = false;
   l->next = to;
   return kava_stream_seek(l->stream, to.offset);
 }

@@ -5,12 +5,12 @@
 #define KAVA_TEXT_LINES_H
 #include "formats/codec.h"
 
-#define KAVA_LINE_MOST ((size_t)256 << 20) /* bytes of a line; more is no line of text */
+#define KAVA_LINE_MOST ((size_t)256 << 20) /* bytes of a row; more is no row of text */
 
 typedef struct kava_line {
   const char *text;
   size_t length;
-  int64_t number; /* from 1, blank lines included */
+  int64_t number; /* of the line, blank ones included, or of the item; from 1 */
 } kava_line;
 
 typedef struct kava_lines kava_lines;
@@ -20,5 +20,6 @@ void kava_lines_close(kava_lines **lines);                            /* accepts
 kava_status kava_lines_next(kava_lines *lines, const kava_line **rows, int64_t *count);
 /* The next block begins with row `row` (from 0). *found is false, and the file read to its end, where there is none. */
 kava_status kava_lines_seek(kava_lines *lines, int64_t row, bool *found);
-int64_t kava_lines_row(const kava_lines *lines); /* the next block's first row; at the end: how many there are */
+bool kava_lines_is_array(const kava_lines *lines); /* once a block was asked for */
+int64_t kava_lines_row(const kava_lines *lines);   /* the next block's first row; at the end: how many there are */
 #endif

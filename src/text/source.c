@@ -269,7 +269,8 @@ kava_row_result kava_source_text(const kava_source *s, int64_t i, kava_row_tools
 }
 
 char *kava_source_place(const kava_source *s, int64_t i) {
-  if (s->lines) return kava_format("%s:%lld", s->file->path, (long long)s->rows[i].number);
+  if (s->lines && !kava_lines_is_array(s->lines))
+    return kava_format("%s:%lld", s->file->path, (long long)s->rows[i].number);
   return kava_format("%s: row %lld", s->file->path, (long long)(s->first + i + 1));
 }
 

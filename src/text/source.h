@@ -1,5 +1,6 @@
-/* text/source: where rows come from: JSON Lines (plain, gzip, zstd), Arrow and Parquet files, told apart by their first
- * bytes; several of them by a pattern ("data/train-*.parquet"), or as the folder that datasets.save_to_disk writes.
+/* text/source: where rows come from: JSON Lines or an array (plain, gzip, zstd), Arrow and Parquet files, told apart by
+ * their first bytes; several of them by a pattern ("data/train-*.parquet"), or as the folder that datasets.save_to_disk
+ * writes.
  *
  * Rows are read a block at a time into memory whose size does not grow with the file, and made text one by one, by any
  * thread. Files are read by position: one that shrinks or changes meanwhile ends the reading with an error. */

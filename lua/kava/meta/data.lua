@@ -5,10 +5,11 @@
 local data = {}
 
 --- Streams the rows of data files as text: for text, number in assert(kava.data.rows(path)) do … end. The files are JSON Lines
---- (plain, gzip, zstd), Arrow (streams and files) or Parquet, which their first bytes tell; `path` is one of them, a pattern
---- ("data/train-*.parquet", in the order of the names), or a folder that datasets.save_to_disk wrote (of a DatasetDict: one split's).
---- In a template {field} is replaced by a string, number, boolean, date or time, a list or an object as JSON; {a.b} is field b of object a, {a.1}
---- the first item of list a; {{ and }} are braces. With `json` each row comes as one JSON object instead.
+--- (plain, gzip, zstd) or one JSON array of objects, Arrow (streams and files) or Parquet, which their first bytes tell; `path` is one
+--- of them, a pattern ("data/train-*.parquet", in the order of the names), or a folder that datasets.save_to_disk wrote (of a
+--- DatasetDict: one split's).
+--- In a template {field} is replaced by a string, number, boolean, date or time, a list or an object as JSON; {a.b} is field b of
+--- object a, {a.1} the first item of list a; {{ and }} are braces. With `json` each row comes as one JSON object instead.
 --- A broken row (no JSON, no UTF-8, a field that is null) is skipped and counted; after `skip` of them the iteration raises with the
 --- file and the line or row. A field that is not there is an error that shows the fields that are: in tables when they are opened.
 --- `number` is the line in the file (blank lines are passed over, but counted), or the row of the tables, from 1.
