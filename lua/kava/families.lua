@@ -71,7 +71,7 @@ function families.like(parent, changes)
   return family
 end
 
--- nulls of JSON are absences
+--- nulls of JSON are absences
 local function without_nulls(value)
   if type(value) ~= "table" then return value end
   local out = {}
@@ -102,6 +102,8 @@ local function check(family, config)
     end
   end
 end
+
+families.without_nulls = without_nulls
 
 --- A configuration as a file has it -> a copy with what transformers takes for granted where a key is absent. (A null is not an
 --- absence: it says that there is none.)

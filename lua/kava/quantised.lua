@@ -2,6 +2,7 @@
 -- quant_method of config.json. What they mean, bit by bit: kernels/args.h (kava_scaling), kernels/cpu/quant.c.
 -- Codes and scales are used where they lie in the mapped file; GPTQ's and AWQ's, packed along the other dimension, are turned once.
 local kava = require "kava"
+local families = require "kava.families"
 
 local quantised = {}
 
@@ -134,10 +135,10 @@ methods.fp8 = {
 
 function methods.fp8.weight(parts, prefix, config)
   local name = prefix .. ".weight"
-  local scales = parts:find(name .. "_scale_inv") -- multiplied with, despite its name
+  local scales = parts:find(name .. "_scale_inv") or parts:find(name .. "_scale") -- multiplied with, either of them
   if not scales then return nil end
   local codes = parts:need(name, 2)
-  local block = config.weight_block_size or codes.shape
+  local block = config.weight_block_size or count(scales) == codes.shape[1] and { 1, codes.shape[2] } or codes.shape
   return parts:coded(name, {
     dtype = "fp8", rows = codes.shape[1], columns = codes.shape[2], codes = codes, scales = scales,
     group_rows = block[1], group = block[2],
@@ -326,19 +327,10 @@ local function known()
   return table.concat(names, ", ")
 end
 
-local function without_nulls(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for key, item in pairs(value) do
-    if item ~= kava.json.null then out[key] = without_nulls(item) end
-  end
-  return out
-end
-
 -- config.json's quantization_config, without its nulls; nil where there is none. Raises, before any weight is read, for weights
 -- that cannot be. where: what to call the configuration.
 function quantised.of(config, where)
-  local settings = without_nulls(config.quantization_config)
+  local settings = families.without_nulls(config.quantization_config)
   if type(settings) ~= "table" then return nil end
   local method = methods[settings.quant_method]
   if not method then
