@@ -83,7 +83,12 @@ local function open_gguf(path)
     config = families.complete(family, config),
     family = family,
     gguf = true,
-    tensor = function(name) return present[name] and file:tensor(name) or nil end,
+    tensor = function(name)
+      if not present[name] then return nil end
+      local t, why, kind = file:tensor(name)
+      if not t then fail(why, kind) end -- a type that is not known here
+      return t
+    end,
     names = function() return file:names() end,
   }
 end

@@ -6,6 +6,9 @@
 -- when one of its inputs requires a gradient.
 
 ---@alias kava.Dtype "f64"|"f32"|"f16"|"bf16"|"i64"|"i32"|"i16"|"i8"|"u8"|"bool"
+--- Types of weights that can be multiplied with and widened (to{dtype = "f32"}), and nothing else: GGUF's blocks, and codes with scales
+--- beside them (kava.quant).
+---@alias kava.QuantisedDtype "q4_0"|"q4_1"|"q5_0"|"q5_1"|"q8_0"|"q2_k"|"q3_k"|"q4_k"|"q5_k"|"q6_k"|"iq4_nl"|"iq4_xs"|"nf4"|"fp4"|"int2"|"int3"|"int4"|"uint8"|"int8"|"fp8"
 ---@alias kava.Nested number|boolean|kava.Nested[]
 
 ---@class kava.TensorOptions
@@ -87,7 +90,7 @@ function kava.allclose(a, b, options) end
 --- A view (shape, strides, offset) on storage that views share.
 ---@class kava.Tensor
 ---@field shape integer[] a fresh table
----@field dtype string
+---@field dtype kava.Dtype|kava.QuantisedDtype
 ---@field device string
 ---@field grad kava.Tensor? d(loss)/d(this), summed over backward passes; f64 for f64, else f32. Settable, also to nil
 ---@operator add(kava.Tensor|number): kava.Tensor
