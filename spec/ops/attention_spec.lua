@@ -129,7 +129,17 @@ describe("attention", function()
         end, { f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D) }, 4e-6)
       end
     end
-    agree(function(q, k) return kava.attention_map { q = q, k = k } end, { f64(2, 70, 6, 20), f64(2, 70, 2, 20) }, 4e-6)
+    for _, s in ipairs { { 2, 70, 6, 2, 20 }, { 1, 1, 2, 1, 3 }, { 2, 131, 3, 3, 33 }, { 1, 200, 4, 2, 64 } } do
+      local B, T, H, G, D = table.unpack(s)
+      local operands = { f64(B, T, H, D), f64(B, T, G, D) }
+      agree(function(q, k) return kava.attention_map { q = q, k = k } end, operands, 4e-6)
+      local first = {}
+      for b = 1, B do
+        first[b] = {} -- documents of 50, padding on the left, a query that sees nothing
+        for t = 1, T do first[b][t] = b == 1 and (t - 1) // 50 * 50 or t == 60 and 60 or math.min(t - 1, 7) end
+      end
+      agree(function(q, k) return kava.attention_map { q = q, k = k, start = integers(first), scale = 1, softcap = 2 } end, operands, 4e-6)
+    end
   end)
 
   it("keeps documents packed in a row apart: each gives what it gives alone", function()

@@ -6,7 +6,10 @@
  * owner and one order: a block of queries sums dq over its keys; a block of keys sums dk and dv over the group's heads
  * and their queries, with the transposed tiles S^T = K Q^T and dP^T = V dO^T. Every tile product is rows of A times
  * packed panels of B (panels.h). Panels of a head: "across" has its vectors as columns (for products over D), "along"
- * has them as rows (for sums over positions). */
+ * has them as rows (for sums over positions).
+ *
+ *   map       P averaged over the heads, [B,T,T]: a task is a block of queries of all heads, so that a row has one
+ * owner; the sums first, then P. Backward as above, with dP[t,j] = grad_p[t,j] / H for every head. */
 #include "base/memory.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/simd/pack.h"
@@ -26,8 +29,10 @@ typedef struct attention_job {
   const kava_attention_args *a;
   operand q, k, v, g; /* g: grad_o */
   const float *o, *lse;
-  float *delta;  /* [B,H,T] */
-  int64_t width; /* D up to whole panels */
+  float *p;            /* the map, [B,T,T] */
+  const float *grad_p; /* its gradient; NULL: attention's own */
+  float *delta;        /* [B,H,T] */
+  int64_t width;       /* D up to whole panels */
   float *scratch;
   int64_t scratch_each, blocks;
 } attention_job;
@@ -216,6 +221,130 @@ static void forward_tasks(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
+/* ---- the map ---- */
+
+/* p[row r of the block, visible columns of the tile at j] += P / H */
+static void add_weights(const attention_job *job, const scoring *c, int64_t b, int64_t t, int64_t m, int64_t j,
+                        int64_t n, const float *s, const float *lse) {
+  const kava_attention_args *a = job->a;
+  vf share = vf_set(1 / (float)a->heads), unused;
+  for (int64_t r = 0; r < m; r++) {
+    int64_t from = start_of(a, b, t + r) - j, to = least(t + r + 1 - j, n);
+    float *p = job->p + (b * a->length + t + r) * a->length + j;
+    for (int64_t i = from > 0 ? from : 0; i < to; i += VF_LANES) {
+      int64_t lanes = least(to - i, VF_LANES);
+      vf weight = softmax_of(c, vf_load_n(s + r * TILE_N + i, lanes), vf_set(lse[r]), &unused);
+      vf_store_n(p + i, vf_fma(weight, share, vf_load_n(p + i, lanes)), lanes);
+    }
+  }
+}
+
+static void map_block(const attention_job *job, int64_t b, int64_t t, int64_t m, float *s) {
+  const kava_attention_args *a = job->a;
+  int64_t first = earliest(a, b, t, m) / PANEL * PANEL, ld = a->heads * a->head_dim;
+  float top[64], total[64], lse[64];
+  scoring c = scoring_of(a);
+  zero(job->p + (b * a->length + t) * a->length, 0, m * a->length);
+  for (int64_t h = 0; h < a->heads; h++) {
+    const float *q = job->q.x + at_row(a, &job->q, b, t, h);
+    const char *keys = job->k.across + (b * a->kv_heads + h / (a->heads / a->kv_heads)) * across_bytes(a);
+    for (int64_t r = 0; r < m; r++) {
+      top[r] = -INFINITY;
+      total[r] = 0;
+    }
+    for (int64_t j = first; j < t + m; j += TILE_N) {
+      int64_t n = least(t + m - j, TILE_N);
+      scores(a, q, ld, m, keys, j, n, s);
+      for (int64_t r = 0; r < m; r++) {
+        int64_t from = start_of(a, b, t + r) - j;
+        soften(s + r * TILE_N, from > 0 ? from : 0, least(t + r + 1 - j, n), ceil_div(n, PANEL) * PANEL, &c,
+               (float)a->scale, top + r, total + r);
+      }
+    }
+    for (int64_t r = 0; r < m; r++) lse[r] = total[r] == 0 ? -INFINITY : top[r] + logf(total[r]);
+    if (a->lse) memcpy((float *)a->lse + (b * a->heads + h) * a->length + t, lse, (size_t)m * sizeof *lse);
+    for (int64_t j = first; j < t + m; j += TILE_N) {
+      int64_t n = least(t + m - j, TILE_N);
+      scores(a, q, ld, m, keys, j, n, s);
+      add_weights(job, &c, b, t, m, j, n, s, lse);
+    }
+  }
+}
+
+static void map_tasks(void *ctx, int64_t begin, int64_t end) {
+  const attention_job *job = ctx;
+  float *s = job->scratch + kava_thread_index() * job->scratch_each;
+  for (int64_t at = begin; at < end; at++) {
+    int64_t t = at % job->blocks * TILE_M;
+    map_block(job, at / job->blocks, t, least(job->a->length - t, TILE_M), s);
+  }
+}
+
+/* dP of queries [t, t+m) and keys [j, j+n): rows of the tile are the queries. */
+static void weight_slopes(const attention_job *job, int64_t b, int64_t h, int64_t t, int64_t m, int64_t j, int64_t n,
+                          float *dp) {
+  const kava_attention_args *a = job->a;
+  if (!job->grad_p) {
+    int64_t hk = b * a->kv_heads + h / (a->heads / a->kv_heads);
+    scores(a, job->g.x + at_row(a, &job->g, b, t, h), a->heads * a->head_dim, m, job->v.across + hk * across_bytes(a),
+           j, n, dp);
+    return;
+  }
+  float share = 1 / (float)a->heads;
+  for (int64_t r = 0; r < m; r++) {
+    const float *from = job->grad_p + (b * a->length + t + r) * a->length + j;
+    for (int64_t i = 0; i < n; i++) dp[r * TILE_N + i] = share * from[i];
+    zero(dp + r * TILE_N, n, ceil_div(n, PANEL) * PANEL);
+  }
+}
+
+/* The same, turned: rows of the tile are keys [j, j+m) of key head hk, columns queries [t, t+n) of head h. */
+static void weight_slopes_turned(const attention_job *job, int64_t b, int64_t hk, int64_t h, int64_t j, int64_t m,
+                                 int64_t t, int64_t n, float *dp) {
+  const kava_attention_args *a = job->a;
+  if (!job->grad_p) {
+    scores(a, job->v.x + at_row(a, &job->v, b, j, hk), a->kv_heads * a->head_dim, m,
+           job->g.across + (b * a->heads + h) * across_bytes(a), t, n, dp);
+    return;
+  }
+  float share = 1 / (float)a->heads;
+  for (int64_t i = 0; i < n; i++) {
+    const float *from = job->grad_p + (b * a->length + t + i) * a->length + j;
+    for (int64_t r = 0; r < m; r++) dp[r * TILE_N + i] = share * from[r];
+  }
+  for (int64_t r = 0; r < m; r++) zero(dp + r * TILE_N, n, ceil_div(n, PANEL) * PANEL);
+}
+
+/* delta[t] = sum_j P dP of the map: no output of one head is there to take it from. Tasks: (row, head, block). */
+static void map_delta_tasks(void *ctx, int64_t begin, int64_t end) {
+  const attention_job *job = ctx;
+  const kava_attention_args *a = job->a;
+  float *s = job->scratch + kava_thread_index() * job->scratch_each, *dp = s + TILE_M * TILE_N;
+  scoring c = scoring_of(a);
+  for (int64_t at = begin; at < end; at++) {
+    int64_t head = at / job->blocks, b = head / a->heads, h = head % a->heads, t = at % job->blocks * TILE_M;
+    int64_t m = least(a->length - t, TILE_M), hk = b * a->kv_heads + h / (a->heads / a->kv_heads);
+    float *delta = job->delta + head * a->length + t;
+    zero(delta, 0, m);
+    for (int64_t j = earliest(a, b, t, m) / PANEL * PANEL; j < t + m; j += TILE_N) {
+      int64_t n = least(t + m - j, TILE_N);
+      scores(a, job->q.x + at_row(a, &job->q, b, t, h), a->heads * a->head_dim, m, job->k.across + hk * across_bytes(a),
+             j, n, s);
+      weight_slopes(job, b, h, t, m, j, n, dp);
+      for (int64_t r = 0; r < m; r++) {
+        int64_t from = start_of(a, b, t + r) - j, to = least(t + r + 1 - j, n);
+        vf sum = vf_set(0), lse = vf_set(job->lse[head * a->length + t + r]), unused;
+        for (int64_t i = from > 0 ? from : 0; i < to; i += VF_LANES) {
+          int64_t lanes = least(to - i, VF_LANES);
+          vf weight = softmax_of(&c, vf_load_n(s + r * TILE_N + i, lanes), lse, &unused);
+          sum = vf_fma(weight, vf_load_n(dp + r * TILE_N + i, lanes), sum); /* lanes beyond: dP is 0 */
+        }
+        delta[r] += vf_sum(sum);
+      }
+    }
+  }
+}
+
 /* ---- backward ---- */
 
 static void delta_tasks(void *ctx, int64_t begin, int64_t end) { /* tasks: (row, position) */
@@ -257,7 +386,7 @@ static void query_block(const attention_job *job, int64_t b, int64_t h, int64_t 
   for (int64_t j = earliest(a, b, t, m) / PANEL * PANEL; j < t + m; j += TILE_N) {
     int64_t n = least(t + m - j, TILE_N), padded = ceil_div(n, PANEL) * PANEL;
     scores(a, job->q.x + at_row(a, &job->q, b, t, h), ld, m, job->k.across + hk * across_bytes(a), j, n, s);
-    scores(a, job->g.x + at_row(a, &job->g, b, t, h), ld, m, job->v.across + hk * across_bytes(a), j, n, dp);
+    weight_slopes(job, b, h, t, m, j, n, dp);
     for (int64_t r = 0; r < m; r++) {
       float *ds = s + r * TILE_N;
       int64_t from = start_of(a, b, t + r) - j, to = least(t + r + 1 - j, n);
@@ -300,7 +429,7 @@ static void key_block(const attention_job *job, int64_t b, int64_t hk, int64_t j
       int64_t n = least(a->length - t, TILE_N);
       if (earliest(a, b, t, n) >= j + m) continue; /* another document's queries */
       scores(a, job->k.x + at_row(a, &job->k, b, j, hk), ld, m, job->q.across + head * across_bytes(a), t, n, s);
-      scores(a, job->v.x + at_row(a, &job->v, b, j, hk), ld, m, job->g.across + head * across_bytes(a), t, n, dp);
+      weight_slopes_turned(job, b, hk, h, j, m, t, n, dp);
       const float *lse = job->lse + head * a->length + t, *delta = job->delta + head * a->length + t;
       for (int64_t r = 0; r < m; r++) {
         float *p = s + r * TILE_N, *ds = dp + r * TILE_N;
@@ -316,7 +445,7 @@ static void key_block(const attention_job *job, int64_t b, int64_t hk, int64_t j
       }
       for (int64_t i = 0; i < n && a->start; i++) /* queries of which the key is no part */
         for (int64_t r = 0; r < least(start_of(a, b, t + i) - j, m); r++) s[r * TILE_N + i] = dp[r * TILE_N + i] = 0;
-      weigh(job, s, m, job->g.along + head * along_bytes(a), t, n, dv);
+      if (!job->grad_p) weigh(job, s, m, job->g.along + head * along_bytes(a), t, n, dv);
       weigh(job, dp, m, job->q.along + head * along_bytes(a), t, n, dk);
     }
   }
@@ -407,8 +536,48 @@ out:
   return st;
 }
 
+static kava_status attention_map(const kava_attention_args *a, void *p) {
+  if (a->dtype == KAVA_F64) return kava_ref_attention_map(a, p);
+  attention_job job = prepare(a);
+  kava_status st = KAVA_MEMORY;
+  job.p = p;
+  if (!get(a, &job.k, true, false)) goto out;
+  if (!(job.scratch = kava_alloc((size_t)(kava_threads() * job.scratch_each) * sizeof(float)))) goto out;
+  pack(a, &job.k);
+  kava_parallel(a->batch * job.blocks, 1, map_tasks, &job);
+  st = KAVA_OK;
+out:
+  let_go(&job);
+  return st;
+}
+
+static kava_status attention_map_grad(const kava_attention_args *a, const void *grad_p) {
+  if (a->dtype == KAVA_F64) return kava_ref_attention_map_grad(a, grad_p);
+  attention_job job = prepare(a);
+  kava_status st = KAVA_MEMORY;
+  job.grad_p = grad_p;
+  job.lse = a->lse;
+  if (!get(a, &job.k, true, a->dq) || !get(a, &job.q, a->dk, a->dk)) goto out;
+  job.delta = kava_alloc((size_t)(a->batch * a->heads * a->length) * sizeof(float));
+  job.scratch = kava_alloc((size_t)(kava_threads() * job.scratch_each) * sizeof(float));
+  if (!job.delta || !job.scratch) goto out;
+  pack(a, &job.k);
+  kava_parallel(a->batch * a->heads * job.blocks, 1, map_delta_tasks, &job);
+  if (a->dq) kava_parallel(a->batch * a->heads * job.blocks, 1, query_tasks, &job);
+  if (a->dk) {
+    pack(a, &job.q);
+    kava_parallel(a->batch * a->kv_heads * job.blocks, 1, key_tasks, &job);
+  }
+  st = KAVA_OK;
+out:
+  let_go(&job);
+  return st;
+}
+
 void KAVA_SIMD(attention)(kava_kernels *table);
 void KAVA_SIMD(attention)(kava_kernels *table) {
   table->attention = attention;
   table->attention_grad = attention_grad;
+  table->attention_map = attention_map;
+  table->attention_map_grad = attention_map_grad;
 }

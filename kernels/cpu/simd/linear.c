@@ -38,6 +38,9 @@ static const float *weight(const kava_linear_args *a, int64_t row, int64_t colum
   return scratch;
 }
 
+/* This thread's part of a scratch of `each` floats a thread; NULL where none is needed. */
+static float *own(float *scratch, int64_t each) { return scratch ? scratch + kava_thread_index() * each : NULL; }
+
 /* ---- operands ---- */
 
 typedef struct pack_job {
@@ -55,7 +58,7 @@ typedef struct pack_job {
 static void pack_weight_transposed(void *ctx, int64_t begin, int64_t end) {
   const pack_job *job = ctx;
   const kava_linear_args *a = job->a;
-  float *scratch = job->scratch + kava_thread_index() * job->scratch_each;
+  float *scratch = own(job->scratch, job->scratch_each);
   bool direct = a->wtype == KAVA_F32 && !must_round(a);
   bool pairs = job->type != PANEL_F32 && a->wtype == KAVA_BF16 && a->in % 32 == 0;
   int64_t steps = panel_steps(job->type, a->in), steps_of_512 = panel_steps(job->type, WIDE_COLUMNS);
@@ -81,7 +84,7 @@ static void pack_weight_transposed(void *ctx, int64_t begin, int64_t end) {
 static void pack_weight_plain(void *ctx, int64_t begin, int64_t end) {
   const pack_job *job = ctx;
   const kava_linear_args *a = job->a;
-  float *scratch = job->scratch + kava_thread_index() * job->scratch_each;
+  float *scratch = own(job->scratch, job->scratch_each);
   bool direct = a->wtype == KAVA_F32 && !must_round(a);
   int64_t steps = panel_steps(job->type, job->count), steps_of_32 = panel_steps(job->type, 32);
   for (int64_t at = begin; at < end; at++) {
@@ -184,7 +187,7 @@ static float dot(const float *x, const float *y, int64_t count) {
 static void few_outputs(void *ctx, int64_t begin, int64_t end) {
   const few_job *job = ctx;
   const kava_linear_args *a = job->a;
-  float *scratch = job->scratch + kava_thread_index() * a->in;
+  float *scratch = own(job->scratch, a->in);
   for (int64_t o = begin; o < end; o++) {
     const float *w = (const float *)(const void *)weight_at(a, o, 0);
     if (a->wtype != KAVA_F32 || a->precision == KAVA_BF16) {
