@@ -12,8 +12,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SLICE_ROWS 4096
-#define SLICE_BYTES ((int64_t)4 << 20)
+#define SLICE_ROWS 16384
+#define SLICE_BYTES 4e6
+#define SLICE_ITEMS 262144.0
 #define FOOTER_MOST ((uint64_t)256 << 20)
 
 enum { REQUIRED, OPTIONAL, REPEATED };
@@ -530,13 +531,21 @@ static kava_status find_row(parquet *p) {
   return st;
 }
 
+/* Rows that make a slice of about SLICE_BYTES, and of no more items of lists than SLICE_ITEMS: ones of which a run says
+ * that they are all alike take no bytes. */
 static int64_t slice_rows(const parquet *p) {
   const group *g = &p->groups[p->at];
-  int64_t left = g->first + g->rows - p->row, bytes = 0, rows = SLICE_ROWS;
-  for (int i = 0; i < p->leaf_count; i++)
-    if (p->loaded[i] && bytes < INT64_MAX / 2 && p->chunks[g->chunk + i].bytes < INT64_MAX / 2)
-      bytes += p->chunks[g->chunk + i].bytes;
-  if (bytes > SLICE_BYTES && g->rows / (bytes / SLICE_BYTES + 1) < rows) rows = g->rows / (bytes / SLICE_BYTES + 1) + 1;
+  int64_t left = g->first + g->rows - p->row, rows = SLICE_ROWS;
+  double bytes = 0; /* what the chunks say, which may be anything */
+  for (int i = 0; i < p->leaf_count; i++) {
+    const chunk *c = &p->chunks[g->chunk + i];
+    if (!p->loaded[i]) continue;
+    bytes += (double)c->bytes;
+    double items = (double)c->entries / (double)g->rows;
+    if (p->leaves[i].max_rep && items * (double)rows > SLICE_ITEMS) rows = 1 + (int64_t)(SLICE_ITEMS / items);
+  }
+  if (bytes / (double)g->rows * (double)rows > SLICE_BYTES)
+    rows = 1 + (int64_t)(SLICE_BYTES / (bytes / (double)g->rows));
   return rows < left ? rows : left;
 }
 

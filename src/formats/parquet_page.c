@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #define AHEAD 4096
+#define ITEMS_MOST 2000000 /* of some rows' lists, where the file is small: a run of a few bytes may be any number */
 #define SKIP_ROWS 4096
 #define WINDOW ((size_t)4 << 10)
 #define WINDOW_MOST ((size_t)16 << 20)
@@ -523,7 +524,8 @@ static kava_status list_rows(kava_leaf *l, int64_t rows) {
     /* the entries of this page that belong to the rows asked for */
     int64_t count = 0;
     int from = l->ahead_at, at = from;
-    if ((uint64_t)l->items > l->file->size * 8 + AHEAD) return broken(l, "more empty items than there are bytes");
+    if ((uint64_t)l->items > l->file->size * 8 + ITEMS_MOST)
+      return broken(l, "more items in a few rows than bits in the file");
     if ((st = room_for(l, l->items + (l->ahead - from))) != KAVA_OK) return st;
     for (; at < l->ahead; at++) {
       uint8_t def = l->ahead_defs[at];

@@ -5,7 +5,7 @@
 #define KAVA_TEXT_LINES_H
 #include "formats/codec.h"
 
-#define KAVA_LINE_MOST ((size_t)256 << 20) /* bytes of a row; more is no row of text */
+#define KAVA_LINE_MOST ((size_t)64 << 20) /* bytes of a row; more is no row of text */
 
 typedef struct kava_line {
   const char *text;
