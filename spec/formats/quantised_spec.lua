@@ -77,6 +77,23 @@ describe("codes with scales", function()
     end
   end)
 
+  it("pass gradients on to what they are multiplied with, and are a head's weight", function()
+    kava.seed(2)
+    for _, method in ipairs { "nf4", "int8", "fp8" } do
+      local t = quant.encode(kava.randn { 150, 160 }, method)
+      local wide = t:to { dtype = "f32" }
+      local g, x = kava.randn { 20, 150 }, kava.randn { 20, 160 }
+      local a, b = x:clone():requires_grad(true), x:clone():requires_grad(true);
+      (kava.linear(a, t) * g):sum():backward();
+      (kava.linear(b, wide) * g):sum():backward()
+      assert.is_true(kava.allclose(a.grad, b.grad, { rtol = 1e-5, atol = 1e-4 }))
+      local ids = kava.arange(20)
+      local cut, plain = t:narrow(1, 2, 149), wide:narrow(1, 2, 149):contiguous()
+      local want = kava.loss.head { hidden = x, weight = plain, targets = ids }
+      assert.is_true(kava.allclose(kava.loss.head { hidden = x, weight = cut, targets = ids }, want, { rtol = 1e-5, atol = 0 }))
+    end
+  end)
+
   it("round to the type that is asked for, after the product", function()
     local scales = kava.randn { 4 }
     local codes = kava.arange(4 * 32):to { dtype = "u8" }
