@@ -108,6 +108,14 @@ describe("encode", function()
     end
   end)
 
+  it("makes nothing of what is next to nothing", function()
+    local x = kava.tensor { { 0, 1e-40, -1e-42, 0 }, { 2.0 ^ -120, 0, 0, 0 } }
+    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8" } do
+      local y = encode(x, method):to { dtype = "f32" }
+      assert.is_true((y - x):abs():max():item() <= 2.0 ^ -120, method) -- and is not NaN
+    end
+  end)
+
   it("rounds halves to the even code", function()
     local x = kava.tensor { { 448, 17, 19, -17, 2.0 ^ -10, 3 * 2.0 ^ -10 } } -- 16 18 20 are neighbours, as are 0 2^-9 2^-8
     assert.same({ { 448, 16, 20, -16, 0, 2.0 ^ -8 } }, encode(x, "fp8"):to({ dtype = "f32" }):totable())

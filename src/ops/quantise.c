@@ -92,7 +92,9 @@ static void encode_groups(void *ctx, int64_t begin, int64_t end) {
       float here = largest(e->x + (row + r) * e->columns + column, columns);
       most = here > most ? here : most;
     }
-    float factor = e->dtype == KAVA_NF4 ? 1 / most : most > 0 ? e->most / most : 0; /* 0 * (1/0): NaN, nf4's code 0 */
+    float inverse = 1 / most; /* of nothing but zeros: infinite; 0 times that is NaN, whose nf4 code is 0 */
+    float factor = e->dtype == KAVA_NF4 ? inverse : e->most * inverse;
+    if (e->dtype != KAVA_NF4 && !isfinite(factor)) factor = 0; /* so small that nothing is lost */
     for (int64_t r = 0; r < rows; r++) {
       int64_t at = (row + r) * e->columns + column;
       kava_kernels_cpu()->encode(e->dtype, e->x + at, factor, e->codes + at / block, columns);
