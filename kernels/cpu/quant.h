@@ -86,7 +86,9 @@ static inline float kava_scale_at(const kava_scaling *s, int64_t number) {
   case KAVA_F16: return kava_f16_to_f32(((const uint16_t *)s->scales)[number]);
   case KAVA_BF16: return kava_bf16_to_f32(((const uint16_t *)s->scales)[number]);
   case KAVA_U8: {
-    float scale = s->map[((const uint8_t *)s->scales)[number]] * s->outer[number / s->outer_group];
+    bool small = (number | s->outer_group) <= UINT32_MAX; /* a narrow division is several times as fast */
+    int64_t group = small ? (int64_t)((uint32_t)number / (uint32_t)s->outer_group) : number / s->outer_group;
+    float scale = s->map[((const uint8_t *)s->scales)[number]] * s->outer[group];
     return scale + s->offset;
   }
   default: return ((const float *)s->scales)[number];

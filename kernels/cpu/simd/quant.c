@@ -415,9 +415,10 @@ static void widen_scaled(kava_dtype type, const void *src, const kava_scaling *s
     scale_gathered(s, type, row, column, dst, count);
     return;
   }
-  int64_t at = s->across ? column : row * s->columns + column; /* in its run of groups */
-  for (int64_t i = 0; i < count;) {
-    int64_t left = s->group - (at + i) % s->group, number = kava_scale_number(s, row, column + i);
+  int64_t at =
+      s->across ? column : row * s->columns + column; /* in its run of groups, whose scales follow each other */
+  int64_t number = kava_scale_number(s, row, column), left = s->group - at % s->group;
+  for (int64_t i = 0; i < count; number++, left = s->group) {
     int64_t n = left < count - i ? left : count - i;
     scale_run(s->round, dst + i, n, kava_zero_at(s, type, number), kava_scale_at(s, number));
     i += n;
