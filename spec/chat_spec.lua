@@ -151,3 +151,44 @@ describe("apply_chat_template", function()
     end
   end)
 end)
+
+describe("a broken chat template", function()
+  -- KAVA_FUZZ_TEMPLATES: how many; spec/fuzz has the fuzzers of the C side.
+  it("is rendered or refused with its line, whatever was done to it", function()
+    local sources = {}
+    for _, name in ipairs(order) do
+      for _, case in ipairs(groups[name]) do sources[#sources + 1] = case.template end
+    end
+    local pieces = { "{%", "%}", "{{", "}}", "{#", "#}", "-%}", "{%-", "(", ")", "[", "]", "{", "}", ",", ".", ":", "=", "|", "~", "'", '"', "\\",
+      "\n", " if ", " else ", " for x in ", " in ", " is ", " not ", "loop", "messages", "none", "[::-1]", "| tojson", "| map", "(1)", "*",
+      "**", "//",
+      "{% endfor %}", "{% endif %}", "{% set ns = namespace(a=1) %}", "{% macro m(a) %}", "{% endmacro %}", "{{ m(m) }}", "9999999999",
+      "{% raw %}", "\0", "\xff", "é", "{% break %}", "{% call", "self", "%s" }
+    local count = math.tointeger(os.getenv "KAVA_FUZZ_TEMPLATES" or 1500)
+    local drawn = 0
+    local function draw(n) -- 1 .. n, the same in every run
+      drawn = drawn + 1
+      return kava.permute(drawn % 1000003, n, (drawn * 7919) % n + 1)
+    end
+    for _ = 1, count do
+      local text = sources[draw(#sources)]
+      for _ = 1, draw(4) do
+        local from = draw(#text + 1)
+        local how = draw(3)
+        if how == 1 then text = text:sub(1, from - 1) .. text:sub(from + draw(12))
+        elseif how == 2 then text = text:sub(1, from - 1) .. pieces[draw(#pieces)] .. text:sub(from)
+        else
+          local other = sources[draw(#sources)]
+          local at = draw(#other + 1)
+          text = text:sub(1, from - 1) .. other:sub(at, at + draw(40)) .. text:sub(from)
+        end
+      end
+      local made, message, code = kava.chat.render(text, context(draw(#contexts) - 1), { now = now, budget = 20000 })
+      if made then assert.is_string(made)
+      else
+        assert.are.same({ text, "format" }, { text, code })
+        assert.matches("^chat template, line %d+: .", message)
+      end
+    end
+  end)
+end)

@@ -43,7 +43,7 @@ filters.escape, filters.forceescape = filters.e, filters.e
 function filters.format(v, args)
   return strings.percent(as_text(v), value.list(table.move(args, 1, #args, 1, {}), true))
 end
-function filters.wordcount(v) return #strings.split(as_text(v), {}).items end
+function filters.wordcount(v) return select(2, as_text(v):gsub("[%w_\x80-\xff]+", "")) end
 
 function filters.indent(v, args, named)
   local width = argument(args, named, 1, "width", 4)
@@ -405,4 +405,8 @@ comparing({ "gt", "greaterthan", ">" }, function(a, b) return value.less(b, a) e
 comparing({ "le", "<=" }, function(a, b) return not value.less(b, a) end)
 comparing({ "ge", ">=" }, function(a, b) return not value.less(a, b) end)
 
-return { filters = filters, tests = tests }
+local unary = {}
+for name in ("defined undefined none boolean true false string number integer float mapping sequence iterable callable lower upper "
+  .. "even odd"):gmatch "%a+" do unary[name] = true end
+
+return { filters = filters, tests = tests, unary = unary }

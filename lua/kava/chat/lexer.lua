@@ -160,7 +160,6 @@ function lexer.tokens(source)
     end
     local mark = source:sub(stop + 1, stop + 1)
     local sign = source:match("^[+-]", stop + 2) or ""
-    if mark == "{" and sign == "+" then sign = "" end
     add_data(stop, sign, mark ~= "{")
     local from = stop + 2 + #sign
     if mark == "#" then

@@ -155,6 +155,7 @@ function Parser:primary()
   if token.kind == "name" then
     self:next()
     if constants[token.value] ~= nil then return self:node("constant", { value = constants[token.value] }, token.line) end
+    self.names[token.value] = true
     return self:node("name", { name = token.value }, token.line)
   elseif token.kind == "string" then
     local parts = {}
@@ -321,6 +322,7 @@ end
 
 -- Statements until one of the end words, whose token is returned too (it is consumed; its tag is not).
 function Parser:block(...)
+  self:skip("operator", ":") -- as in Python
   self:expect "block_end"
   local ends, body = {}, {}
   for _, name in ipairs { ... } do ends[name] = true end
@@ -430,32 +432,36 @@ function Parser:parameters()
   return list
 end
 
--- A body of its own, from which no loop around it can be left.
+-- A body of its own, from which no loop around it can be left, and the names it uses.
 function Parser:own_body(ending)
-  local loops = self.loops
-  self.loops = 0
+  local loops, names = self.loops, self.names
+  self.loops, self.names = 0, {}
   local body = self:block(ending)
-  self.loops = loops
+  local own = self.names
+  for name in pairs(own) do names[name] = true end
+  self.loops, self.names = loops, names
   self:expect "block_end"
-  return body
+  return body, own
 end
 
 function statements:macro(line)
   local name, parameters = self:expect("name").value, self:parameters()
-  return self:node("macro", { name = name, parameters = parameters, body = self:own_body "endmacro" }, line)
+  local body, names = self:own_body "endmacro"
+  return self:node("macro", { name = name, parameters = parameters, body = body, names = names }, line)
 end
 
 function statements:call(line)
   local parameters = self:op "(" and self:parameters() or {}
   local call = self:expression()
   if call.type ~= "call" then self:fail "expected a call" end
-  return self:node("call_block", { call = call, parameters = parameters, body = self:own_body "endcall" }, line)
+  local body, names = self:own_body "endcall"
+  return self:node("call_block", { call = call, parameters = parameters, body = body, names = names }, line)
 end
 
 function statements:filter(line)
   local holder = self:filter(self:node("captured", {}, line))
   while self:skip("operator", "|") do holder = self:filter(holder) end
-  return self:node("filter_block", { filter = holder, body = self:own_body "endfilter" }, line)
+  return self:node("filter_block", { filter = holder, body = (self:own_body "endfilter") }, line)
 end
 
 statements["with"] = function(self, line)
@@ -472,7 +478,7 @@ statements["with"] = function(self, line)
 end
 
 function statements:generation(line)
-  return self:node("generation", { body = self:own_body "endgeneration" }, line)
+  return self:node("generation", { body = (self:own_body "endgeneration") }, line)
 end
 
 function Parser:statement()
@@ -485,7 +491,7 @@ end
 --- The tree of a template: a list of nodes. Raises value.Error with the line.
 function parser.parse(source)
   local tokens = lexer.tokens(source)
-  local self = setmetatable({ tokens = tokens, at = 1, token = tokens[1], depth = 0, loops = 0 }, Parser)
+  local self = setmetatable({ tokens = tokens, at = 1, token = tokens[1], depth = 0, loops = 0, names = {} }, Parser)
   local body = {}
   while true do
     local token = self:next()

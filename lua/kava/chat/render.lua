@@ -60,6 +60,7 @@ local changing = { append = true, extend = true, insert = true, pop = true, remo
 
 local list_methods = {
   index = function(v, args)
+    value.argument(args, nil, 1, "value")
     for i, item in ipairs(v.items) do
       if value.equal(item, args[1]) then return i - 1 end
     end
@@ -67,6 +68,7 @@ local list_methods = {
   end,
   count = function(v, args)
     local n = 0
+    value.argument(args, nil, 1, "value")
     for _, item in ipairs(v.items) do
       if value.equal(item, args[1]) then n = n + 1 end
     end
@@ -268,11 +270,17 @@ local function make_macro(name, node, scope, state)
       inner.vars[parameter.name], seen[parameter.name] = given, true
     end
     for i = #node.parameters + 1, #args do rest[#rest + 1] = args[i] end
+    if #rest > 0 and not node.names.varargs then
+      fail("macro '%s' takes not more than %d argument(s)", name, #node.parameters)
+    end
     inner.vars.varargs = value.list(rest, true)
     local extra = value.dict()
     for key, given in pairs(named or {}) do
-      if key == "caller" then inner.vars.caller = given
-      elseif not seen[key] then value.set(extra, key, given) end
+      if key == "caller" and node.names.caller then inner.vars.caller = given
+      elseif not seen[key] then
+        if not node.names.kwargs then fail("macro '%s' takes no keyword argument '%s'", name, key) end
+        value.set(extra, key, given)
+      end
     end
     inner.vars.kwargs = extra
     local text = captured(node.body, inner, state)
@@ -439,6 +447,7 @@ function evaluate.test(node, scope, state)
   local of = eval(node.of, scope, state)
   local args = arguments_of(node.arguments, scope, state)
   state.line = node.line
+  if #args > 0 and library.unary[node.name] then fail("the test '%s' takes no argument", node.name) end
   return test(of, args)
 end
 
@@ -602,6 +611,7 @@ end
 
 function globals.dict(args, named)
   local dict = value.dict()
+  if #args > 1 then fail("dict expected at most 1 argument, got %d", #args) end
   if args[1] ~= nil then
     local pairs_of = kind(args[1]) == "dict" and library.filters.items(args[1]) or args[1]
     for _, one in ipairs(value.items(pairs_of)) do value.set(dict, value.items(one)[1], value.items(one)[2]) end
@@ -615,6 +625,7 @@ end
 
 function globals.namespace(args, named)
   local attributes = {}
+  if args[1] ~= nil then need_defined(args[1]) end
   for _, key in ipairs(args[1] ~= nil and value.items(args[1]) or {}) do attributes[key] = element(args[1], key) end
   for name, given in pairs(named) do attributes[name] = given end
   return { kind = "namespace", attributes = attributes }

@@ -95,7 +95,8 @@ function strings.rsplit(s, args, named)
   local limit = whole_argument(args, named, 2, "maxsplit", -1)
   local separator = text_argument(args, named, 1, "sep", none)
   local parts = strings.split(s, { separator }).items
-  if limit < 0 or #parts - 1 <= limit then return value.list(parts) end
+  local most = separator == none and limit - 1 or limit -- what is left of the last cut by white space keeps its own
+  if limit < 0 or #parts - 1 <= most then return value.list(parts) end
   if separator == none then -- the left part keeps its own white space
     local rest = value.rstrip(s)
     for i = #parts, #parts - limit + 1, -1 do rest = value.rstrip(rest:sub(1, #rest - #parts[i])) end
