@@ -159,8 +159,9 @@ describe("a broken chat template", function()
     for _, name in ipairs(order) do
       for _, case in ipairs(groups[name]) do sources[#sources + 1] = case.template end
     end
-    local pieces = { "{%", "%}", "{{", "}}", "{#", "#}", "-%}", "{%-", "(", ")", "[", "]", "{", "}", ",", ".", ":", "=", "|", "~", "'", '"', "\\",
-      "\n", " if ", " else ", " for x in ", " in ", " is ", " not ", "loop", "messages", "none", "[::-1]", "| tojson", "| map", "(1)", "*",
+    local pieces = { "{%", "%}", "{{", "}}", "{#", "#}", "-%}", "{%-", "(", ")", "[", "]", "{", "}", ",", ".", ":", "=", "|", "~", "'",
+      '"', "\\", "\n", " if ",
+      " else ", " for x in ", " in ", " is ", " not ", "loop", "messages", "none", "[::-1]", "| tojson", "| map", "(1)", "*",
       "**", "//",
       "{% endfor %}", "{% endif %}", "{% set ns = namespace(a=1) %}", "{% macro m(a) %}", "{% endmacro %}", "{{ m(m) }}", "9999999999",
       "{% raw %}", "\0", "\xff", "é", "{% break %}", "{% call", "self", "%s" }

@@ -411,6 +411,7 @@ static inline uint32_t find_merge(const kava_bpe *bpe, int32_t left, int32_t rig
 #define CACHED_BYTES 16
 #define CACHED_IDS 5
 #define CACHE_SIZE 32768
+#define CACHE_AFTER 200
 struct cached_word {
   uint64_t a, b;
   uint8_t length, count; /* length 0: free */
@@ -606,7 +607,10 @@ static kava_status encode_word(const kava_bpe *bpe, kava_bpe_scratch *s, const u
   struct cached_word *word = NULL;
   uint64_t a = 0, b = 0;
   if (length <= CACHED_BYTES && !spans) {
-    if (!s->cache && !(s->cache = kava_calloc(CACHE_SIZE, sizeof *s->cache))) return KAVA_MEMORY;
+    if (!s->cache && s->words++ > CACHE_AFTER && !(s->cache = kava_calloc(CACHE_SIZE, sizeof *s->cache)))
+      return KAVA_MEMORY;
+  }
+  if (s->cache && length <= CACHED_BYTES && !spans) {
     read_words(piece, length, &a, &b);
     word = &s->cache[(mix(a, b) + length) % CACHE_SIZE];
     if (word->length == length && word->a == a && word->b == b) {

@@ -89,7 +89,8 @@ kava_status kava_unspell(const uint8_t *text, size_t length, kava_buffer *out);
 
 /* Encoding. */
 typedef struct kava_bpe_scratch {
-  struct cached_word *cache; /* short pieces seen before; made at first use */
+  struct cached_word *cache; /* short pieces seen before; made when enough of them have come */
+  uint32_t words;            /* that came before it was made */
   int32_t *ids, *prev, *next;
   uint32_t *rank, *from, *to; /* from, to: a symbol's bytes in the piece */
   int32_t *merged;

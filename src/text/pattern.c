@@ -4,8 +4,9 @@
 #include "text/utf8.h"
 #include <pcre2.h>
 
-/* Oniguruma's \w: alphabetic, marks, decimal digits, connectors. */
+/* Oniguruma's \w: alphabetic, marks, decimal digits, connectors, Latin-1's other numbers. */
 #define WORD                                                                                                           \
+  "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"                                                                               \
   "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{"      \
   "1f189}"
 
@@ -31,6 +32,18 @@ static kava_status translate(const char *p, kava_buffer *out) {
                          (size_t)(p - start - 1));
       const char *brace = (*p == 'p' || *p == 'P') && p[1] == '{' ? strchr(p, '}') : NULL; /* a property's name */
       size_t length = 2 + (brace ? (size_t)(brace - p) : 0);
+      if (brace && brace - p > 4) { /* a script: for PCRE2 its bare name means Script_Extensions */
+        bool negated = p[2] == '^';
+        const char *name = p + 2 + negated;
+        if (strncmp(name, "Any}", 4) != 0 && brace - name > 2) {
+          char head[8] = {'\\', *p, '{'};
+          strcat(head, negated ? "^sc:" : "sc:");
+          st = kava_buffer_text(out, head);
+          if (st == KAVA_OK) st = kava_buffer_add(out, name, (size_t)(brace + 1 - name));
+          p = brace;
+          continue;
+        }
+      }
       st = instead ? kava_buffer_text(out, instead) : kava_buffer_add(out, p - 1, length);
       p += length - 2;
       continue;
@@ -125,7 +138,7 @@ static kava_status stand_ins(kava_buffer *copy, const uint8_t *text, size_t leng
   *out = text;
   for (size_t i = 0, n = 1; i < length; i += n) {
     n = 1;
-    if (text[i] < 0xe1) continue; /* below U+1000 nothing differs */
+    if (text[i] < 0xe0) continue; /* below U+0800 nothing differs */
     uint32_t c = kava_utf8_read(text + i, &n), other = kava_char_stand_in(c);
     if (c == other) continue;
     if (*out == text) {
