@@ -171,6 +171,18 @@ char *kava_arena_strndup(kava_arena *arena, const char *text, size_t length) {
   return copy;
 }
 
+char *kava_arena_format(kava_arena *arena, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  int length = vsnprintf(NULL, 0, format, args);
+  va_end(args);
+  char *text = length < 0 ? NULL : kava_arena_alloc(arena, (size_t)length + 1);
+  va_start(args, format);
+  if (text) vsnprintf(text, (size_t)length + 1, format, args);
+  va_end(args);
+  return text;
+}
+
 void kava_arena_reset(kava_arena *arena) {
   struct kava_arena_block *head = arena->head;
   if (!head) return;

@@ -36,6 +36,7 @@ typedef struct kava_arena {
 } kava_arena;
 void *kava_arena_alloc(kava_arena *arena, size_t bytes); /* 16-byte aligned, zeroed; NULL with the message set */
 char *kava_arena_strndup(kava_arena *arena, const char *text, size_t length);
+char *kava_arena_format(kava_arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void kava_arena_reset(kava_arena *arena); /* empty again, keeping its newest block */
 void kava_arena_free(kava_arena *arena);
 #endif

@@ -56,8 +56,8 @@ static int l_exists(lua_State *L) { /* [-0, +1, e] exists(path) -> boolean */
   return 1;
 }
 
-static int row_error(lua_State *L, const rows_box *b) { /* [-0, +0, e] the message, behind the row's place */
-  char *place = kava_source_place(b->source, b->at);
+static int row_error(lua_State *L, rows_box *b) { /* [-0, +0, e] the message, behind the row's place; it is passed */
+  char *place = kava_source_place(b->source, b->at++);
   lua_pushstring(L, place ? place : "out of memory");
   kava_free(place);
   return luaL_error(L, "%s: %s", lua_tostring(L, -1), kava_message());

@@ -10,7 +10,6 @@
 #include "formats/codec.h"
 #include "formats/flatbuffer.h"
 #include "formats/table.h"
-#include <stdarg.h>
 #include <stdio.h>
 
 #define SLICE_BYTES ((int64_t)4 << 20) /* of a record batch's wanted buffers at a time */
@@ -97,16 +96,6 @@ static const char *text_of(arrow *a, kava_flat *f, size_t at) {
   return kava_arena_strndup(&a->arena, (const char *)f->data + at + 4, length);
 }
 
-static const char *named(arrow *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static const char *named(arrow *a, const char *format, ...) {
-  char name[80];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(name, sizeof name, format, args);
-  va_end(args);
-  return kava_arena_strndup(&a->arena, name, strlen(name));
-}
-
 static void set(kava_field *field, node *n, kava_field_kind kind, kava_layout layout, uint32_t width, int buffers,
                 const char *type) {
   field->kind = kind;
@@ -141,13 +130,14 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
     bool with_sign = kava_flat_integer(f, type, 1, 1, 0) != 0;
     if (width != 8 && width != 16 && width != 32 && width != 64) return broken(a, "an integer type's width");
     set(field, n, with_sign ? KAVA_FIELD_INTEGER : KAVA_FIELD_NATURAL, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
-        named(a, "%sint%d", with_sign ? "" : "u", (int)width));
+        kava_arena_format(&a->arena, "%sint%d", with_sign ? "" : "u", (int)width));
     break;
   }
   case 3: {
     int64_t precision = kava_flat_integer(f, type, 0, 2, 0);
     if (precision < 0 || precision > 2) return broken(a, "a real type's precision");
-    set(field, n, KAVA_FIELD_REAL, KAVA_LAYOUT_FIXED, 2u << precision, 2, named(a, "float%d", 16 << precision));
+    set(field, n, KAVA_FIELD_REAL, KAVA_LAYOUT_FIXED, 2u << precision, 2,
+        kava_arena_format(&a->arena, "float%d", 16 << precision));
     break;
   }
   case 4: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 4, 3, "binary"); break;
@@ -155,8 +145,8 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
   case 6: set(field, n, KAVA_FIELD_BOOLEAN, KAVA_LAYOUT_BITS, 0, 2, "bool"); break;
   case 7:
     set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2,
-        named(a, "decimal(%d, %d)", (int)kava_flat_integer(f, type, 0, 4, 0),
-              (int)kava_flat_integer(f, type, 1, 4, 0)));
+        kava_arena_format(&a->arena, "decimal(%d, %d)", (int)kava_flat_integer(f, type, 0, 4, 0),
+                          (int)kava_flat_integer(f, type, 1, 4, 0)));
     break;
   case 8: /* in days, or, since version 4 of the format, in milliseconds */
     width = kava_flat_integer(f, type, 0, 2, 1) == 0 ? 32 : 64;
@@ -167,10 +157,11 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
     width = kava_flat_integer(f, type, 1, 4, 32);
     if (width != 32 && width != 64) return broken(a, "a time type's width");
     set(field, n, KAVA_FIELD_TIME, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
-        named(a, "time[%s]", unit(f, type, 1, field)));
+        kava_arena_format(&a->arena, "time[%s]", unit(f, type, 1, field)));
     break;
   case 10:
-    set(field, n, KAVA_FIELD_MOMENT, KAVA_LAYOUT_FIXED, 8, 2, named(a, "timestamp[%s]", unit(f, type, 0, field)));
+    set(field, n, KAVA_FIELD_MOMENT, KAVA_LAYOUT_FIXED, 8, 2,
+        kava_arena_format(&a->arena, "timestamp[%s]", unit(f, type, 0, field)));
     field->utc = kava_flat_table(f, type, 1) != 0;
     break;
   case 11: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "interval"); break;
@@ -186,7 +177,7 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
     width = kava_flat_integer(f, type, 0, 4, 0);
     if (width < 0) return broken(a, "a fixed-size type's width");
     set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_FIXED, (uint32_t)width, 2,
-        named(a, "fixed_size_binary[%d]", (int)width));
+        kava_arena_format(&a->arena, "fixed_size_binary[%d]", (int)width));
     break;
   case 16:
     width = kava_flat_integer(f, type, 0, 4, 0);
@@ -195,7 +186,8 @@ static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *fiel
     break;
   case 17: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "map"); break;
   case 18:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, named(a, "duration[%s]", unit(f, type, 1, field)));
+    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2,
+        kava_arena_format(&a->arena, "duration[%s]", unit(f, type, 1, field)));
     break;
   case 19: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_binary"); break;
   case 20: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_string"); break;

@@ -8,7 +8,6 @@
  * is a field that no text is made of. */
 #include "formats/parquet_page.h"
 #include "formats/thrift.h"
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -220,16 +219,6 @@ static kava_status read_groups(parquet *p, kava_thrift *t) {
 
 /* ---- the schema */
 
-static const char *named(parquet *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static const char *named(parquet *p, const char *format, ...) {
-  char name[80];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(name, sizeof name, format, args);
-  va_end(args);
-  return kava_arena_strndup(&p->arena, name, strlen(name));
-}
-
 /* What a leaf's type means; old files say it by the converted type alone. */
 static void name_type(parquet *p, const element *e, kava_field *f, kava_leaf *l) {
   static const char *const plain[] = {"bool", "int32", "int64", "int96", "float32", "float64", "binary"};
@@ -237,7 +226,8 @@ static void name_type(parquet *p, const element *e, kava_field *f, kava_leaf *l)
   int64_t c = e->converted;
   int logical = e->logical;
   l->width = widths[e->type];
-  f->type = e->type == KAVA_PARQUET_FIXED ? named(p, "fixed_size_binary[%d]", (int)e->type_length) : plain[e->type];
+  f->type = e->type == KAVA_PARQUET_FIXED ? kava_arena_format(&p->arena, "fixed_size_binary[%d]", (int)e->type_length)
+                                          : plain[e->type];
   switch (e->type) {
   case KAVA_PARQUET_BOOLEAN: f->kind = KAVA_FIELD_BOOLEAN; break;
   case KAVA_PARQUET_INT32:
@@ -245,7 +235,7 @@ static void name_type(parquet *p, const element *e, kava_field *f, kava_leaf *l)
     int bits = e->type == KAVA_PARQUET_INT64 ? 64 : c == 11 || c == 15 ? 8 : c == 12 || c == 16 ? 16 : 32;
     bool natural = e->natural || (c >= 11 && c <= 14);
     f->kind = natural ? KAVA_FIELD_NATURAL : KAVA_FIELD_INTEGER;
-    f->type = named(p, "%sint%d", natural ? "u" : "", bits);
+    f->type = kava_arena_format(&p->arena, "%sint%d", natural ? "u" : "", bits);
     break;
   }
   case KAVA_PARQUET_FLOAT:
@@ -268,7 +258,7 @@ static void name_type(parquet *p, const element *e, kava_field *f, kava_leaf *l)
     static const int64_t per_second[] = {0, 1000, 1000000, 1000000000};
     bool time = logical == LOGICAL_TIME || (!logical && c <= 8);
     f->kind = time ? KAVA_FIELD_TIME : KAVA_FIELD_MOMENT;
-    f->type = named(p, "%s[%s]", time ? "time" : "timestamp", units[unit]);
+    f->type = kava_arena_format(&p->arena, "%s[%s]", time ? "time" : "timestamp", units[unit]);
     f->per_second = per_second[unit];
     f->utc = !time && (e->utc || !logical);
   }

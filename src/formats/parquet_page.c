@@ -1,6 +1,5 @@
 #include "formats/parquet_page.h"
 #include "formats/thrift.h"
-#include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
 
