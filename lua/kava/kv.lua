@@ -71,6 +71,7 @@ end
 
 function kv.aggregate(cache, how, opts)
   opts = opts or {}
+  if getmetatable(cache) ~= KV then error(("aggregate: the kv of a forward pass expected, got %s"):format(type(cache)), 2) end
   local f, where = kv.aggregation(how)
   local layers = cache:list(opts)
   local ok, out = xpcall(f, function(message)

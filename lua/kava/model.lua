@@ -30,9 +30,14 @@ end
 
 local load_keys = { device = true, dtype = true, quantize = true }
 
+local dtypes = { f64 = true, f32 = true, f16 = true, bf16 = true }
+
 local function check_options(opts, keys, what)
   for key in pairs(opts) do
     if not keys[key] then error(("%s: unknown option '%s'"):format(what, tostring(key)), 3) end
+  end
+  if opts.dtype ~= nil and not dtypes[opts.dtype] then
+    error(("%s: dtype: f64, f32, f16 or bf16 expected, got %s"):format(what, tostring(opts.dtype)), 3)
   end
 end
 
@@ -256,6 +261,7 @@ function Model:quantisation_error(opts) return require("kava.fidelity").of_model
 -- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size).
 function Model:probe(opts)
   opts = opts or {}
+  check_options(opts, { batch = true, length = true }, "probe")
   local batch, length = opts.batch or 1, opts.length or 32
   return kava.no_grad(function()
     local ids = kava.zeros({ batch, length }, { dtype = "i64" })
@@ -281,7 +287,10 @@ end
 -- Writes a Hugging Face directory: config.json, generation_config.json, model.safetensors (shards above opts.shard_size bytes) and the
 -- tokenizer's files; or, where the path ends in .gguf, such a file. opts.dtype: what to store; nil: as the weights are (in a folder
 -- quantised ones as f32, in GGUF only codes). -> true, or nil, message, code
-function Model:save(dir, opts) return store.save(self, dir, opts or {}) end
+function Model:save(dir, opts)
+  if type(dir) ~= "string" then error(("save: a path expected, got %s"):format(type(dir)), 2) end
+  return store.save(self, dir, opts or {})
+end
 
 function Model:__tostring()
   local spec = self.spec

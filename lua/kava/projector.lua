@@ -60,6 +60,7 @@ end
 
 -- x [..., in_dim] -> [..., out_dim]
 function Projector:__call(x)
+  if type(x) ~= "userdata" then error(("projector: a tensor expected, got %s"):format(type(x)), 2) end
   local shape = x.shape
   if shape[#shape] ~= self.dims.input then
     error(("projector: input [..., %d] expected, got [%s]"):format(self.dims.input, table.concat(shape, ", ")), 2)

@@ -25,6 +25,7 @@ kava_tensor *kava_l_opt_tensor(lua_State *L, int arg);   /* NULL for nil/none */
 kava_tensor *kava_l_field_tensor(lua_State *L, int arg, const char *key, bool required); /* borrowed from the table */
 lua_Number kava_l_field_number(lua_State *L, int arg, const char *key, lua_Number fallback);
 lua_Integer kava_l_field_integer(lua_State *L, int arg, const char *key, lua_Integer fallback);
+int kava_l_field_int(lua_State *L, int arg, const char *key, int fallback); /* raises where no int holds it */
 bool kava_l_field_boolean(lua_State *L, int arg, const char *key, bool fallback);
 const char *kava_l_field_string(lua_State *L, int arg, const char *key, const char *fallback); /* borrowed from it */
 kava_dtype kava_l_field_dtype(lua_State *L, int arg, const char *key, kava_dtype fallback);

@@ -1,5 +1,6 @@
 #include "bind/bind.h"
 #include "base/memory.h"
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -74,6 +75,12 @@ lua_Number kava_l_field_number(lua_State *L, int arg, const char *key, lua_Numbe
   return fallback;
 }
 
+int kava_l_field_int(lua_State *L, int arg, const char *key, int fallback) {
+  lua_Integer value = kava_l_field_integer(L, arg, key, fallback);
+  if (value < INT_MIN || value > INT_MAX) luaL_error(L, "%s: %I is out of range", key, (LUAI_UACINT)value);
+  return (int)value;
+}
+
 lua_Integer kava_l_field_integer(lua_State *L, int arg, const char *key, lua_Integer fallback) {
   lua_getfield(L, arg, key);
   if (!lua_isnil(L, -1)) {
@@ -139,6 +146,17 @@ static int distance(const char *a, const char *b) {
   return row[n];
 }
 
+static void unknown_key(lua_State *L, const char *what, const char *key, const char *const *known) {
+  luaL_Buffer list;
+  luaL_buffinit(L, &list);
+  for (int i = 0; known[i]; i++) {
+    if (i) luaL_addstring(&list, ", ");
+    luaL_addstring(&list, known[i]);
+  }
+  luaL_pushresult(&list);
+  luaL_error(L, "%s: unknown key '%s'; known: %s", what, key, lua_tostring(L, -1));
+}
+
 void kava_l_check_keys(lua_State *L, int arg, const char *what, const char *const *known) {
   arg = lua_absindex(L, arg);
   luaL_checktype(L, arg, LUA_TTABLE);
@@ -156,8 +174,9 @@ void kava_l_check_keys(lua_State *L, int arg, const char *what, const char *cons
         nearest = known[i];
       }
     }
-    if (!found && nearest) luaL_error(L, "%s: unknown key '%s' (did you mean '%s'?)", what, key, nearest);
-    if (!found) luaL_error(L, "%s: unknown key '%s'", what, key);
+    int length = (int)strlen(key), near = length / 2 > 2 ? length / 2 : 2; /* more edits than that are no slip */
+    if (!found && best <= near) luaL_error(L, "%s: unknown key '%s' (did you mean '%s'?)", what, key, nearest);
+    if (!found) unknown_key(L, what, key, known);
   }
 }
 

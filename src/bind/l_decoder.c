@@ -4,6 +4,7 @@
 #include "nn/decoder.h"
 #include "nn/layout.h"
 #include "ops/norm_linear.h"
+#include <limits.h>
 #include <string.h>
 
 #define DECODER_TYPE "kava.Decoder"
@@ -75,11 +76,11 @@ static void read_layer(lua_State *L, kava_layer *layer, int number, int specs, i
   if (lua_rawgeti(L, specs, number) != LUA_TTABLE || lua_rawgeti(L, weights, number) != LUA_TTABLE)
     luaL_error(L, "decoder: spec.layer[%d] and weights.layer[%d] must be tables", number, number);
   int spec = lua_gettop(L) - 1, own = spec + 1;
-  layer->heads = (int)kava_l_field_integer(L, spec, "heads", 0);
-  layer->kv_heads = (int)kava_l_field_integer(L, spec, "kv_heads", 0);
-  layer->head_dim = (int)kava_l_field_integer(L, spec, "head_dim", 0);
-  layer->window = (int)kava_l_field_integer(L, spec, "window", 0);
-  layer->rope = (int)kava_l_field_integer(L, spec, "rope", 0);
+  layer->heads = kava_l_field_int(L, spec, "heads", 0);
+  layer->kv_heads = kava_l_field_int(L, spec, "kv_heads", 0);
+  layer->head_dim = kava_l_field_int(L, spec, "head_dim", 0);
+  layer->window = kava_l_field_int(L, spec, "window", 0);
+  layer->rope = kava_l_field_int(L, spec, "rope", 0);
   layer->attention_scale = kava_l_field_number(L, spec, "attention_scale", 0);
   layer->softcap = kava_l_field_number(L, spec, "softcap", 0);
 #define X(name) layer->name = part(L, own, #name);
@@ -103,8 +104,8 @@ static int l_decoder(lua_State *L) {
   luaL_setmetatable(L, DECODER_TYPE);
   kava_l_check(L, kava_decoder_new((int)lua_rawlen(L, 3), box));
   kava_decoder *d = *box;
-  d->hidden = (int)kava_l_field_integer(L, 1, "hidden", 0);
-  d->vocab = (int)kava_l_field_integer(L, 1, "vocab", 0);
+  d->hidden = kava_l_field_int(L, 1, "hidden", 0);
+  d->vocab = kava_l_field_int(L, 1, "vocab", 0);
   d->pad_id = kava_l_field_integer(L, 1, "pad_id", -1);
   d->layer_norm = strcmp(kava_l_field_string(L, 1, "norm", "rms"), "layer") == 0;
   d->norm_eps = kava_l_field_number(L, 1, "norm_eps", 1e-6);
@@ -172,7 +173,7 @@ static int decoder_forward(lua_State *L) {
     kava_l_check(L, kava_mask_to_start(mask, start));
     f->start = *start;
   }
-  f->up_to = (int)kava_l_field_integer(L, 2, "up_to", 0);
+  f->up_to = kava_l_field_int(L, 2, "up_to", 0);
   f->logits = kava_l_field_boolean(L, 2, "logits", false);
   f->hidden = kava_l_field_boolean(L, 2, "hidden", false);
   f->values = kava_l_field_boolean(L, 2, "values", true);
@@ -203,10 +204,11 @@ static int decoder_forward(lua_State *L) {
 
 static int l_rope_rows(lua_State *L) { /* [-0, +1, e] rope_rows(w, heads, inverse): see nn/layout.h */
   kava_tensor *w = kava_l_check_tensor(L, 1);
-  int heads = (int)luaL_checkinteger(L, 2);
+  lua_Integer heads = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, heads >= 1 && heads <= INT_MAX, 2, "a number of heads expected");
   bool inverse = lua_toboolean(L, 3);
   kava_tensor **box = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_rope_rows(w, heads, inverse, box));
+  kava_l_check(L, kava_rope_rows(w, (int)heads, inverse, box));
   return 1;
 }
 

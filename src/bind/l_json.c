@@ -164,6 +164,7 @@ static void put_value(lua_State *L, kava_json_writer *w) { /* [-0, +0, e] the va
     if (is_array(L)) {
       lua_Integer count = (lua_Integer)lua_rawlen(L, -1), keys = 0;
       for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) keys++;
+      if (keys < count) luaL_error(L, "an array for JSON has no holes; write kava.json.null where nothing stands");
       if (keys != count)
         luaL_error(L, "a table for JSON is an array or an object; this one has %d items and %d other keys", (int)count,
                    (int)(keys - count));
