@@ -329,10 +329,10 @@ void kava_bpe_finish_merges(kava_bpe *bpe) {
   /* what stands behind a cut must be a token: else unknown characters on both sides could be one */
   bpe->cuts = bpe->chars && !bpe->ignore_merges;
   bpe->words = bpe->cuts && kava_bpe_find(bpe, (const uint8_t *)KAVA_WORD_MARK, 3) >= 0;
-  memset(bpe->joins, 0, sizeof bpe->joins);
-  for (int before = 0; before < 256; before++)
-    for (int c = 0; c < 128; c++)
-      if (bpe->char_id[c] < 0) bpe->joins[before][c / 32] |= 1u << (c % 32);
+  uint32_t unknown[4] = {0};
+  for (int c = 0; c < 128; c++)
+    if (bpe->char_id[c] < 0) unknown[c / 32] |= 1u << (c % 32);
+  for (int before = 0; before < 256; before++) memcpy(bpe->joins[before], unknown, sizeof unknown);
   for (uint64_t i = 0; i <= bpe->merge_mask && bpe->cuts; i++) {
     const kava_merge *merge = &bpe->merges[i];
     if (merge->pair == UINT64_MAX) continue;
@@ -346,6 +346,13 @@ void kava_bpe_finish_merges(kava_bpe *bpe) {
     if (c < 128) bpe->joins[before][c / 32] |= 1u << (c % 32);
     if (bpe->words && has_inner_mark(bpe->bytes.data + made.offset, made.length)) bpe->words = false;
   }
+}
+
+/* The token that a merge makes: nearly always that of the merge before, or the next, so those are looked at first. */
+static int32_t find_made(const kava_bpe *bpe, const uint8_t *bytes, size_t length) {
+  for (int32_t id = bpe->last_made; id <= bpe->last_made + 1 && kava_bpe_has(bpe, id); id++)
+    if (token_is(bpe, id, bytes, length) && !bpe->tokens[id].literal && !bpe->tokens[id].unlisted) return id;
+  return kava_bpe_find(bpe, bytes, length);
 }
 
 kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size, const char *right,
@@ -366,8 +373,11 @@ kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size
     }
     if (read) {
       int32_t left_id = kava_bpe_find(bpe, bytes, a), right_id = kava_bpe_find(bpe, bytes + a, b);
-      int32_t id = kava_bpe_find(bpe, bytes, a + b);
-      if (left_id >= 0 && right_id >= 0 && id >= 0) return kava_bpe_add_merge_ids(bpe, left_id, right_id, id);
+      int32_t id = find_made(bpe, bytes, a + b);
+      if (left_id >= 0 && right_id >= 0 && id >= 0) {
+        bpe->last_made = id;
+        return kava_bpe_add_merge_ids(bpe, left_id, right_id, id);
+      }
       why = left_id < 0    ? "has a left side that is no token"
             : right_id < 0 ? "has a right side that is no token"
                            : "makes something that is no token";
