@@ -41,7 +41,7 @@ typedef struct kava_bpe {
   uint64_t merge_mask;
   int64_t merge_count;
   uint32_t next_rank;
-  int32_t last_made; /* by a merge, while they are added */
+  int32_t last_made;    /* by a merge, while they are added */
   int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
   int32_t char_id[128]; /* `chars`: ids of ASCII characters, -1: none */
   int32_t unknown;      /* stands for what is not there; -1: it is dropped */
