@@ -48,6 +48,20 @@ describe("train_adaptive", function()
 
   local function weights(folder) return helper.read(folder .. "/student/model.safetensors") end
 
+  it("quantises the teacher, not what the student starts from", function()
+    local code, out, err = train("teacher.quantize=fp8 training.steps=1 learning_rate.student=1e-7 resume=none output="
+      .. dir .. "/quantised")
+    assert.equal(0, code, err)
+    -- the derived student is the teacher's own layers: after a small step it is nearer to them than the codes are
+    local kava = require "kava"
+    local name = "model.layers.1.mlp.up_proj.weight"
+    local teacher = assert(kava.model.load(dir .. "/teacher"))
+    local own = teacher:weight "model.layers.3.mlp.up_proj.weight"
+    local codes = kava.quant.encode(own, "fp8"):to { dtype = "f32" }
+    local student = assert(kava.model.load(dir .. "/quantised/student")):weight(name)
+    assert.is_true((student - own):norm():item() < 0.5 * (codes - own):norm():item(), out)
+  end)
+
   local whole, seconds -- the folder of the unbroken run, and how long it took
   local function unbroken()
     if not whole then
