@@ -8,6 +8,9 @@ local rope = require "kava.rope"
 
 local store = {}
 
+-- Whether a path names a GGUF file.
+function store.is_gguf(path) return path:find "%.[gG][gG][uU][fF]$" ~= nil end
+
 -- A failure of the world, with the code that model.load returns beside the message.
 local function fail(message, code) error({ message = message, code = code or "format" }, 0) end
 
@@ -222,6 +225,20 @@ local function as_gguf(t, key, dtype)
   return kava.gguf.quantize(plain, (key == "embed" or key == "head") and "q8_0" or dtype)
 end
 
+-- What a file says of itself for people: its name, license, authors.
+local function description(from)
+  local out = { ["general.name"] = from:gsub("/+$", ""):match "[^/]*$" }
+  if not store.is_gguf(from) then return out end
+  local file <close> = try(kava.gguf.open(from))
+  for _, field in ipairs(file:fields()) do
+    local name = field.key:match "^general%.(.*)$"
+    if name and name ~= "architecture" and name ~= "alignment" then
+      out[field.key] = { type = field.type, element = field.element, value = field.value }
+    end
+  end
+  return out
+end
+
 local function save_gguf(m, path, opts)
   local dtype, from = opts.dtype, m.tokenizer_path or m.path
   if dtype and not file_types[dtype] then
@@ -234,16 +251,14 @@ local function save_gguf(m, path, opts)
   if opts.tokenizer ~= false and from then
     for key, value in pairs(try(gguf_tokenizer.metadata(from, m.spec.vocab))) do metadata[key] = value end
   end
-  metadata["general.name"] = from and from:gsub("/+$", ""):match "[^/]*$" or m.family.name
-  metadata["general.file_type"], metadata["general.quantization_version"] = file_types[dtype or stored_dtype(m)], 2
+  for key, value in pairs(from and description(from) or { ["general.name"] = m.family.name }) do metadata[key] = value end
+  metadata["general.file_type"] = dtype and file_types[dtype] or metadata["general.file_type"] or file_types[stored_dtype(m)]
+  metadata["general.quantization_version"] = 2
   local tensors = gguf_model.tensors(m, function(t, key) return as_gguf(t, key, dtype) end)
   try(kava.gguf.save(path, tensors, metadata))
 end
 
 local known = { dtype = true, tokenizer = true, shard_size = true, lossy = true }
-
--- Whether a path names a GGUF file.
-function store.is_gguf(path) return path:find "%.[gG][gG][uU][fF]$" ~= nil end
 
 -- A folder as Hugging Face's, or a GGUF file, as the path's end says. -> true | nil, message, code
 function store.save(m, path, opts)

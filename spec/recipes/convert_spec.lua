@@ -48,7 +48,7 @@ describe("convert", function()
   end)
 
   it("keeps a GGUF file's own types, metadata of the tokenizer and template", function()
-    local fields = { ["tokenizer.chat_template"] = "{{ messages }}" }
+    local fields = { ["tokenizer.chat_template"] = "{{ messages }}", ["general.license"] = "apache-2.0" }
     for _, field in ipairs(assert(kava.gguf.open "assets/demo/teacher.gguf"):fields()) do fields[field.key] = field end
     local tensors = assert(kava.gguf.load("assets/demo/teacher.gguf", { dequantize = false }))
     assert(kava.gguf.save(out .. "/a.gguf", tensors, fields))
@@ -57,7 +57,9 @@ describe("convert", function()
     for _, key in ipairs { "model", "pre", "tokens", "token_type", "merges", "padding_token_id", "add_bos_token" } do
       assert.same(a:metadata("tokenizer.ggml." .. key), b:metadata("tokenizer.ggml." .. key))
     end
-    assert.equal("{{ messages }}", b:metadata "tokenizer.chat_template")
+    for _, key in ipairs { "tokenizer.chat_template", "general.license", "general.name", "general.architecture", "general.file_type" } do
+      assert.equal(a:metadata(key), b:metadata(key))
+    end
     assert.equal(#a:names(), #b:names())
     for _, name in ipairs(a:names()) do
       assert.equal(a:tensor(name).dtype, b:tensor(name).dtype)
