@@ -108,7 +108,7 @@ local function rows_file(c, places, key, split, count)
     local message = "data.%s = %s: a file that returns { rows = function{ seed =, count =, split = } } expected"
     cli.fail(message:format(key, path), cli.exit.usage)
   end
-  for i, row in ipairs(maker.rows { seed = c.data.seed, count = count, split = split }) do lines[i] = kava.json.encode(row) end
+  for i, row in ipairs(maker.rows { seed = c.data.seed, count = count, split = split }) do lines[i] = try(kava.json.encode(row)) end
   try(kava.fs.write(made, table.concat(lines, "\n") .. "\n"))
   return made
 end

@@ -14,6 +14,11 @@ function store.is_gguf(path) return path:find "%.[gG][gG][uU][fF]$" ~= nil end
 -- A failure of the world, with the code that model.load returns beside the message.
 local function fail(message, code) error({ message = message, code = code or "format" }, 0) end
 
+local function try(value, message, code)
+  if value == nil then fail(message, code) end
+  return value
+end
+
 local function exists(path)
   local file = io.open(path)
   if file then file:close() end
@@ -78,7 +83,7 @@ local function open_gguf(path)
   end
   config.tie_word_embeddings = not present["output.weight"]
   if not present["token_embd.weight"] then fail(path .. ": tensor token_embd.weight is missing") end
-  config.vocab_size = file:tensor("token_embd.weight").shape[1]
+  config.vocab_size = try(file:tensor("token_embd.weight")).shape[1]
   config.bos_token_id = file:metadata "tokenizer.ggml.bos_token_id"
   config.eos_token_id = file:metadata "tokenizer.ggml.eos_token_id"
   config.pad_token_id = file:metadata "tokenizer.ggml.padding_token_id"
@@ -130,11 +135,6 @@ local function read(path)
   return text
 end
 
-local function try(value, message, code)
-  if value == nil then fail(message, code) end
-  return value
-end
-
 -- The tokenizer travels with the model: files byte for byte, or written from a GGUF's vocabulary.
 local function save_tokenizer(m, dir)
   local from = m.tokenizer_path or m.path
@@ -159,7 +159,7 @@ local function save_generation(m, dir, config)
   if not text then
     local generation = { bos_token_id = config.bos_token_id, eos_token_id = config.eos_token_id, pad_token_id = config.pad_token_id }
     generation._from_model_config = true
-    text = kava.json.encode(generation, { indent = 2 }) .. "\n"
+    text = try(kava.json.encode(generation, { indent = 2 })) .. "\n"
   end
   try(kava.fs.write(dir .. "/generation_config.json", text))
 end
@@ -208,7 +208,7 @@ local function save_folder(m, dir, opts)
   try(kava.fs.mkdir(dir))
   save_tensors(dir, m:stored(), dtype, opts.shard_size or 5000000000)
   local config = saved_config(m, dtype)
-  try(kava.fs.write(dir .. "/config.json", kava.json.encode(config, { indent = 2 }) .. "\n"))
+  try(kava.fs.write(dir .. "/config.json", try(kava.json.encode(config, { indent = 2 })) .. "\n"))
   save_generation(m, dir, config)
   if opts.tokenizer ~= false then save_tokenizer(m, dir) end
 end
