@@ -23,7 +23,7 @@ kava_status kava_tokenizer_save(const kava_tokenizer *tok, const char *folder);
 
 typedef struct kava_train_options {
   int32_t vocab_size;
-  const char *pattern;        /* "gpt2", "llama3", "qwen2" or "smollm" */
+  const char *pattern;        /* "gpt2", "llama3", "qwen2", "smollm", "tekken" or "o200k" */
   const char *const *special; /* NULL-terminated; they get the first ids, the first of them ends texts */
 } kava_train_options;
 /* Learns merges from texts by plain BPE: the most frequent pair first, of equals the one of the lower ids.

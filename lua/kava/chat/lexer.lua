@@ -85,8 +85,7 @@ function lexer.tokens(source)
   local function go_on(from, stop, sign, trims)
     at = stop + 1
     if sign == "-" then
-      local rest = value.lstrip(source:sub(at))
-      at = #source - #rest + 1
+      at = value.skip(source, at)
     elseif sign ~= "+" and trims and source:sub(at, at) == "\n" then
       at = at + 1
     end
@@ -174,7 +173,7 @@ function lexer.tokens(source)
       at = begin + 1
       local close, close_end, before, after = source:find("{%%([+-]?)%s*endraw%s*([+-]?)%%}", at)
       if not close then fail "raw that does not end" end
-      if trim == "-" then at = #source - #value.lstrip(source:sub(at)) + 1 end
+      if trim == "-" then at = value.skip(source, at) end
       line_starting = false
       add_data(close, before, true)
       go_on(close, close_end, after, true)

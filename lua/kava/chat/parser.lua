@@ -227,7 +227,8 @@ function Parser:subscript(node)
     return self:node("item", { of = node, key = self:node("constant", { value = name.value }) }, token.line)
   end
   local first
-  if not self:op ":" then first = self:expression() end
+  if self:op "]" then first = self:node("list", { items = {}, tuple = true }, token.line)
+  elseif not self:op ":" then first = self:expression() end
   if not self:op ":" then
     if self:op "," then
       local items = { first }

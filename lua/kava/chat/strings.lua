@@ -80,6 +80,7 @@ function strings.split(s, args, named)
   local limit = whole_argument(args, named, 2, "maxsplit", -1)
   if separator == none then return value.list(split_words(s, limit)) end
   if separator == "" then fail "empty separator" end
+  value.charge_search(s, separator)
   local parts, at = {}, 1
   while limit < 0 or #parts < limit do
     local from, to = s:find(separator, at, true)
@@ -170,6 +171,7 @@ function strings.replace(s, args, named)
     charge(#new * #out)
     return table.concat(out)
   end
+  value.charge_search(s, old)
   while limit ~= 0 do
     local from, to = s:find(old, at, true)
     if not from then break end
@@ -186,16 +188,17 @@ end
 local function character_number(s, at) return utf8.len(s, 1, at - 1) or 0 end
 
 function strings.find(s, args, named)
-  local from = s:find(text_argument(args, named, 1, "sub"), 1, true)
+  local wanted = text_argument(args, named, 1, "sub")
+  value.charge_search(s, wanted)
+  local from = s:find(wanted, 1, true)
   return from and (from == 1 and 0 or character_number(s, from)) or -1
 end
 function strings.rfind(s, args, named)
   local wanted = text_argument(args, named, 1, "sub")
-  charge(#s)
-  for from = #s - #wanted + 1, 1, -1 do
-    if s:sub(from, from + #wanted - 1) == wanted then return from == 1 and 0 or character_number(s, from) end
-  end
-  return -1
+  value.charge_search(s, wanted)
+  local back = s:reverse():find(wanted:reverse(), 1, true)
+  local from = back and #s - (back - 1) - #wanted + 1
+  return from and (from == 1 and 0 or character_number(s, from)) or -1
 end
 function strings.index(s, args, named)
   local at = strings.find(s, args, named)
@@ -205,6 +208,7 @@ end
 function strings.count(s, args, named)
   local wanted, n, at = text_argument(args, named, 1, "sub"), 0, 1
   if wanted == "" then return utf8.len(s) + 1 end
+  value.charge_search(s, wanted)
   while true do
     local from, to = s:find(wanted, at, true)
     if not from then return n end
@@ -245,6 +249,7 @@ end
 function strings.partition(s, args, named)
   local separator = text_argument(args, named, 1, "sep")
   if separator == "" then fail "empty separator" end
+  value.charge_search(s, separator)
   local from, to = s:find(separator, 1, true)
   return value.list(from and { s:sub(1, from - 1), separator, s:sub(to + 1) } or { s, "", "" }, true)
 end

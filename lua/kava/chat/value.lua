@@ -21,6 +21,8 @@ function value.charge(n)
   if budget < 0 then value.fail("the template needs more than %d steps and bytes: it is stopped", allowed) end
 end
 local charge, fail = value.charge, value.fail
+-- For looking for one string in another, which at the worst takes the product of their lengths.
+function value.charge_search(s, wanted) charge((#s // 64) * (#wanted // 64) + #s // 16) end
 
 -- ------------------------------------------------------------------------------------------------------------------ constructors
 
@@ -140,15 +142,18 @@ local function set_of(chars)
   return set
 end
 
-function value.lstrip(s, chars)
-  local set, at = set_of(chars), 1
+-- Where the first character from `at` on lies that is not in the set.
+function value.skip(s, at, chars)
+  local set = set_of(chars)
   while at <= #s do
     local c = s:match("^" .. utf8.charpattern, at)
     if not set[c] then break end
     at = at + #c
   end
-  return s:sub(at)
+  return at
 end
+
+function value.lstrip(s, chars) return s:sub(value.skip(s, 1, chars)) end
 
 function value.rstrip(s, chars)
   local set, stop = set_of(chars), #s
@@ -356,7 +361,7 @@ function value.contains(container, item)
   local k = kind(container)
   if k == "string" then
     if type(item) ~= "string" then fail("'in <string>' requires string as left operand, not %s", type_name(item)) end
-    charge(#container // 16)
+    value.charge_search(container, item)
     return container:find(item, 1, true) ~= nil
   elseif k == "dict" then return kind(item) ~= "undefined" and container.map[item] ~= nil
   elseif k == "list" then

@@ -16,7 +16,7 @@ function tokenizer.load(path) end
 --- Learns a small vocabulary by plain BPE (Sennrich et al. 2016): the special tokens get ids 0 .. n-1, then the 256 bytes,
 --- then merges, the most frequent pair first; of equals that of the lower ids. The first special token is eos and pad.
 --- Deterministic; equals Hugging Face's BpeTrainer. Stops early where no pair occurs twice.
----@param options { texts: string[]?, file: string?, vocab_size: integer?, pattern: string?, special: string[]? } one of texts and file; 512; "gpt2" "llama3" "qwen2" or "smollm" (default); {"<|endoftext|>"}
+---@param options { texts: string[]?, file: string?, vocab_size: integer?, pattern: string?, special: string[]? } one of texts and file; 512; "gpt2" "llama3" "qwen2" "tekken" "o200k" or "smollm" (default); {"<|endoftext|>"}
 ---@return kava.Tokenizer?
 ---@return string? message
 ---@return string? code
