@@ -1,4 +1,5 @@
 local helper = require "spec.helper"
+local program = require "spec.program"
 local kava = require "kava"
 
 describe("the runtime's base", function()
@@ -33,6 +34,12 @@ describe("the runtime's base", function()
       print(t:sum():item())']]):format(path, path))
     assert.same({ 1, "" }, { code, out })
     assert.equal(("kava: %s: has become shorter while it was in use\n"):format(path), errors)
+  end)
+
+  it("refuses more memory than there is, before it is used", function()
+    if program.path:find "[at]san" then return pending "skipped: a sanitizer ends the program" end
+    if io.open("/proc/sys/vm/overcommit_memory"):read "n" == 1 then return pending "skipped: this machine promises any memory" end
+    assert.error_matches(function() kava.zeros(1 << 40) end, "out of memory: 4398046511104 bytes asked for")
   end)
 
   it("waits for no pipe where a file is asked for", function()

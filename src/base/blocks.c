@@ -80,9 +80,11 @@ static void trim(void) {
 static block *grow(size_t room) {
   trim(); /* what is free here and fits nothing must not stay resident beside the new pages */
   size_t need = (room + 2 * UNIT + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE, bytes = need > REGION ? need : REGION;
-  region *r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  /* What one block alone asks for is reserved: more than the machine has must fail here, not when pages are touched. */
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | (need > REGION ? 0 : MAP_NORESERVE);
+  region *r = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (r == MAP_FAILED && bytes > need) /* address space is limited */
-    r = mmap(NULL, bytes = need, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    r = mmap(NULL, bytes = need, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (r == MAP_FAILED) return NULL;
 #ifdef MADV_HUGEPAGE
   madvise(r, bytes, MADV_HUGEPAGE);
