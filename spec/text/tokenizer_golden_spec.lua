@@ -44,6 +44,45 @@ describe("a tokenizer of tokenizer.json", function()
   end
 end)
 
+describe("a tokenizer whose memory runs out", function()
+  for line in io.lines "spec/golden/tokenizers.jsonl" do
+    local case = kava.json.decode(line)
+    local chosen = { llama2 = true, ["unigram albert"] = true, ["metaspace first True"] = true, ["normalizer replace"] = true }
+    if chosen[case.name] then
+      it("leaves nothing behind: " .. case.name, function()
+        local dir = helper.tmp()
+        case.tokenizer.model = assert(kava.json.decode(shared.models[case.tokenizer.model + 1]))
+        helper.write(dir .. "/tokenizer.json", kava.json.encode(case.tokenizer))
+        collectgarbage()
+        local live, loaded, encoded = kava.live(), 0, 0
+        for n = 0, 160 do
+          kava.memory_fail_after(n)
+          local tok, message, code = kava.tokenizer.load(dir)
+          kava.memory_fail_after(-1)
+          if tok then
+            loaded = loaded + 1
+            kava.memory_fail_after(n * 7 % 97)
+            local ok, problem = pcall(tok.encode, tok, "the cat <s> e\u{301}  ½ \u{1f600}", { offsets = true })
+            local fine, other = pcall(tok.decode, tok, { 5, 6, 7, 300 }, { errors = "replace" })
+            kava.memory_fail_after(-1)
+            if ok and fine then encoded = encoded + 1 end
+            if not ok then assert.matches("memory", problem) end
+            if not fine then assert.matches("memory", other) end
+            tok:release()
+          else
+            assert.are.equal("memory", code)
+            assert.is_string(message)
+          end
+          collectgarbage()
+          assert.are.equal(live, kava.live())
+        end
+        assert.is_true(loaded > 0 and loaded < 160, loaded)
+        assert.is_true(encoded > 0)
+      end)
+    end
+  end
+end)
+
 describe("a tokenizer of GGUF's model llama", function()
   it("merges by score as the merges that were made of the scores do, and is saved as such", function()
     local model = assert(kava.json.decode(shared.models[1 + (function()

@@ -2,6 +2,7 @@
  * merges, and the pre-tokenizer by its name; for model "llama" (SentencePiece's BPE, Gemma's too) scores. */
 #include "text/tokenizer_parts.h"
 #include "formats/gguf.h"
+#include <strings.h>
 
 enum {
   TYPE_NORMAL = 1,
@@ -63,6 +64,22 @@ static kava_status special_id(const kava_gguf *gguf, const kava_tokenizer *tok, 
   return KAVA_OK;
 }
 
+static bool is_text(const char *data, size_t length, const char *text) {
+  return strlen(text) == length && memcmp(data, text, length) == 0;
+}
+
+/* Phi-3's special tokens take the white space behind them; GGUF has no key for that, so that its readers go by the
+ * model's name. */
+static bool is_phi3(const kava_gguf *gguf) {
+  const char *name;
+  size_t length;
+  const kava_gguf_value *value = kava_gguf_find(gguf, "general.name");
+  if (!value || value->array || !kava_gguf_string(value, &name, &length)) return false;
+  for (size_t i = 0; i + 4 <= length; i++)
+    if (!strncasecmp(name + i, "phi3", 4) || (i + 5 <= length && !strncasecmp(name + i, "phi-3", 5))) return true;
+  return false;
+}
+
 static kava_status read_tokens(const kava_gguf *gguf, kava_tokenizer *tok, const kava_gguf_value *tokens,
                                const kava_gguf_value *types) {
   const char *text;
@@ -76,12 +93,15 @@ static kava_status read_tokens(const kava_gguf *gguf, kava_tokenizer *tok, const
   }
   kava_bpe_finish_tokens(&tok->bpe);
   cursor = 0;
+  bool strips = is_phi3(gguf);
   for (uint64_t id = 0; types && kava_gguf_next_string(tokens, &cursor, &text, &length); id++) {
     int64_t type = 1;
     kava_gguf_integer(types, id, &type);
     if (type != TYPE_CONTROL && type != TYPE_USER && type != TYPE_UNKNOWN) continue;
     kava_added added = {
         .content = (char *)(uintptr_t)text, .length = length, .id = (int32_t)id, .special = type != TYPE_USER};
+    added.rstrip = strips && !is_text(text, length, "<unk>") && !is_text(text, length, "<s>") &&
+                   !is_text(text, length, "<|endoftext|>");
     kava_status st = kava_tokenizer_add(tok, &added);
     if (st != KAVA_OK) return kava_fail_in(st, "tokenizer.ggml.tokens");
   }
@@ -107,7 +127,7 @@ static kava_status read_pre(const kava_gguf *gguf, kava_tokenizer *tok, bool *bo
   kava_status st = text_of(gguf, "tokenizer.ggml.pre", &name, &length);
   if (st != KAVA_OK) return st;
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-    if (strlen(known[i].name) == length && memcmp(known[i].name, name, length) == 0) {
+    if (is_text(name, length, known[i].name)) {
       tok->bpe.ignore_merges = known[i].ignore_merges;
       *bos = known[i].bos;
       return kava_tokenizer_pattern(tok, known[i].pattern);
@@ -196,7 +216,7 @@ static kava_status read_all(const kava_gguf *gguf, kava_tokenizer *tok) {
   size_t length;
   const kava_gguf_value *tokens = NULL, *types = kava_gguf_find(gguf, "tokenizer.ggml.token_type");
   KAVA_TRY(text_of(gguf, "tokenizer.ggml.model", &text, &length));
-  bool gpt2 = length == 4 && !memcmp(text, "gpt2", 4), llama = length == 5 && !memcmp(text, "llama", 5);
+  bool gpt2 = is_text(text, length, "gpt2"), llama = is_text(text, length, "llama");
   if (!gpt2 && !llama)
     KAVA_FAIL(KAVA_UNSUPPORTED, "tokenizer.ggml.model '%.*s' is not supported (gpt2 and llama are)",
               (int)(length < 60 ? length : 60), text);
