@@ -48,6 +48,7 @@ kava_status kava_shape_check(int dims, const int64_t *shape) {
 
 kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, int64_t *numel, size_t *bytes) {
   int64_t count = 1;
+  if ((unsigned)dtype >= KAVA_DTYPES) return kava_fail(KAVA_MISUSE, "%d is no dtype", (int)dtype);
   kava_status st = kava_shape_check(dims, shape);
   if (st != KAVA_OK) return st;
   for (int i = 0; i < dims; i++) count *= shape[i];
@@ -127,6 +128,8 @@ kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, ka
   size_t bytes;
   kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
   if (st != KAVA_OK) return st;
+  if (dtype >= KAVA_NF4 && dtype != KAVA_FP8)
+    return kava_fail(KAVA_MISUSE, "%s: codes alone are no tensor; their scales come with them", types[dtype].name);
   kava_storage *s = kava_calloc(1, sizeof *s);
   if (!s) return KAVA_MEMORY;
   s->refs = 1;
