@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #define SLICE_BYTES ((int64_t)4 << 20) /* of a record batch's wanted buffers at a time */
+#define ROWS_MOST ((int64_t)1 << 48)   /* so that no product of a row and a width overflows */
 #define METADATA_MOST ((size_t)64 << 20)
 #define FIELDS_MOST 100000
 
@@ -388,7 +389,7 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
   memcpy(&n->length, b->flat.data + b->nodes.at + *at_node * 16, 8);
   memcpy(&n->nulls, b->flat.data + b->nodes.at + *at_node * 16 + 8, 8);
   ++*at_node;
-  if (n->length < 0 || n->nulls < 0) return broken(a, "a column of negative length");
+  if (n->length < 0 || n->nulls < 0 || n->length > ROWS_MOST) return broken(a, "a column's length");
   n->first_buffer = (int)*at_buffer;
   *at_buffer += (size_t)n->buffers;
   if (n->views) {
@@ -416,6 +417,18 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
   return KAVA_OK;
 }
 
+static kava_status place_of(arrow *a, const batch *b, int which, uint64_t *at, uint64_t *size) {
+  int64_t offset, length;
+  *at = *size = 0;
+  memcpy(&offset, b->flat.data + b->buffers.at + (size_t)which * 16, 8);
+  memcpy(&length, b->flat.data + b->buffers.at + (size_t)which * 16 + 8, 8);
+  if (offset < 0 || length < 0 || (uint64_t)offset > b->body_size || (uint64_t)length > b->body_size - (uint64_t)offset)
+    return broken(a, "a buffer beyond its message");
+  *at = b->body + (uint64_t)offset;
+  *size = (uint64_t)length;
+  return KAVA_OK;
+}
+
 static kava_status read_batch(arrow *a, batch *b, int64_t which, const kava_field *fields, int count) {
   const message *m = &a->messages[which];
   size_t header, at_node = 0, at_buffer = 0, at_view = 0;
@@ -437,6 +450,12 @@ static kava_status read_batch(arrow *a, batch *b, int64_t which, const kava_fiel
   if (b->codec != CODEC_NONE && b->codec != CODEC_ZSTD)
     return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: buffers compressed with %s; zstd, or none, can be read",
                      a->table.file->path, b->codec == CODEC_LZ4 ? "lz4" : "something unknown");
+  uint64_t total = 0, at_byte, size;
+  for (size_t i = 0; i < b->buffers.count; i++) {
+    if ((st = place_of(a, b, (int)i, &at_byte, &size)) != KAVA_OK) return st;
+    total += size;
+    if (total > b->body_size) return broken(a, "buffers that overlap");
+  }
   for (size_t i = 0; i < b->whole_count; i++) b->held[i] = false;
   if (b->codec != CODEC_NONE && b->whole_count < b->buffers.count) {
     kava_room *whole = kava_realloc(b->whole, b->buffers.count * sizeof *whole);
@@ -470,18 +489,6 @@ static uint8_t *take(arrow *a, rooms *r, size_t size) {
     r->count += 16;
   }
   return kava_room_take(&r->list[r->used++], size);
-}
-
-static kava_status place_of(arrow *a, const batch *b, int which, uint64_t *at, uint64_t *size) {
-  int64_t offset, length;
-  *at = *size = 0;
-  memcpy(&offset, b->flat.data + b->buffers.at + (size_t)which * 16, 8);
-  memcpy(&length, b->flat.data + b->buffers.at + (size_t)which * 16 + 8, 8);
-  if (offset < 0 || length < 0 || (uint64_t)offset > b->body_size || (uint64_t)length > b->body_size - (uint64_t)offset)
-    return broken(a, "a buffer beyond its message");
-  *at = b->body + (uint64_t)offset;
-  *size = (uint64_t)length;
-  return KAVA_OK;
 }
 
 /* A buffer's uncompressed contents, kept while the batch is the one at hand. */

@@ -14,6 +14,7 @@
 #define SLICE_ROWS 16384
 #define SLICE_BYTES 4e6
 #define SLICE_ITEMS 262144.0
+#define ELEMENT_LEAST 6 /* bytes of an element of the schema: a name and what it is */
 #define FOOTER_MOST ((uint64_t)256 << 20)
 
 enum { REQUIRED, OPTIONAL, REPEATED };
@@ -175,6 +176,7 @@ static kava_status read_groups(parquet *p, kava_thrift *t) {
   p->groups = kava_calloc(count + 1, sizeof *p->groups);
   if (!p->groups) return KAVA_MEMORY;
   size_t room = 0, used = 0;
+  uint64_t bytes = 0;
   int64_t rows = 0;
   for (size_t i = 0; i < count && !t->broken; i++) {
     group *g = &p->groups[i];
@@ -201,6 +203,7 @@ static kava_status read_groups(parquet *p, kava_thrift *t) {
                              p->table.file->path);
           if (new->entries < 0 || new->at > p->table.file->size || new->size > p->table.file->size - new->at)
             return broken(p, "a column chunk beyond the file");
+          if ((bytes += new->size) > p->table.file->size) return broken(p, "column chunks that overlap");
         }
       } else if (kind == KAVA_THRIFT_I64 && id == 3) {
         g->rows = kava_thrift_integer(t);
@@ -381,6 +384,8 @@ static kava_status read_schema(parquet *p, kava_thrift *t) {
   kava_status st;
   p->element_count = kava_thrift_list(t, &type);
   if (type != KAVA_THRIFT_STRUCT || p->element_count < 1 || p->elements) return broken(p, "no schema");
+  if (p->element_count > (size_t)(t->end - t->p) / ELEMENT_LEAST + 1)
+    return broken(p, "a schema of more elements than its bytes can hold");
   p->elements = kava_calloc(p->element_count, sizeof *p->elements);
   if (!p->elements) return KAVA_MEMORY;
   for (size_t i = 0; i < p->element_count && !t->broken; i++)
