@@ -7,9 +7,8 @@
  *   body      buffers at 8-byte boundaries, in the order of the fields, parents before children:
  *             validity bits, then by layout offsets and values
  */
+#include "formats/arrow_schema.h"
 #include "formats/codec.h"
-#include "formats/flatbuffer.h"
-#include "formats/table.h"
 #include <stdio.h>
 
 #define SLICE_BYTES ((int64_t)4 << 20) /* of a record batch's wanted buffers at a time */
@@ -19,19 +18,6 @@
 
 enum { MESSAGE_SCHEMA = 1, MESSAGE_DICTIONARY = 2, MESSAGE_BATCH = 3 };
 enum { CODEC_NONE = -1, CODEC_LZ4 = 0, CODEC_ZSTD = 1 };
-
-/* What the schema says of a field, by kava_field.index. */
-typedef struct node {
-  kava_layout layout;
-  uint32_t width;
-  int buffers;           /* of its own */
-  bool validity;         /* the first of them is its bits */
-  bool views;            /* and there are as many more as the batch says */
-  bool natural;          /* indices without a sign */
-  int dictionary;        /* -1, or which one its values are in; the node itself holds indices */
-  int64_t length, nulls; /* in the batch at hand */
-  int first_buffer;
-} node;
 
 typedef struct message {
   uint64_t offset; /* of the metadata */
@@ -61,8 +47,6 @@ typedef struct batch {
 } batch;
 
 typedef struct dictionary {
-  int64_t id;
-  kava_field field; /* of its values */
   kava_column column;
   rooms rooms;
   batch batch;
@@ -72,10 +56,8 @@ typedef struct dictionary {
 typedef struct arrow {
   kava_table table;
   kava_arena arena;
-  node *nodes;
-  int node_count;
-  dictionary *dictionaries;
-  int dictionary_count;
+  kava_arrow_schema schema;
+  dictionary *dictionaries; /* as many as the schema has */
   message *messages;
   int64_t message_count, message_room;
   batch batch; /* the one at hand */
@@ -86,213 +68,6 @@ typedef struct arrow {
 
 static kava_status broken(const arrow *a, const char *what) {
   return kava_fail(KAVA_FORMAT, "%s: Arrow: %s", a->table.file->path, what);
-}
-
-/* ---- schema */
-
-static const char *text_of(arrow *a, kava_flat *f, size_t at) {
-  if (!at) return kava_arena_strndup(&a->arena, "", 0);
-  uint32_t length = kava_flat_u32(f, at);
-  if (!kava_flat_has(f, at + 4, length)) length = 0;
-  return kava_arena_strndup(&a->arena, (const char *)f->data + at + 4, length);
-}
-
-static void set(kava_field *field, node *n, kava_field_kind kind, kava_layout layout, uint32_t width, int buffers,
-                const char *type) {
-  field->kind = kind;
-  field->type = type;
-  n->layout = layout;
-  n->width = width;
-  n->buffers = buffers;
-}
-
-static const char *unit(kava_flat *f, size_t type, int64_t absent, kava_field *field) {
-  static const char *const units[] = {"s", "ms", "us", "ns"};
-  static const int64_t per_second[] = {1, 1000, 1000000, 1000000000};
-  int64_t u = kava_flat_integer(f, type, 0, 2, absent);
-  if (u < 0 || u > 3) u = 0;
-  field->per_second = per_second[u];
-  return units[u];
-}
-
-/* The type of a field from its flatbuffer table. */
-static kava_status read_type(arrow *a, kava_flat *f, size_t at, kava_field *field, node *n) {
-  int64_t kind = (uint8_t)kava_flat_integer(f, at, 2, 1, 0), width;
-  size_t type = kava_flat_table(f, at, 3);
-  n->validity = true;
-  n->dictionary = -1;
-  switch (kind) {
-  case 1:
-    set(field, n, KAVA_FIELD_NULL, KAVA_LAYOUT_NULL, 0, 0, "null");
-    n->validity = false;
-    break;
-  case 2: {
-    width = kava_flat_integer(f, type, 0, 4, 0);
-    bool with_sign = kava_flat_integer(f, type, 1, 1, 0) != 0;
-    if (width != 8 && width != 16 && width != 32 && width != 64) return broken(a, "an integer type's width");
-    set(field, n, with_sign ? KAVA_FIELD_INTEGER : KAVA_FIELD_NATURAL, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
-        kava_arena_format(&a->arena, "%sint%d", with_sign ? "" : "u", (int)width));
-    break;
-  }
-  case 3: {
-    int64_t precision = kava_flat_integer(f, type, 0, 2, 0);
-    if (precision < 0 || precision > 2) return broken(a, "a real type's precision");
-    set(field, n, KAVA_FIELD_REAL, KAVA_LAYOUT_FIXED, 2u << precision, 2,
-        kava_arena_format(&a->arena, "float%d", 16 << precision));
-    break;
-  }
-  case 4: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 4, 3, "binary"); break;
-  case 5: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 4, 3, "string"); break;
-  case 6: set(field, n, KAVA_FIELD_BOOLEAN, KAVA_LAYOUT_BITS, 0, 2, "bool"); break;
-  case 7:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2,
-        kava_arena_format(&a->arena, "decimal(%d, %d)", (int)kava_flat_integer(f, type, 0, 4, 0),
-                          (int)kava_flat_integer(f, type, 1, 4, 0)));
-    break;
-  case 8: /* in days, or, since version 4 of the format, in milliseconds */
-    width = kava_flat_integer(f, type, 0, 2, 1) == 0 ? 32 : 64;
-    set(field, n, KAVA_FIELD_DATE, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2, "date");
-    field->per_second = width == 32 ? 0 : 1000;
-    break;
-  case 9:
-    width = kava_flat_integer(f, type, 1, 4, 32);
-    if (width != 32 && width != 64) return broken(a, "a time type's width");
-    set(field, n, KAVA_FIELD_TIME, KAVA_LAYOUT_FIXED, (uint32_t)width / 8, 2,
-        kava_arena_format(&a->arena, "time[%s]", unit(f, type, 1, field)));
-    break;
-  case 10:
-    set(field, n, KAVA_FIELD_MOMENT, KAVA_LAYOUT_FIXED, 8, 2,
-        kava_arena_format(&a->arena, "timestamp[%s]", unit(f, type, 0, field)));
-    field->utc = kava_flat_table(f, type, 1) != 0;
-    break;
-  case 11: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2, "interval"); break;
-  case 12: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "list"); break;
-  case 13: set(field, n, KAVA_FIELD_STRUCT, KAVA_LAYOUT_STRUCT, 0, 1, "struct"); break;
-  case 14: { /* dense ones have offsets; neither kind has validity, since version 5 */
-    bool dense = kava_flat_integer(f, type, 0, 2, 0) == 1;
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, dense ? 2 : 1, "union");
-    n->validity = false;
-    break;
-  }
-  case 15:
-    width = kava_flat_integer(f, type, 0, 4, 0);
-    if (width < 0) return broken(a, "a fixed-size type's width");
-    set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_FIXED, (uint32_t)width, 2,
-        kava_arena_format(&a->arena, "fixed_size_binary[%d]", (int)width));
-    break;
-  case 16:
-    width = kava_flat_integer(f, type, 0, 4, 0);
-    if (width < 0) return broken(a, "a fixed-size list's size");
-    set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_ARRAY, (uint32_t)width, 1, "list");
-    break;
-  case 17: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 4, 2, "map"); break;
-  case 18:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_FIXED, 0, 2,
-        kava_arena_format(&a->arena, "duration[%s]", unit(f, type, 1, field)));
-    break;
-  case 19: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_binary"); break;
-  case 20: set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_TEXT, 8, 3, "large_string"); break;
-  case 21: set(field, n, KAVA_FIELD_LIST, KAVA_LAYOUT_LIST, 8, 2, "large_list"); break;
-  case 22:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 0, "run_end_encoded");
-    n->validity = false;
-    break;
-  case 23:
-  case 24:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 2, kind == 23 ? "binary_view" : "string_view");
-    n->views = true;
-    break;
-  case 25:
-  case 26: set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 3, "list_view"); break;
-  default:
-    return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: type %d of field '%.60s' is not known", a->table.file->path,
-                     (int)kind, field->name);
-  }
-  return KAVA_OK;
-}
-
-static kava_status new_node(arrow *a, int *out) {
-  if (a->node_count % 64 == 0) {
-    node *grown = kava_realloc(a->nodes, (size_t)(a->node_count + 64) * sizeof *grown);
-    if (!grown) return KAVA_MEMORY;
-    a->nodes = grown;
-  }
-  a->nodes[a->node_count] = (node){.dictionary = -1};
-  *out = a->node_count++;
-  return KAVA_OK;
-}
-
-/* The batches hold indices for this field, and its values come as messages of their own. */
-static kava_status add_dictionary(arrow *a, kava_flat *f, size_t encoding, kava_field *field) {
-  int64_t id = kava_flat_integer(f, encoding, 0, 8, 0), width = 32;
-  size_t index = kava_flat_table(f, encoding, 1);
-  bool with_sign = true;
-  if (index) {
-    width = kava_flat_integer(f, index, 0, 4, 0);
-    with_sign = kava_flat_integer(f, index, 1, 1, 0) != 0;
-  }
-  if (width != 8 && width != 16 && width != 32 && width != 64) return broken(a, "a dictionary index's width");
-  for (int i = 0; i < a->dictionary_count; i++)
-    if (a->dictionaries[i].id == id)
-      return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: two fields share dictionary %lld", a->table.file->path,
-                       (long long)id);
-  dictionary *grown = kava_realloc(a->dictionaries, (size_t)(a->dictionary_count + 1) * sizeof *grown);
-  if (!grown) return KAVA_MEMORY;
-  a->dictionaries = grown;
-  dictionary *d = &grown[a->dictionary_count];
-  *d = (dictionary){.id = id, .field = *field, .loaded = -1};
-  kava_status st = new_node(a, &d->field.index);
-  if (st != KAVA_OK) return st;
-  a->nodes[d->field.index] = a->nodes[field->index];
-  a->nodes[field->index] = (node){.layout = KAVA_LAYOUT_INDICES,
-                                  .width = (uint32_t)width / 8,
-                                  .natural = !with_sign,
-                                  .buffers = 2,
-                                  .validity = true,
-                                  .dictionary = a->dictionary_count};
-  a->dictionary_count++;
-  return KAVA_OK;
-}
-
-static kava_status read_field(arrow *a, kava_flat *f, size_t at, kava_field *field, int depth) {
-  kava_status st;
-  if (depth > KAVA_TABLE_DEPTH) return broken(a, "fields nested too deep");
-  if ((size_t)a->node_count > f->size / 12) return broken(a, "the schema names more fields than it holds");
-  if ((st = new_node(a, &field->index)) != KAVA_OK) return st;
-  if (!(field->name = text_of(a, f, kava_flat_table(f, at, 0)))) return KAVA_MEMORY;
-  if ((st = read_type(a, f, at, field, &a->nodes[field->index])) != KAVA_OK) return st;
-  if (!field->type) return KAVA_MEMORY;
-  kava_flat_vector children = kava_flat_list(f, at, 5, 4);
-  bool one = field->kind == KAVA_FIELD_LIST, none = field->kind != KAVA_FIELD_OTHER && field->kind != KAVA_FIELD_STRUCT;
-  if (f->broken || (one ? children.count != 1 : none && children.count != 0))
-    return kava_fail(KAVA_FORMAT, "%s: Arrow: field '%.60s' has %zu children", a->table.file->path, field->name,
-                     children.count);
-  field->children = kava_arena_alloc(&a->arena, children.count * sizeof *field->children + 1);
-  if (!field->children) return KAVA_MEMORY;
-  field->count = (int)children.count;
-  for (int i = 0; i < field->count; i++) {
-    st = read_field(a, f, kava_flat_follow(f, children.at + 4 * (size_t)i), &field->children[i], depth + 1);
-    if (st != KAVA_OK) return st;
-  }
-  size_t encoding = kava_flat_table(f, at, 4);
-  return encoding ? add_dictionary(a, f, encoding, field) : KAVA_OK;
-}
-
-static kava_status read_schema(arrow *a, kava_flat *f, size_t header) {
-  if (kava_flat_integer(f, header, 0, 2, 0) != 0) return broken(a, "big-endian data");
-  kava_field *record = &a->table.record;
-  kava_flat_vector fields = kava_flat_list(f, header, 1, 4);
-  record->children = kava_arena_alloc(&a->arena, fields.count * sizeof *record->children + 1);
-  if (!record->children) return KAVA_MEMORY;
-  record->kind = KAVA_FIELD_STRUCT;
-  record->name = "";
-  record->type = "struct";
-  record->count = (int)fields.count;
-  for (int i = 0; i < record->count; i++) {
-    kava_status st = read_field(a, f, kava_flat_follow(f, fields.at + 4 * (size_t)i), &record->children[i], 1);
-    if (st != KAVA_OK) return st;
-  }
-  return f->broken ? broken(a, "the schema points out of its bounds") : KAVA_OK;
 }
 
 /* ---- messages */
@@ -359,7 +134,8 @@ static kava_status read_index(arrow *a) {
     if ((type == MESSAGE_SCHEMA) == schema) return broken(a, schema ? "a second schema" : "no schema before the rows");
     if (type == MESSAGE_SCHEMA) {
       schema = true;
-      st = read_schema(a, &f, header);
+      st = kava_arrow_schema_read(&a->schema, &f, header);
+      a->table.record = a->schema.record;
     } else if (type == MESSAGE_BATCH) {
       int64_t rows = kava_flat_integer(&f, header, 0, 8, 0);
       if (rows < 0 || rows > INT32_MAX || rows > INT64_MAX - a->table.rows)
@@ -384,7 +160,7 @@ static kava_status read_index(arrow *a) {
 /* Gives a field and those in it their nodes and buffers in this batch. */
 static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *at_node, size_t *at_buffer,
                           size_t *at_view) {
-  node *n = &a->nodes[field->index];
+  kava_arrow_node *n = &a->schema.nodes[field->index];
   if (*at_node >= b->nodes.count) return broken(a, "a batch with fewer columns than the schema");
   memcpy(&n->length, b->flat.data + b->nodes.at + *at_node * 16, 8);
   memcpy(&n->nulls, b->flat.data + b->nodes.at + *at_node * 16 + 8, 8);
@@ -405,8 +181,8 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
   for (int i = 0; i < field->count; i++) {
     kava_status st = assign(a, b, &field->children[i], at_node, at_buffer, at_view);
     if (st != KAVA_OK) return st;
-    const node *child = &a->nodes[field->children[i].index];
-    n = &a->nodes[field->index];
+    const kava_arrow_node *child = &a->schema.nodes[field->children[i].index];
+    n = &a->schema.nodes[field->index];
     bool fits = n->layout == KAVA_LAYOUT_STRUCT  ? child->length == n->length
                 : n->layout == KAVA_LAYOUT_ARRAY ? n->width == 0 || child->length / n->width >= n->length
                                                  : true;
@@ -471,7 +247,7 @@ static kava_status read_batch(arrow *a, batch *b, int64_t which, const kava_fiel
   }
   for (int i = 0; i < count; i++) {
     if ((st = assign(a, b, &fields[i], &at_node, &at_buffer, &at_view)) != KAVA_OK) return st;
-    if (a->nodes[fields[i].index].length != b->rows)
+    if (a->schema.nodes[fields[i].index].length != b->rows)
       return broken(a, "a column with more or fewer rows than its batch");
   }
   b->message = which;
@@ -564,7 +340,7 @@ static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *f
 
 static kava_status load_child(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
                               kava_column *c) {
-  int64_t length = a->nodes[field->index].length;
+  int64_t length = a->schema.nodes[field->index].length;
   if (first < 0 || first > length || count > length - first) return broken(a, "a list beyond its items");
   return load_column(a, r, b, field, first, count, c);
 }
@@ -573,20 +349,21 @@ static kava_status load_child(arrow *a, rooms *r, batch *b, const kava_field *fi
 static kava_status load_dictionary(arrow *a, int which) {
   int64_t at = a->batch.message;
   dictionary *d = &a->dictionaries[which];
-  while (at >= 0 && (a->messages[at].batch || a->messages[at].row != d->id)) at--;
+  const kava_arrow_encoded *encoded = &a->schema.encoded[which];
+  while (at >= 0 && (a->messages[at].batch || a->messages[at].row != encoded->id)) at--;
   if (at < 0) return broken(a, "a batch before its dictionary");
   if (d->loaded == at) return KAVA_OK;
   d->loaded = -1;
   d->rooms.used = 0;
-  kava_status st = read_batch(a, &d->batch, at, &d->field, 1);
-  if (st == KAVA_OK) st = load_column(a, &d->rooms, &d->batch, &d->field, 0, d->batch.rows, &d->column);
+  kava_status st = read_batch(a, &d->batch, at, &encoded->values, 1);
+  if (st == KAVA_OK) st = load_column(a, &d->rooms, &d->batch, &encoded->values, 0, d->batch.rows, &d->column);
   if (st == KAVA_OK) d->loaded = at;
   return st;
 }
 
 static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
                                kava_column *c) {
-  const node n = a->nodes[field->index];
+  const kava_arrow_node n = a->schema.nodes[field->index];
   kava_column *children = c->children;
   kava_status st = KAVA_OK;
   int which = n.first_buffer;
@@ -645,7 +422,7 @@ static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *f
 /* ---- the table */
 
 static kava_status make_columns(arrow *a, const kava_field *field, kava_column *c) {
-  bool encoded = field->index >= 0 && a->nodes[field->index].dictionary >= 0;
+  bool encoded = field->index >= 0 && a->schema.nodes[field->index].dictionary >= 0;
   int count = encoded ? 1 : field->count;
   if (!(c->children = kava_arena_alloc(&a->arena, (size_t)count * sizeof *c->children + 1))) return KAVA_MEMORY;
   for (int i = 0; i < count && !encoded; i++) {
@@ -657,7 +434,7 @@ static kava_status make_columns(arrow *a, const kava_field *field, kava_column *
 
 /* Rows of the batch at hand that make a slice of about SLICE_BYTES. */
 static int64_t slice_rows(arrow *a, const kava_field *field, int64_t *bytes) {
-  const node *n = &a->nodes[field->index];
+  const kava_arrow_node *n = &a->schema.nodes[field->index];
   for (int i = 0; i < n->buffers; i++) {
     uint64_t at, size;
     if (place_of(a, &a->batch, n->first_buffer + i, &at, &size) == KAVA_OK) *bytes += (int64_t)size;
@@ -721,12 +498,12 @@ static void arrow_close(kava_table *table) {
   arrow *a = (arrow *)table;
   free_rooms(&a->rooms);
   free_batch(&a->batch);
-  for (int i = 0; i < a->dictionary_count; i++) {
+  for (int i = 0; a->dictionaries && i < a->schema.encoded_count; i++) {
     free_rooms(&a->dictionaries[i].rooms);
     free_batch(&a->dictionaries[i].batch);
   }
   kava_free(a->dictionaries);
-  kava_free(a->nodes);
+  kava_arrow_schema_free(&a->schema);
   kava_free(a->messages);
   kava_arena_free(&a->arena);
   kava_free(a);
@@ -738,12 +515,17 @@ kava_status kava_arrow_open(const kava_file *file, kava_table **out) {
   if (!a) return KAVA_MEMORY;
   a->table.class = &class;
   a->table.file = file;
-  a->table.record.index = -1;
+  a->schema = (kava_arrow_schema){.path = file->path, .arena = &a->arena, .record = {.index = -1}};
   a->batch.message = -1;
   kava_status st = read_index(a);
+  if (st == KAVA_OK) {
+    a->dictionaries = kava_calloc((size_t)a->schema.encoded_count + 1, sizeof *a->dictionaries);
+    if (!a->dictionaries) st = KAVA_MEMORY;
+  }
   if (st == KAVA_OK) st = make_columns(a, &a->table.record, &a->root);
-  for (int i = 0; i < a->dictionary_count && st == KAVA_OK; i++)
-    st = make_columns(a, &a->dictionaries[i].field, &a->dictionaries[i].column);
+  for (int i = 0; i < a->schema.encoded_count && st == KAVA_OK; i++)
+    st = make_columns(a, &a->schema.encoded[i].values, &a->dictionaries[i].column);
+  for (int i = 0; i < a->schema.encoded_count && st == KAVA_OK; i++) a->dictionaries[i].loaded = -1;
   if (st != KAVA_OK) {
     arrow_close(&a->table);
     return st;
