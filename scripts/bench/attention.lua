@@ -1,5 +1,5 @@
 -- Causal attention: milliseconds and GFLOP/s of the forward pass and of forward and backward (counted as 1 + 2.5 forward passes over the
--- visible half of T x T). Cases alternate within a round; the best of the rounds counts.
+-- visible half of T x T); and milliseconds of the attention maps (kava.attention_map). Cases alternate within a round; the best counts.
 -- usage: kava scripts/bench/attention.lua [threads=0] [rounds=7]
 local kava = require "kava"
 local o = { threads = 0, rounds = 7 }
@@ -11,12 +11,13 @@ end
 kava.threads(o.threads)
 
 print(("isa %s, %d threads"):format(kava.isa(), kava.threads()))
-print(("%3s %5s %3s %4s %4s | %9s %9s | %9s %9s"):format("B", "T", "H", "Hkv", "D", "fwd ms", "GFLOP/s", "both ms", "GFLOP/s"))
+print(("%3s %5s %3s %4s %4s | %9s %9s | %9s %9s | %9s %9s"):format("B", "T", "H", "Hkv", "D", "fwd ms", "GFLOP/s", "both ms", "GFLOP/s",
+  "map fwd", "map both"))
 for _, s in ipairs { { 4, 256, 9, 3, 64 }, { 1, 1024, 9, 3, 64 }, { 8, 512, 14, 2, 64 }, { 1, 4096, 4, 2, 128 } } do
   local B, T, H, G, D = table.unpack(s)
   local q, k, v = kava.randn { B, T, H, D }, kava.randn { B, T, G, D }, kava.randn { B, T, G, D }
   local gq, gk, gv = q:clone():requires_grad(true), k:clone():requires_grad(true), v:clone():requires_grad(true)
-  local forward, both = math.huge, math.huge
+  local forward, both, map, map_both = math.huge, math.huge, math.huge, math.huge
   for round = 0, o.rounds do
     local step <close> = kava.scope() -- luacheck: ignore
     local t0 = kava.clock()
@@ -24,10 +25,17 @@ for _, s in ipairs { { 4, 256, 9, 3, 64 }, { 1, 1024, 9, 3, 64 }, { 8, 512, 14, 
     local t1 = kava.clock()
     kava.attention({ q = gq, k = gk, v = gv }):sum():backward()
     local t2 = kava.clock()
-    if round > 0 then forward, both = math.min(forward, t1 - t0), math.min(both, t2 - t1) end -- round 0 warms up
+    kava.attention_map { q = q, k = k }
+    local t3 = kava.clock()
+    kava.attention_map({ q = gq, k = gk }):sum():backward()
+    local t4 = kava.clock()
+    if round > 0 then -- round 0 warms up
+      forward, both = math.min(forward, t1 - t0), math.min(both, t2 - t1)
+      map, map_both = math.min(map, t3 - t2), math.min(map_both, t4 - t3)
+    end
     collectgarbage "step"
   end
   local work = 4e-9 * B * H * D * T * (T + 1) / 2
-  print(("%3d %5d %3d %4d %4d | %9.2f %9.0f | %9.2f %9.0f"):format(
-    B, T, H, G, D, forward * 1e3, work / forward, both * 1e3, 3.5 * work / both))
+  print(("%3d %5d %3d %4d %4d | %9.2f %9.0f | %9.2f %9.0f | %9.2f %9.2f"):format(
+    B, T, H, G, D, forward * 1e3, work / forward, both * 1e3, 3.5 * work / both, map * 1e3, map_both * 1e3))
 end
