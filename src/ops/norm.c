@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
+#include <string.h>
 
 /* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, in y's dtype); integers[0]
  * centre; numbers[0] eps */
@@ -22,6 +23,10 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dw));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[2], &db));
+  if (dx && !add && (dx == dw || dx == db)) { /* x is its own weight: one gradient for both */
+    memset(dx->storage->data, 0, dx->storage->bytes);
+    add = true;
+  }
   if (dx) {
     a.dx = kava_tensor_data(dx);
     a.add_x = add;
