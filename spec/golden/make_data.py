@@ -8,6 +8,7 @@ rows.jsonl holds the rows that every file gives; a file may have fewer of the co
 import json
 import sys
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,6 +110,17 @@ with open(out / "times.jsonl", "w") as f:
     for m in moments:
         f.write(json.dumps({"day": m.date().isoformat(), "day64": m.date().isoformat(), "local": m.isoformat(),
                             "utc": m.isoformat() + "Z", "time": m.time().isoformat()}) + "\n")
+
+# Columns of types that no text is made of lie before one that is wanted, and must be stepped over.
+odd = {"price": pa.array([Decimal("1.50"), None, Decimal("3.25")], pa.decimal128(9, 2)),
+       "deep": pa.array([[[1], []], None, [[2, 3]]], pa.list_(pa.list_(pa.int32()))), "question": ["a", "b", "c"], "n": [1, 2, 3]}
+parquet("odd.parquet", t=pa.table(odd))
+views = {"view": pa.array(["short", "a string of more than twelve bytes", None], pa.string_view()),
+         "either": pa.UnionArray.from_sparse(pa.array([0, 1, 0], pa.int8()), [pa.array([1, 2, 3]), pa.array(["x", "y", "z"])]),
+         "both": pa.UnionArray.from_dense(pa.array([0, 1, 0], pa.int8()), pa.array([0, 0, 1], pa.int32()),
+                                          [pa.array([1, 2]), pa.array(["x"])]),
+         "runs": pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["r", "s"])), **odd}
+stream("odd.arrow", pa.table(views), 3)
 
 # What a user of datasets has: a DatasetDict, whose splits are folders; rows were selected before it was saved.
 train = Dataset.from_dict({"question": [f"q{i}" for i in range(6)], "answer": [str(i * i) for i in range(6)]})

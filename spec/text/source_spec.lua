@@ -99,6 +99,23 @@ describe("rows of columns", function()
     end
   end)
 
+  it("step over columns that no text is made of, and refuse those", function()
+    local odd = { ["odd.arrow"] = { "view", "price", "either", "both", "runs" }, ["odd.parquet"] = { "price", "deep" } }
+    for name, fields in pairs(odd) do
+      local texts = {}
+      for text in assert(kava.data.rows(golden .. name, { template = "{question}{n}" })) do texts[#texts + 1] = text end
+      assert.are.same({ "a1", "b2", "c3" }, texts)
+      for _, field in ipairs(fields) do
+        for _, options in ipairs { { template = ("{%s}"):format(field) }, { json = true } } do
+          local none, message, code = kava.data.rows(golden .. name, options)
+          assert.is_nil(none)
+          assert.are.equal("unsupported", code)
+          assert.matches(name .. ": field '" .. (options.json and fields[1] or field) .. "'.* no text is made of", message)
+        end
+      end
+    end
+  end)
+
   it("show dates and times as ISO 8601 has them", function()
     local want = objects(golden .. "times.jsonl")
     assert.are.equal(4, #want)

@@ -58,15 +58,17 @@ const kava_field *kava_field_find(const kava_field *record, const char *name, si
   return NULL;
 }
 
+static const kava_field *other_in(const kava_field *field) {
+  const kava_field *found = field->kind == KAVA_FIELD_OTHER ? field : NULL;
+  for (int i = 0; i < field->count && !found; i++) found = other_in(&field->children[i]);
+  return found;
+}
+
 kava_status kava_field_check(const kava_field *field) {
-  if (field->kind == KAVA_FIELD_OTHER)
-    return kava_fail(KAVA_UNSUPPORTED, "field '%.60s' is of type %s, which no text is made of", field->name,
-                     field->type);
-  for (int i = 0; i < field->count; i++) {
-    kava_status st = kava_field_check(&field->children[i]);
-    if (st != KAVA_OK) return st;
-  }
-  return KAVA_OK;
+  const kava_field *other = other_in(field);
+  if (!other) return KAVA_OK;
+  return kava_fail(KAVA_UNSUPPORTED, "field '%.60s' %s %s, which no text is made of", field->name,
+                   other == field ? "is of type" : "holds a", other->type);
 }
 
 /* ---- cells */

@@ -253,7 +253,11 @@ static kava_status resolve(const kava_field *record, const char *name, size_t le
 
 kava_status kava_template_resolve(const kava_template *t, kava_field *record, kava_template_steps **out) {
   for (int i = 0; i < record->count; i++) record->children[i].wanted = !t;
-  if (!t) return kava_field_check(record);
+  for (int i = 0; i < record->count && !t; i++) {
+    kava_status st = kava_field_check(&record->children[i]);
+    if (st != KAVA_OK) return st;
+  }
+  if (!t) return KAVA_OK;
   kava_template_steps *steps = kava_calloc((size_t)t->count, sizeof *steps);
   if (!steps) return KAVA_MEMORY;
   for (int i = 0; i < t->count; i++) {
