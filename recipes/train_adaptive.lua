@@ -406,7 +406,16 @@ end
 
 -- ----------------------------------------------------------------------------------------------------------------- the run
 
+-- A student is read or derived. Where a config file says one and the command line the other, the command line has the word.
+local function choose_student(c, resolved)
+  local from = { path = resolved.from["student.path"], layers = resolved.from["student.layers"] }
+  if not (c.student.path and c.student.layers) or from.path == from.layers then return end
+  if from.path == "command line" then resolved:set("student.layers", nil) end
+  if from.layers == "command line" then resolved:set("student.path", nil) end
+end
+
 local function train(c, _, resolved)
+  choose_student(c, resolved)
   kava.signals.watch { "INT", "TERM", "USR1" }
   local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
 
