@@ -93,6 +93,8 @@ for scheme in ("first", "always", "never"):
     for cut in (False, True):
         like(f"metaspace {scheme} {cut}", "metaspace", pre_tokenizers.Metaspace(prepend_scheme=scheme, split=cut), None,
              decoders.Metaspace(prepend_scheme=scheme, split=cut))
+like("metaspace behind a replacement", "metaspace", pre_tokenizers.Metaspace(prepend_scheme="first"),
+     normalizers.Sequence([normalizers.NFKD(), normalizers.Replace("  ", "x"), normalizers.Lowercase()]), decoders.Metaspace(prepend_scheme="first"))
 bpe("metaspace after strip", pre_tokenizers.Metaspace(prepend_scheme="first", split=False), normalizers.Sequence([normalizers.Strip(), normalizers.Nmt()]),
     decoders.Metaspace(prepend_scheme="first"), byte_level=False, byte_fallback=True, unk_token="<unk>")
 bpe("no unknown", pre_tokenizers.Whitespace(), byte_level=False, vocab=90)

@@ -194,8 +194,11 @@ static kava_status replace(kava_normal_scratch *s, const kava_normal *step, cons
   bool found = true;
   kava_status st = kava_matches_begin(&matches, &step->pattern, &s->pattern, &s->stand_ins, in->text, in->length);
   while (st == KAVA_OK && (st = kava_matches_next(&matches, &found, &begin, &end)) == KAVA_OK && found) {
+    size_t last = end, n = 0; /* what replaces a match comes from its last character, as Hugging Face counts */
+    if (end > begin) kava_utf8_read_before(in->text + end, &n);
+    last -= n;
     st = kava_aligned_copy(out, in, from, begin);
-    if (st == KAVA_OK) st = kava_aligned_put(out, step->content, step->length, kava_view_span(in, begin, end));
+    if (st == KAVA_OK) st = kava_aligned_put(out, step->content, step->length, kava_view_span(in, last, end));
     from = end;
   }
   return st == KAVA_OK ? kava_aligned_copy(out, in, from, in->length) : st;

@@ -359,7 +359,8 @@ kava_status kava_tokenizer_decode(const kava_tokenizer *tok, const int64_t *ids,
   kava_strings strings = {0};
   kava_buffer *bytes = &strings.text;
   /* byte-level alone, as most: tokens are kept as their bytes already */
-  bool plain = !tok->bpe.chars && tok->decoder.count == 1 && tok->decoder.steps[0].kind == KAVA_DECODER_BYTE_LEVEL;
+  bool plain = !tok->bpe.chars && !tok->sought_differ && tok->decoder.count == 1 &&
+               tok->decoder.steps[0].kind == KAVA_DECODER_BYTE_LEVEL;
   for (size_t i = 0; i < count; i++) {
     if (!kava_bpe_has(&tok->bpe, ids[i])) {
       if (!(flags & KAVA_DECODE_REPLACE))
