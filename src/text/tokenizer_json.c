@@ -1,30 +1,14 @@
 /* text/tokenizer_json: tokenizer.json and tokenizer_config.json of Hugging Face: models, added tokens, templates; the
  * other components are in text/tokenizer_steps.c. Whatever is not done here is refused by name. */
+#include "text/tokenizer_json.h"
 #include "text/tokenizer_parts.h"
 #include <stdio.h>
 #include <unistd.h>
 
-static bool absent(const kava_json *value) { return !value || value->kind == KAVA_JSON_NULL; }
-static bool is_true(const kava_json *value) { return kava_json_is(value, KAVA_JSON_BOOLEAN) && value->boolean; }
-
-/* An object's "type"; "" where there is none. */
-static const char *type_of(const kava_json *value) {
-  const kava_json *type = kava_json_get(value, "type");
-  return kava_json_is(type, KAVA_JSON_STRING) ? type->string : "";
-}
-
-static kava_status unsupported(const char *component, const kava_json *value) {
-  return kava_fail(KAVA_UNSUPPORTED, "%s '%.60s' is not supported", component, type_of(value));
-}
-
-static kava_status wrong(const char *key, const char *expected, const kava_json *got) {
-  return kava_fail(KAVA_FORMAT, "%s: %s expected, got %s", key, expected, kava_json_kind_name(got));
-}
-
 /* Calls `one` on the members of a Sequence, or on the value itself. */
 static kava_status each(kava_tokenizer *tok, const kava_json *value, const char *list,
                         kava_status (*one)(kava_tokenizer *, const kava_json *)) {
-  if (absent(value)) return KAVA_OK;
+  if (is_absent(value)) return KAVA_OK;
   if (strcmp(type_of(value), "Sequence") != 0) return one(tok, value);
   const kava_json *items = kava_json_get(value, list);
   if (!kava_json_is(items, KAVA_JSON_ARRAY)) return wrong(list, "a list", items);
@@ -77,7 +61,9 @@ out:
 static kava_status read_post_processor(kava_tokenizer *tok, const kava_json *value) {
   if (!strcmp(type_of(value), "ByteLevel")) return KAVA_OK; /* only changes offsets */
   if (!strcmp(type_of(value), "TemplateProcessing")) return read_template(tok, value);
-  return unsupported("post_processor", value);
+  return kava_fail(KAVA_UNSUPPORTED,
+                   "post_processor '%.60s' is not supported (TemplateProcessing, ByteLevel and Sequence are)",
+                   type_of(value));
 }
 
 static kava_status read_merge(kava_tokenizer *tok, const kava_json *merge) {
@@ -95,7 +81,7 @@ static kava_status read_merge(kava_tokenizer *tok, const kava_json *merge) {
 }
 
 static bool is_empty(const kava_json *value) {
-  return absent(value) || (kava_json_is(value, KAVA_JSON_STRING) && value->length == 0);
+  return is_absent(value) || (kava_json_is(value, KAVA_JSON_STRING) && value->length == 0);
 }
 
 static kava_status read_bpe(kava_tokenizer *tok, const kava_json *model) {
@@ -105,7 +91,7 @@ static kava_status read_bpe(kava_tokenizer *tok, const kava_json *model) {
     if (!is_empty(kava_json_get(model, affixes[i])))
       return kava_fail(KAVA_UNSUPPORTED, "model: %s is not supported", affixes[i]);
   const kava_json *dropout = kava_json_get(model, "dropout");
-  if (!absent(dropout) && !(kava_json_is(dropout, KAVA_JSON_INTEGER) && dropout->integer == 0) &&
+  if (!is_absent(dropout) && !(kava_json_is(dropout, KAVA_JSON_INTEGER) && dropout->integer == 0) &&
       !(kava_json_is(dropout, KAVA_JSON_REAL) && dropout->real == 0))
     return kava_fail(KAVA_UNSUPPORTED, "model: dropout is not supported");
   if (!kava_json_is(vocab, KAVA_JSON_OBJECT)) return wrong("model: vocab", "an object", vocab);
@@ -164,7 +150,7 @@ static kava_status read_unigram(kava_tokenizer *tok, const kava_json *model) {
     if (st != KAVA_OK) return kava_fail_in(st, "model: vocab '%.60s'", piece->string);
   }
   kava_bpe_finish_tokens(&tok->bpe);
-  if (absent(unknown)) return KAVA_OK;
+  if (is_absent(unknown)) return KAVA_OK;
   if (!kava_json_is(unknown, KAVA_JSON_INTEGER) || !kava_bpe_has(&tok->bpe, unknown->integer))
     return kava_fail(KAVA_FORMAT, "model: unk_id: a token's id expected");
   tok->bpe.unknown = (int32_t)unknown->integer;
@@ -181,7 +167,7 @@ static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
 }
 
 static kava_status read_added(kava_tokenizer *tok, const kava_json *list) {
-  if (absent(list)) return KAVA_OK;
+  if (is_absent(list)) return KAVA_OK;
   if (!kava_json_is(list, KAVA_JSON_ARRAY)) return wrong("added_tokens", "a list", list);
   for (uint32_t i = 0; i < list->length; i++) {
     const kava_json *item = &list->items[i], *content = kava_json_get(item, "content"), *id = kava_json_get(item, "id");

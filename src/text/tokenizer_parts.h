@@ -59,7 +59,8 @@ kava_status kava_tokenizer_new(const char *path, kava_tokenizer **out); /* empty
 kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model);
 /* Builds the tries and the fingerprint; the last thing a loader does. */
 kava_status kava_tokenizer_finish(kava_tokenizer *tok);
-/* The splitter and normaliser of a pattern by name: "gpt2", "llama3", "qwen2", "smollm". */
+/* Normaliser, splitter and decoder of a byte-level pattern by name: "gpt2", "llama3", "qwen2", "smollm", "tekken",
+ * "o200k". */
 kava_status kava_tokenizer_pattern(kava_tokenizer *tok, const char *name);
 
 kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok);

@@ -1,17 +1,9 @@
 /* text/tokenizer_save: a tokenizer as Hugging Face's tokenizer.json and tokenizer_config.json. */
+#include "text/tokenizer_json.h"
 #include "text/tokenizer_parts.h"
 #include <errno.h>
 #include <sys/stat.h>
 
-static void put_key(kava_json_writer *w, const char *key) { kava_json_key(w, key, strlen(key)); }
-static void put_text(kava_json_writer *w, const char *key, const char *text) {
-  put_key(w, key);
-  kava_json_string(w, text, strlen(text));
-}
-static void put_flag(kava_json_writer *w, const char *key, bool value) {
-  put_key(w, key);
-  kava_json_boolean(w, value);
-}
 static void put_null(kava_json_writer *w, const char *key) {
   put_key(w, key);
   kava_json_null(w);

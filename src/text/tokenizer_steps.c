@@ -1,22 +1,10 @@
 /* text/tokenizer_steps: tokenizer.json's normalizer, pre_tokenizer and decoder, read and written. What is not done here
  * is refused by name: a component that were passed over in silence would give wrong ids. */
+#include "text/tokenizer_json.h"
 #include "text/tokenizer_parts.h"
-
-static bool absent(const kava_json *value) { return !value || value->kind == KAVA_JSON_NULL; }
-static bool is_true(const kava_json *value) { return kava_json_is(value, KAVA_JSON_BOOLEAN) && value->boolean; }
-
-/* An object's "type"; "" where there is none. */
-static const char *type_of(const kava_json *value) {
-  const kava_json *type = kava_json_get(value, "type");
-  return kava_json_is(type, KAVA_JSON_STRING) ? type->string : "";
-}
 
 static kava_status unsupported(const char *component, const kava_json *value, const char *known) {
   return kava_fail(KAVA_UNSUPPORTED, "%s '%.60s' is not supported (%s are)", component, type_of(value), known);
-}
-
-static kava_status wrong(const char *key, const char *expected, const kava_json *got) {
-  return kava_fail(KAVA_FORMAT, "%s: %s expected, got %s", key, expected, kava_json_kind_name(got));
 }
 
 /* A string member without NUL in it. */
@@ -45,7 +33,7 @@ static kava_status count_of(const kava_json *object, const char *component, cons
                             uint32_t fallback, uint32_t *out) {
   const kava_json *value = kava_json_get(object, key);
   *out = fallback;
-  if (absent(value)) return KAVA_OK;
+  if (is_absent(value)) return KAVA_OK;
   if (!kava_json_is(value, KAVA_JSON_INTEGER) || value->integer < 0 || value->integer > most)
     return kava_fail(KAVA_FORMAT, "%s %s: %s: a number from 0 to %u expected", component, type_of(object), key, most);
   *out = (uint32_t)value->integer;
@@ -81,7 +69,7 @@ static kava_status decode_base64(const kava_json *text, kava_buffer *out) {
 static kava_status read_charsmap(kava_tokenizer *tok, const kava_json *value) {
   const kava_json *text = kava_json_get(value, "precompiled_charsmap");
   kava_buffer bytes = {0};
-  if (absent(text)) return KAVA_OK;
+  if (is_absent(text)) return KAVA_OK;
   if (!kava_json_is(text, KAVA_JSON_STRING))
     return wrong("normalizer Precompiled: precompiled_charsmap", "a string", text);
   if (text->length == 0) return KAVA_OK; /* a map of nothing */
@@ -96,7 +84,7 @@ static kava_status read_charsmap(kava_tokenizer *tok, const kava_json *value) {
 static const char *const plain_normalizers[] = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", NULL, "StripAccents", "Nmt"};
 
 kava_status kava_tokenizer_read_normalizer(kava_tokenizer *tok, const kava_json *value) {
-  if (absent(value)) return KAVA_OK;
+  if (is_absent(value)) return KAVA_OK;
   const char *type = type_of(value);
   kava_normal step = {0};
   const kava_json *text;
@@ -164,7 +152,7 @@ static kava_status read_metaspace(const kava_json *value, const char *component,
   if (text->length == 0) return kava_fail(KAVA_FORMAT, "%s Metaspace: replacement: one character expected", component);
   *replacement = text->string;
   *prepend = KAVA_PREPEND_ALWAYS;
-  bool known = absent(scheme);
+  bool known = is_absent(scheme);
   for (int i = 0; i < 3; i++) {
     if (!kava_json_is_text(scheme, schemes[i])) continue;
     *prepend = (kava_prepend)i;
@@ -182,12 +170,13 @@ static kava_status read_byte_level(kava_tokenizer *tok, const kava_json *value) 
     st = kava_splitter_add(&tok->splitter, &(kava_split){.kind = KAVA_SPLIT_PREFIX_SPACE}, tok->scanners);
   const kava_json *regex = kava_json_get(value, "use_regex"); /* absent in older files: true */
   kava_split step = {.kind = KAVA_SPLIT_PATTERN, .text = (char *)KAVA_PATTERN_GPT2, .byte_level = true};
-  if (st == KAVA_OK && (absent(regex) || is_true(regex))) st = kava_splitter_add(&tok->splitter, &step, tok->scanners);
+  if (st == KAVA_OK && (is_absent(regex) || is_true(regex)))
+    st = kava_splitter_add(&tok->splitter, &step, tok->scanners);
   return st;
 }
 
 kava_status kava_tokenizer_read_pre_tokenizer(kava_tokenizer *tok, const kava_json *value, bool *byte_level) {
-  if (absent(value)) return KAVA_OK;
+  if (is_absent(value)) return KAVA_OK;
   const char *type = type_of(value);
   kava_split step = {0};
   const kava_json *text;
@@ -209,7 +198,7 @@ kava_status kava_tokenizer_read_pre_tokenizer(kava_tokenizer *tok, const kava_js
     step.behavior = is_true(kava_json_get(value, "individual_digits")) ? KAVA_ISOLATED : KAVA_CONTIGUOUS;
   } else if (!strcmp(type, "Punctuation")) {
     step.kind = KAVA_SPLIT_PUNCTUATION;
-    if (!absent(kava_json_get(value, "behavior"))) st = behavior_of(value, &step.behavior);
+    if (!is_absent(kava_json_get(value, "behavior"))) st = behavior_of(value, &step.behavior);
   } else if (!strcmp(type, "Whitespace")) {
     step.kind = KAVA_SPLIT_WORDS;
   } else if (!strcmp(type, "WhitespaceSplit")) {
@@ -228,7 +217,7 @@ kava_status kava_tokenizer_read_pre_tokenizer(kava_tokenizer *tok, const kava_js
     const char *replacement = NULL;
     const kava_json *cut = kava_json_get(value, "split");
     step.kind = KAVA_SPLIT_METASPACE;
-    step.cut = absent(cut) || is_true(cut);
+    step.cut = is_absent(cut) || is_true(cut);
     st = read_metaspace(value, "pre_tokenizer", &replacement, &step.prepend);
     step.text = (char *)(uintptr_t)replacement;
   } else if (!strcmp(type, "Split")) {
@@ -289,25 +278,12 @@ static kava_status read_decoder(kava_tokenizer *tok, const kava_json *value) {
 }
 
 kava_status kava_tokenizer_read_decoder(kava_tokenizer *tok, const kava_json *value) {
-  tok->decoder.spaced = absent(value);
-  return absent(value) ? KAVA_OK : read_decoder(tok, value);
+  tok->decoder.spaced = is_absent(value);
+  return is_absent(value) ? KAVA_OK : read_decoder(tok, value);
 }
 
 /* ---- writing */
 
-static void put_key(kava_json_writer *w, const char *key) { kava_json_key(w, key, strlen(key)); }
-static void put_text(kava_json_writer *w, const char *key, const char *text) {
-  put_key(w, key);
-  kava_json_string(w, text, strlen(text));
-}
-static void put_flag(kava_json_writer *w, const char *key, bool value) {
-  put_key(w, key);
-  kava_json_boolean(w, value);
-}
-static void put_number(kava_json_writer *w, const char *key, int64_t value) {
-  put_key(w, key);
-  kava_json_integer(w, value);
-}
 static void open_type(kava_json_writer *w, const char *type) {
   kava_json_open(w, '{');
   put_text(w, "type", type);

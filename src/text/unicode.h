@@ -1,4 +1,5 @@
-/* text/unicode: what tokenizers need to know of characters: the classes their patterns name, and NFC. */
+/* text/unicode: what tokenizers need to know of characters: the classes their patterns name, case, normal
+ * forms, graphemes. Each is as Hugging Face's libraries have it, whichever Unicode that is. */
 #ifndef KAVA_TEXT_UNICODE_H
 #define KAVA_TEXT_UNICODE_H
 #include "text/buffer.h"
