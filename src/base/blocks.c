@@ -24,7 +24,7 @@ struct region {
 #define UNIT ((size_t)64)
 #define LEAST ((size_t)32 << 10) /* a smaller rest stays with its block */
 #define HUGE_PAGE ((size_t)2 << 20)
-#define REGION ((size_t)256 << 20) /* address space; pages come when they are used */
+#define REGION ((size_t)1 << 30) /* address space; pages come when they are used */
 _Static_assert(sizeof(block) <= UNIT && sizeof(region) <= UNIT, "headers keep the payload aligned");
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
