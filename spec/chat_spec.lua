@@ -73,6 +73,22 @@ describe("apply_chat_template", function()
     assert.are.equal(tok:id "<|im_start|>", ids[1])
   end)
 
+  it("ends with the last message where that is to be gone on with", function()
+    local tok = tokenizer(chatml)
+    local chat = { { role = "user", content = "hi" }, { role = "assistant", content = "the answer is  " } }
+    assert.are.equal("<|im_start|>user\nhi<|im_end|><|im_start|>assistant\nthe answer is  ",
+      tok:apply_chat_template(chat, { continue_final_message = true }))
+    assert.are.equal("the answer is  ", chat[2].content)
+    local trims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
+    assert.are.equal("[hi][the answer is", tok:apply_chat_template(chat, { continue_final_message = true, chat_template = trims }))
+    for _, options in ipairs { { add_generation_prompt = true }, { chat_template = "{{ messages[0].content }}" } } do
+      options.continue_final_message = true
+      local text, message, code = tok:apply_chat_template(chat, options)
+      assert.are.same({ nil, "format" }, { text, code })
+      assert.matches("continue_final_message", message)
+    end
+  end)
+
   it("knows special tokens, tools and other variables, and the spans of generation", function()
     local tok = tokenizer(nil)
     local template = "{{ eos_token }}{{ tools }}{{ x }}{{ y is defined }}"
@@ -137,12 +153,12 @@ describe("apply_chat_template", function()
       ["{{ 'x' | indent(999999999) }}"] = "stopped$",
       ["{{ {} | tojson(indent=999999999) }}"] = "stopped$",
       ["{{ [1] | batch(1, 2) | list | batch(999999999, 3) | list }}"] = "stopped$",
-      ["{{ " .. ("("):rep(100000) .. "1" .. (")"):rep(100000) .. " }}"] = "nested too deeply",
-      [("{% if a %}"):rep(100000)] = "nested too deeply",
-      ["{{ " .. ("not "):rep(100000) .. "1 }}"] = "nested too deeply",
+      ["{{ " .. ("("):rep(10000) .. "1" .. (")"):rep(10000) .. " }}"] = "nested too deeply",
+      [("{% if a %}"):rep(10000)] = "nested too deeply",
+      ["{{ " .. ("not "):rep(10000) .. "1 }}"] = "nested too deeply",
       ["{{ 9223372036854775807 + 1 }}"] = "too large",
       ["{% set a = 'a' * 100000 %}{{ a.find(a[:50000] ~ 'b') }}"] = "stopped$",
-      ["{{ 1" .. (" + 1"):rep(200000) .. " }}"] = "stopped$",
+      ["{{ 1" .. (" + 1"):rep(160000) .. " }}"] = "stopped$",
     } do
       local started = os.clock()
       local text, message, code = kava.chat.render(template, {}, { budget = 300000 })
@@ -151,7 +167,7 @@ describe("apply_chat_template", function()
       assert.matches(pattern, message)
       if not helper.sanitized then assert.is_true(os.clock() - started < 10) end
     end
-    for _, template in ipairs { ("{% if a -%} "):rep(100) .. "x" .. ("{% endif -%} "):rep(100), ("{{ 'a' -}} \n"):rep(20000) } do
+    for _, template in ipairs { ("{% if a -%} "):rep(100) .. "x" .. ("{% endif -%} "):rep(100), ("{{ 'a' -}} \n"):rep(4000) } do
       local started = os.clock()
       assert.is_string(kava.chat.render(template, { a = true }))
       if not helper.sanitized then assert.is_true(os.clock() - started < 10) end

@@ -51,8 +51,34 @@ local function from_json(given, name)
   return decoded
 end
 
-local known = { add_generation_prompt = true, tools = true, chat_template = true, tokenize = true, variables = true, now = true,
-  budget = true }
+-- Where the last message is to be gone on with: a mark behind it, and the text up to the mark (transformers' way).
+local MARK = "CONTINUE_FINAL_MESSAGE_TAG "
+
+local function marked(messages)
+  local last = messages[#messages]
+  if type(last) ~= "table" or type(last.content) ~= "string" then
+    value.fail("continue_final_message: a last message whose content is a string expected")
+  end
+  local copy, message = table.move(messages, 1, #messages, 1, {}), {}
+  for key, item in pairs(last) do message[key] = item end
+  message.content = last.content .. MARK
+  copy[#copy] = setmetatable(message, getmetatable(last))
+  return copy
+end
+
+local function up_to_mark(text)
+  local at, plain = nil, MARK:sub(1, -2)
+  repeat
+    local found = text:find(plain, (at or 0) + 1, true)
+    at = found or at
+  until not found
+  if not at then value.fail("continue_final_message: the template does not show the last message") end
+  local before = text:sub(1, at - 1)
+  return text:sub(at, at + #MARK - 1) == MARK and before or value.rstrip(before) -- a template that trims
+end
+
+local known = { add_generation_prompt = true, continue_final_message = true, tools = true, chat_template = true, tokenize = true,
+  variables = true, now = true, budget = true }
 
 --- tok:apply_chat_template(messages, options); lua/kava/meta/tokenizer.lua says what it does.
 function chat.apply(tok, messages, options)
@@ -71,7 +97,10 @@ function chat.apply(tok, messages, options)
     for name, given in pairs(options.variables or {}) do variables[name] = given end
     variables.messages, variables.tools = from_json(messages, "messages"), from_json(options.tools, "tools") or variables.tools
     variables.add_generation_prompt = options.add_generation_prompt == true
-    return render_source(source, variables, options)
+    if not options.continue_final_message then return render_source(source, variables, options) end
+    if options.add_generation_prompt then value.fail("continue_final_message and add_generation_prompt: one of them expected") end
+    variables.messages = marked(variables.messages)
+    return up_to_mark((render_source(source, variables, options)))
   end)
   if not text then return nil, spans, code end
   if options.tokenize then return tok:encode(text, { add_special_tokens = false }) end

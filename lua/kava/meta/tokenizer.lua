@@ -72,10 +72,10 @@ function Tokenizer:decode(ids, options) end
 --- key), rendered as transformers does. messages: { { role =, content = }, … }, or that as JSON, whose order of keys is kept where a
 --- template prints objects (Lua tables come as type, role, id, function, name, description, parameters, …, then by the alphabet).
 --- variables: what else the template is to see (enable_thinking = false). tokenize: ids instead of text. chat_template: another one.
---- now: the time that strftime_now tells. What the template does wrong, or says with raise_exception, comes with its line. The
+--- continue_final_message: the text ends with the last message's content, to be gone on with. now: the time that strftime_now tells. What the template does wrong, or says with raise_exception, comes with its line. The
 --- second result is where {% generation %} was: spans of bytes, for losses on the answers alone.
 ---@param messages table[]|string
----@param options { add_generation_prompt: boolean?, tools: table[]|string?, variables: table?, tokenize: boolean?, chat_template: string?, now: integer?, budget: integer? }?
+---@param options { add_generation_prompt: boolean?, continue_final_message: boolean?, tools: table[]|string?, variables: table?, tokenize: boolean?, chat_template: string?, now: integer?, budget: integer? }?
 ---@return string|integer[]|nil
 ---@return integer[][]|string|nil spans or the message
 ---@return string? code "format" (the template), "unsupported" (there is none)
