@@ -158,10 +158,10 @@ describe("apply_chat_template", function()
       ["{{ " .. ("not "):rep(10000) .. "1 }}"] = "nested too deeply",
       ["{{ 9223372036854775807 + 1 }}"] = "too large",
       ["{% set a = 'a' * 100000 %}{{ a.find(a[:50000] ~ 'b') }}"] = "stopped$",
-      ["{{ 1" .. (" + 1"):rep(160000) .. " }}"] = "stopped$",
+      ["{{ 1" .. (" + 1"):rep(20000) .. " }}"] = "stopped$",
     } do
       local started = os.clock()
-      local text, message, code = kava.chat.render(template, {}, { budget = 300000 })
+      local text, message, code = kava.chat.render(template, {}, { budget = template:find "find" and 300000 or 30000 })
       assert.is_nil(text)
       assert.are.equal("format", code)
       assert.matches(pattern, message)
