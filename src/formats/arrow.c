@@ -1,7 +1,7 @@
-/* formats/arrow: Arrow IPC streams (what datasets.save_to_disk writes) and IPC files, which are a stream between two
- * marks. The messages are indexed when the file is opened: 24 bytes of memory each. Of a record batch only the wanted
- * columns are read, and of those only a slice of rows at a time, so that memory depends neither on the file nor on its
- * batches; buffers that are compressed are held whole, one batch at a time.
+/* formats/arrow: Arrow IPC streams (what datasets.save_to_disk writes) and IPC files, which name
+ * their messages in a footer. The messages are indexed when the file is opened: 24 bytes of memory each. Of a record
+ * batch only the wanted columns are read, and of those only a slice of rows at a time, so that memory depends neither
+ * on the file nor on its batches; buffers that are compressed are held whole, one batch at a time.
  *
  *   message   0xFFFFFFFF, i32 length, flatbuffer of that length, body   a length of 0 ends the stream
  *   body      buffers at 8-byte boundaries, in the order of the fields, parents before children:
@@ -57,6 +57,7 @@ typedef struct arrow {
   kava_table table;
   kava_arena arena;
   kava_arrow_schema schema;
+  bool has_schema;
   dictionary *dictionaries; /* as many as the schema has */
   message *messages;
   int64_t message_count, message_room;
@@ -103,56 +104,107 @@ static kava_status add_message(arrow *a, message m) {
   return KAVA_OK;
 }
 
-static kava_status read_index(arrow *a) {
+static kava_status take_schema(arrow *a, kava_flat *f, size_t header) {
+  kava_status st = kava_arrow_schema_read(&a->schema, f, header);
+  a->table.record = a->schema.record;
+  return st;
+}
+
+/* Takes the message at *at, whose length follows a mark of four bytes (since Arrow 0.15), and goes on to where the next
+ * one is; *type is 0 where the stream says that it ends. */
+static kava_status index_message(arrow *a, uint64_t *at, int *type) {
   const kava_file *file = a->table.file;
-  kava_status st;
-  char mark[8] = "";
-  uint64_t at = 0;
-  if (file->size >= 8) {
-    if ((st = kava_file_read(file, 0, mark, 8)) != KAVA_OK) return st;
-    if (memcmp(mark, "ARROW1\0\0", 8) == 0) at = 8; /* a file: a stream and a footer */
+  kava_flat f;
+  size_t header;
+  uint32_t head[2];
+  uint64_t body, body_size;
+  kava_status st = kava_file_read(file, *at, head, 8);
+  if (st != KAVA_OK) return st;
+  if (head[0] != 0xffffffffu)
+    return kava_fail(KAVA_FORMAT, "%s: Arrow: no message at byte %llu (made before Arrow 0.15, or damaged)", file->path,
+                     (unsigned long long)*at);
+  *type = 0;
+  if (head[1] == 0) return KAVA_OK;
+  *at += 8;
+  if (head[1] > METADATA_MOST || head[1] > file->size - *at)
+    return kava_fail(KAVA_FORMAT, "%s: Arrow: a message of %u bytes at byte %llu; the file ends at byte %llu",
+                     file->path, head[1], (unsigned long long)*at, (unsigned long long)file->size);
+  st = read_metadata(a, *at, head[1], &a->batch.metadata, &f, &header, type, &body, &body_size);
+  if (st != KAVA_OK) return st;
+  bool first = !a->has_schema;
+  if ((*type == MESSAGE_SCHEMA) != first) return broken(a, first ? "no schema before the rows" : "a second schema");
+  if (*type == MESSAGE_SCHEMA) {
+    a->has_schema = true;
+    st = take_schema(a, &f, header);
+  } else if (*type == MESSAGE_BATCH) {
+    int64_t rows = kava_flat_integer(&f, header, 0, 8, 0);
+    if (rows < 0 || rows > INT32_MAX || rows > INT64_MAX - a->table.rows) return broken(a, "a batch's number of rows");
+    st = add_message(a, (message){*at, head[1], true, a->table.rows});
+    a->table.rows += rows;
+  } else if (*type == MESSAGE_DICTIONARY) {
+    if (kava_flat_integer(&f, header, 2, 1, 0))
+      return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: dictionaries that grow (delta)", file->path);
+    st = add_message(a, (message){*at, head[1], false, kava_flat_integer(&f, header, 0, 8, 0)});
+  } else {
+    st = kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: a message of kind %d", file->path, *type);
   }
-  bool schema = false;
-  for (;;) {
-    uint32_t head[2];
-    if (at == file->size && schema) break; /* a stream may end without its mark */
-    if ((st = kava_file_read(file, at, head, 8)) != KAVA_OK) return st;
-    if (head[0] != 0xffffffffu)
-      return kava_fail(KAVA_FORMAT, "%s: Arrow: no message at byte %llu (made before Arrow 0.15, or damaged)",
-                       file->path, (unsigned long long)at);
-    if (head[1] == 0) break;
-    at += 8;
-    if (head[1] > METADATA_MOST || head[1] > file->size - at)
-      return kava_fail(KAVA_FORMAT, "%s: Arrow: a message of %u bytes at byte %llu; the file ends at byte %llu",
-                       file->path, head[1], (unsigned long long)at, (unsigned long long)file->size);
-    kava_flat f;
-    size_t header;
-    int type;
-    uint64_t body, body_size;
-    st = read_metadata(a, at, head[1], &a->batch.metadata, &f, &header, &type, &body, &body_size);
-    if (st != KAVA_OK) return st;
-    if ((type == MESSAGE_SCHEMA) == schema) return broken(a, schema ? "a second schema" : "no schema before the rows");
-    if (type == MESSAGE_SCHEMA) {
-      schema = true;
-      st = kava_arrow_schema_read(&a->schema, &f, header);
-      a->table.record = a->schema.record;
-    } else if (type == MESSAGE_BATCH) {
-      int64_t rows = kava_flat_integer(&f, header, 0, 8, 0);
-      if (rows < 0 || rows > INT32_MAX || rows > INT64_MAX - a->table.rows)
-        return broken(a, "a batch's number of rows");
-      st = add_message(a, (message){at, head[1], true, a->table.rows});
-      a->table.rows += rows;
-    } else if (type == MESSAGE_DICTIONARY) {
-      if (kava_flat_integer(&f, header, 2, 1, 0))
-        return kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: dictionaries that grow (delta)", file->path);
-      st = add_message(a, (message){at, head[1], false, kava_flat_integer(&f, header, 0, 8, 0)});
-    } else {
-      st = kava_fail(KAVA_UNSUPPORTED, "%s: Arrow: a message of kind %d", file->path, type);
+  *at = body + body_size;
+  return st;
+}
+
+static kava_status index_stream(arrow *a) {
+  kava_status st = KAVA_OK;
+  int type = -1;
+  for (uint64_t at = 0; st == KAVA_OK && type != 0;) {
+    if (at == a->table.file->size && a->has_schema) break; /* it may end without saying so */
+    st = index_message(a, &at, &type);
+  }
+  return st == KAVA_OK && !a->has_schema ? broken(a, "a stream without a schema") : st;
+}
+
+/* A file has its schema and the places of its messages in a footer: "ARROW1", …, footer, i32 its length, "ARROW1". */
+static kava_status index_file(arrow *a) {
+  const kava_file *file = a->table.file;
+  kava_status st = KAVA_OK;
+  kava_room footer = {0};
+  uint8_t tail[10];
+  uint32_t size;
+  if (file->size < 18) return broken(a, "a file that is cut off");
+  if ((st = kava_file_read(file, file->size - 10, tail, 10)) != KAVA_OK) return st;
+  memcpy(&size, tail, 4);
+  if (memcmp(tail + 4, "ARROW1", 6) != 0) return broken(a, "no mark at its end: it is cut off");
+  if (size > file->size - 18 || size > METADATA_MOST) return broken(a, "a footer larger than the file");
+  if (!kava_room_take(&footer, size)) return KAVA_MEMORY;
+  if ((st = kava_file_read(file, file->size - 10 - size, footer.data, size)) != KAVA_OK) goto out;
+  kava_flat f = {footer.data, size, false};
+  size_t root = kava_flat_follow(&f, 0), schema = kava_flat_table(&f, root, 1);
+  kava_flat_vector blocks[] = {kava_flat_list(&f, root, 2, 24), kava_flat_list(&f, root, 3, 24)};
+  static const int types[] = {MESSAGE_DICTIONARY, MESSAGE_BATCH};
+  if (f.broken || schema == 0) {
+    st = broken(a, "a damaged footer");
+    goto out;
+  }
+  a->has_schema = true;
+  st = take_schema(a, &f, schema);
+  for (int k = 0; k < 2; k++) /* dictionaries first: each holds for all batches */
+    for (size_t i = 0; i < blocks[k].count && st == KAVA_OK; i++) {
+      uint64_t at;
+      int type;
+      memcpy(&at, f.data + blocks[k].at + i * 24, 8);
+      st = index_message(a, &at, &type);
+      if (st == KAVA_OK && type != types[k]) st = broken(a, "a footer that names another message");
     }
-    if (st != KAVA_OK) return st;
-    at = body + body_size;
-  }
-  return KAVA_OK;
+out:
+  kava_free(footer.data);
+  return st;
+}
+
+static kava_status read_index(arrow *a) {
+  char mark[6] = "";
+  kava_status st = KAVA_OK;
+  if (a->table.file->size >= 6) st = kava_file_read(a->table.file, 0, mark, 6);
+  if (st != KAVA_OK) return st;
+  return memcmp(mark, "ARROW1", 6) == 0 ? index_file(a) : index_stream(a);
 }
 
 /* ---- batches */
@@ -175,6 +227,7 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
     if (more < 0 || (uint64_t)more > b->buffers.count)
       return broken(a, "a batch with fewer buffers than its columns need");
     *at_buffer += (size_t)more;
+    n->more = (int)more;
   }
   if (*at_buffer > b->buffers.count) return broken(a, "a batch with fewer buffers than its columns need");
   if (n->dictionary >= 0) return KAVA_OK;
@@ -361,6 +414,52 @@ static kava_status load_dictionary(arrow *a, int which) {
   return st;
 }
 
+/* Views of 16 bytes: i32 length, then the text itself where it is at most 12, else its beginning (4 bytes), i32 buffer,
+ * i32 offset. Of each buffer the stretch is read that the rows point into. */
+static kava_status load_views(arrow *a, rooms *r, batch *b, int which, int more, int64_t first, kava_column *c) {
+  struct stretch {
+    int64_t begin, end;
+    const void *data;
+  } * stretches;
+  const void *raw;
+  kava_status st = load(a, r, b, which, (uint64_t)first * 16, (uint64_t)c->length * 16, &raw);
+  if (st != KAVA_OK) return st;
+  kava_bytes *out = (kava_bytes *)(void *)take(a, r, (size_t)c->length * sizeof *out);
+  stretches = (struct stretch *)(void *)take(a, r, (size_t)more * sizeof *stretches);
+  if (!out || !stretches) return KAVA_MEMORY;
+  for (int k = 0; k < more; k++) stretches[k] = (struct stretch){INT64_MAX, 0, NULL};
+  for (int pass = 0; pass < 2; pass++) {
+    for (int64_t i = 0; i < c->length; i++) {
+      const char *view = (const char *)raw + i * 16;
+      int32_t field[4]; /* length, beginning, buffer, offset */
+      int64_t bit = c->valid_bit + i;
+      memcpy(field, view, 16);
+      if (c->valid && !(c->valid[bit >> 3] >> (bit & 7) & 1)) {
+        out[i] = (kava_bytes){NULL, 0}; /* of a null the rest means nothing */
+      } else if (field[0] >= 0 && field[0] <= 12) {
+        out[i] = (kava_bytes){view + 4, (uint64_t)field[0]};
+      } else {
+        if (field[0] < 0 || field[2] < 0 || field[2] >= more || field[3] < 0) return broken(a, "a view of nothing");
+        struct stretch *s = &stretches[field[2]];
+        if (pass == 0) {
+          if (field[3] < s->begin) s->begin = field[3];
+          if ((int64_t)field[3] + field[0] > s->end) s->end = (int64_t)field[3] + field[0];
+        } else {
+          out[i] = (kava_bytes){(const char *)s->data + (field[3] - s->begin), (uint64_t)field[0]};
+        }
+      }
+    }
+    for (int k = 0; k < more && pass == 0; k++) {
+      struct stretch *s = &stretches[k];
+      if (s->end == 0) continue;
+      st = load(a, r, b, which + 1 + k, (uint64_t)s->begin, (uint64_t)(s->end - s->begin), &s->data);
+      if (st != KAVA_OK) return st;
+    }
+  }
+  c->values = out;
+  return KAVA_OK;
+}
+
 static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *field, int64_t first, int64_t count,
                                kava_column *c) {
   const kava_arrow_node n = a->schema.nodes[field->index];
@@ -384,8 +483,8 @@ static kava_status load_column(arrow *a, rooms *r, batch *b, const kava_field *f
     which++;
   }
   switch (n.layout) {
-  case KAVA_LAYOUT_NULL:
-  case KAVA_LAYOUT_VIEWS: break;
+  case KAVA_LAYOUT_NULL: break;
+  case KAVA_LAYOUT_VIEWS: st = load_views(a, r, b, which, n.more, first, c); break;
   case KAVA_LAYOUT_BITS:
     c->bit = first % 8;
     st = load(a, r, b, which, (uint64_t)first / 8, (uint64_t)((first + count + 7) / 8 - first / 8), &c->values);
@@ -435,7 +534,7 @@ static kava_status make_columns(arrow *a, const kava_field *field, kava_column *
 /* Rows of the batch at hand that make a slice of about SLICE_BYTES. */
 static int64_t slice_rows(arrow *a, const kava_field *field, int64_t *bytes) {
   const kava_arrow_node *n = &a->schema.nodes[field->index];
-  for (int i = 0; i < n->buffers; i++) {
+  for (int i = 0; i < n->buffers + n->more; i++) {
     uint64_t at, size;
     if (place_of(a, &a->batch, n->first_buffer + i, &at, &size) == KAVA_OK) *bytes += (int64_t)size;
   }

@@ -114,7 +114,7 @@ static kava_status read_type(kava_arrow_schema *s, kava_flat *f, size_t at, kava
     break;
   case 23:
   case 24:
-    set(field, n, KAVA_FIELD_OTHER, KAVA_LAYOUT_NULL, 0, 2, kind == 23 ? "binary_view" : "string_view");
+    set(field, n, KAVA_FIELD_TEXT, KAVA_LAYOUT_VIEWS, 16, 2, kind == 23 ? "binary_view" : "string_view");
     n->views = true;
     break;
   case 25:

@@ -8,13 +8,13 @@
 typedef struct kava_arrow_node {
   kava_layout layout;
   uint32_t width;
-  int buffers;           /* of its own */
-  bool validity;         /* the first of them is its bits */
-  bool views;            /* and there are as many more as the batch says */
-  bool natural;          /* indices without a sign */
-  int dictionary;        /* -1, or which one its values are in; the node itself holds indices */
-  int64_t length, nulls; /* in the batch at hand */
-  int first_buffer;
+  int buffers;            /* of its own */
+  bool validity;          /* the first of them is its bits */
+  bool views;             /* and there are as many more as the batch says */
+  bool natural;           /* indices without a sign */
+  int dictionary;         /* -1, or which one its values are in; the node itself holds indices */
+  int64_t length, nulls;  /* in the batch at hand */
+  int first_buffer, more; /* more: of views, how many buffers there are beside the two */
 } kava_arrow_node;
 
 /* A field whose values come as messages of their own, while the batches hold indices into them. */
