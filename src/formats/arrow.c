@@ -615,6 +615,7 @@ kava_status kava_arrow_open(const kava_file *file, kava_table **out) {
   a->table.class = &class;
   a->table.file = file;
   a->schema = (kava_arrow_schema){.path = file->path, .arena = &a->arena, .record = {.index = -1}};
+  a->table.record = a->schema.record;
   a->batch.message = -1;
   kava_status st = read_index(a);
   if (st == KAVA_OK) {
