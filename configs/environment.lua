@@ -66,6 +66,7 @@ return {
   schedule = { name = "constant", warmup = 100 },
   clip = 1.0,
   weight_decay = 0.01,
+  moments = "f32",
   max_bad_steps = 10,
 
   eval = { every = 100, before = true, rows = 128, generate = 0 },

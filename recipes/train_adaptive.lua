@@ -141,12 +141,12 @@ local function layout(p)
 end
 
 -- What tune decides from: the bytes that stay (student, gradients, two moments), the rows, the student's shape.
-local function measure(models, data, probe)
+local function measure(c, models, data, probe)
   local weights = 0
   for _, t in pairs(models.student:parameters()) do weights = weights + t:numel() * 4 end
   local spec = models.student.config
   return {
-    fixed_bytes = kava.memory().cpu.current + 3 * weights,
+    fixed_bytes = kava.memory().cpu.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
     row_tokens = data.train.longest,
     typical_tokens = math.ceil(data.train.tokens / data.train.rows),
     student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size, kv_dim = probe.layer_dim },
@@ -453,7 +453,7 @@ local function train(c, _, resolved)
   run.has_projector = next(extra) ~= nil
   stage("project", run.has_projector and ("%d weights beside the student's, tried on a test batch"):format(count) or "nothing to project")
 
-  local decisions = tune.decide(facts, c, measure(models, run.data, student_probe))
+  local decisions = tune.decide(facts, c, measure(c, models, run.data, student_probe))
   if checkpoint then
     for key, value in pairs(checkpoint.meta.decided) do decisions[key], decisions.why[key] = value, "as in the checkpoint" end
   end
@@ -475,7 +475,7 @@ local function train(c, _, resolved)
   run.parameters = { run.student:parameters(), extra }
   local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
   if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
-  run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay })
+  run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
   if checkpoint then restore(run, checkpoint) end
   run.log = try(log.open(run.output, checkpoint and run.step))
   try(kava.fs.write(run.output .. "/config.lua", resolved:text()))

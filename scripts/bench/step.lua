@@ -1,10 +1,11 @@
 -- The main job's step at SmolLM2-135M's shapes: 30-layer teacher (no gradients), 15-layer student, keys of all layers concatenated,
 -- projector on the teacher's side, Mercator loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them.
 -- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [wait=1]
+--   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [wait=1]
 -- wait=1: one measurement for every line on standard input (scripts/bench/side_by_side.py alternates it with the peer).
 local kava = require "kava"
-local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 30 }
+local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 30,
+  moments = "f32" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -41,7 +42,7 @@ local student = smol(o.layers // 2, "f32"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd }
 local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
-local opt = kava.optim.adamw(groups, { weight_decay = 0.01 })
+local opt = kava.optim.adamw(groups, { weight_decay = 0.01, state_dtype = o.moments })
 local batches = {}
 for i = 1, 4 do
   batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * 49151):to { dtype = "i64" }

@@ -139,6 +139,25 @@ describe("train_adaptive", function()
     assert.same(records(whole), records(folder))
   end)
 
+  it("keeps AdamW's moments in bf16 where asked, through a resume too", function()
+    local whole16, half16 = dir .. "/moments", dir .. "/moments_half"
+    assert.equal(0, (train("moments=bf16 resume=none output=" .. whole16)))
+    -- a checkpoint of step 6 of the same run, and two steps more
+    os.execute(("mkdir -p %s/checkpoints && cp %s/checkpoints/step-00000006.kava %s/checkpoints/"):format(half16, whole16, half16))
+    local code, out, err = train("moments=bf16 output=" .. half16)
+    assert.equal(0, code, err)
+    assert.truthy(out:find "resume")
+    assert.equal(weights(whole16), weights(half16))
+    assert.is_false(weights(unbroken()) == weights(whole16))
+    local kava = require "kava"
+    local held = assert(kava.checkpoint.load(whole16 .. "/checkpoints/step-00000008.kava"))
+    local narrow = 0
+    for name, t in pairs(held) do
+      if name:find "^optimizer" and t.dtype == "bf16" then narrow = narrow + 1 end
+    end
+    assert.truthy(narrow > 0)
+  end)
+
   it("saves and ends with 85 on a signal, in the middle of a step, and goes on from there", function()
     local folder = dir .. "/signalled"
     -- The loss sends the signal to its own program, in the middle of a step.
