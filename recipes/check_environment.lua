@@ -1,24 +1,151 @@
--- What this machine is, and what KAVA will do on it: `kava recipes/check_environment.lua [--json]`.
+-- What this machine is, and what KAVA will do on it: `kava recipes/check_environment.lua [--json]`. Ends with 0 only when training could
+-- start here: the folders can be written to, and nothing contradicts itself.
 local cli = require "kava.cli"
 
-local function report(config, options, resolved)
-  local facts = require("recipes.env").facts()
-  local places = require("recipes.paths").resolve(facts, config, resolved.from)
-  if options.json then
-    print(require("cjson").encode { version = require("kava").version, facts = facts, paths = places })
-    return
+local function gib(n) return n and ("%.2f GiB"):format(n / (1 << 30)) end
+
+-- The nearest folder on the way up that is there: where a folder would be made.
+local function standing(fs, path)
+  while not fs.exists(path) do
+    local up = path:match "^(.+)/[^/]+/*$" or path:sub(1, 1) == "/" and "/" or "."
+    if up == path then break end
+    path = up
   end
+  return path
+end
+
+-- Folders as they are: { path, source, exists, writable, free_bytes, problem }.
+local function folders(fs, places)
+  local list = {}
+  for _, kind in ipairs { "models", "data", "cache", "output" } do
+    local path = places[kind]
+    local at = standing(fs, path)
+    local writable, problem = fs.writable(at)
+    if writable and not fs.isdir(at) then writable, problem = nil, at .. ": a file is in the way" end
+    list[kind] = { path = path, source = places.why[kind], exists = fs.exists(path), writable = writable or false, problem = problem,
+      free_bytes = (fs.free(at)) }
+  end
+  return list
+end
+
+local ROOM = 256 << 20 -- bytes; the demo's checkpoints and logs need a small part of it
+
+-- What has to hold before training can start, each with what to do where it does not.
+local function checks(facts, config, places)
+  local list = {}
+  local function check(name, ok, message) list[#list + 1] = { name = name, ok = ok and true or false, message = message } end
+  local one = facts.launch
+  check("launch", true, ("rank %d of %d, by %s"):format(one.rank, one.world_size, one.source))
+  check("on the job's nodes", facts.mode ~= "login", facts.mode == "login"
+    and "this shell holds an allocation but is not on its nodes: start with srun" or facts.mode and "mode: " .. facts.mode or "no job")
+  for _, kind in ipairs { "output", "cache" } do
+    local place = places[kind]
+    check(kind .. " can be written", place.writable, place.writable and place.path
+      or ("%s; set KAVA_%s_PATH or paths.%s to a folder of yours"):format(place.problem, kind:upper(), kind))
+    if place.free_bytes then
+      local enough = place.free_bytes >= ROOM
+      check(kind .. " has room", enough, gib(place.free_bytes) .. " free"
+        .. (enough and "" or (" of at least %s; make room, or set KAVA_%s_PATH"):format(gib(ROOM), kind:upper())))
+    end
+  end
+  if facts.time_left_s then
+    check("time is left", facts.time_left_s > 60, ("%d s%s"):format(facts.time_left_s,
+      facts.time_left_s > 60 and "" or ": too little to train in; ask for a longer limit"))
+  end
+  if config.device ~= "auto" then
+    check("device", config.device == facts.device, ("device=%s, here: %s (%s)"):format(config.device, facts.device, facts.why.device))
+  end
+  return list
+end
+
+-- The report as programs read it: absent values are null. sources: the same facts, each with where it was read.
+local function as_json(kava, facts, places, workers, list)
+  local null = kava.json.null
+  local function pick(from, names)
+    local part = {}
+    for _, name in ipairs(names) do part[name] = from[name] == nil and null or from[name] end
+    return part
+  end
+  local environment = pick(facts, { "kind", "scheduler", "also", "mode", "array_job", "cluster", "nodes", "time_left_s", "limit_s",
+    "scratch", "restarts", "host", "user" })
+  environment.job_id = facts.job or null
+  environment.array_task_id = facts.array_task or null
+  environment.hosts = facts.hosts and kava.json.array(facts.hosts) or null
+  local gpu = facts.gpu and facts.gpus[facts.gpu]
+  local gpus = {}
+  for i, one in ipairs(facts.gpus) do gpus[i] = { kind = one.kind, name = one.name or null, memory_bytes = one.memory or null } end
+  local paths = { project_root = { path = cli.root(), source = "where the program's recipes are",
+    writable = kava.fs.writable(cli.root()) or false, free_bytes = kava.fs.free(cli.root()) or null } }
+  for from, to in pairs { models = "models", data = "data", cache = "cache", output = "outputs" } do
+    paths[to] = pick(places[from], { "path", "source", "exists", "writable", "free_bytes" })
+  end
+  local report = {
+    version = kava.version,
+    environment = environment,
+    launch = pick(facts.launch, { "rank", "world_size", "local_rank", "local_size", "source" }),
+    device = { kind = facts.device, index = facts.gpu and facts.gpu - 1 or null, name = gpu and gpu.name or facts.isa,
+      memory_bytes = gpu and gpu.memory or facts.memory or null, source = facts.why.device, seen = kava.json.array(gpus),
+      visible = facts.visible_devices and kava.json.array(facts.visible_devices) or null },
+    precision = facts.precision,
+    cpus = facts.cpus,
+    workers = workers,
+    memory_bytes = facts.memory or null,
+    paths = paths,
+    checks = kava.json.array(list),
+    warnings = kava.json.array(facts.warnings),
+    sources = facts.why,
+  }
+  print(assert(kava.json.encode(report, { indent = 2 })))
+end
+
+local function as_text(kava, facts, places, workers, list)
   local function line(name, value, why)
-    print(("%-18s %-28s %s"):format(name, value == nil and "unknown" or tostring(value), why or ""))
+    if value ~= nil then print((("  %-18s %-26s %s"):format(name, tostring(value), why or ""):gsub("%s+$", ""))) end
   end
-  local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) end
-  print(("KAVA %s"):format(require("kava").version))
-  for _, name in ipairs { "place", "scheduler", "job", "cpus", "device", "isa", "precision" } do
-    if facts[name] then line(name, facts[name], facts.why[name]) end
+  local function fact(name, title, text) line(title or name, text or facts[name], facts.why[name]) end
+  print(("KAVA %s on %s"):format(kava.version, facts.host))
+  print "environment"
+  fact "kind"
+  for _, name in ipairs { "scheduler", "also", "cluster", "job", "array_job", "array_task", "mode", "nodes" } do fact(name) end
+  fact("hosts", nil, facts.hosts and (#facts.hosts == 1 and facts.hosts[1] or facts.hosts[1] .. " …"))
+  fact("limit_s", "limit", facts.limit_s and facts.limit_s .. " s")
+  fact("time_left_s", "time left", facts.time_left_s and facts.time_left_s .. " s")
+  for _, name in ipairs { "restarts", "scratch", "user" } do fact(name) end
+  local one = facts.launch
+  line("rank", ("%d of %d, local %d%s"):format(one.rank, one.world_size, one.local_rank,
+    one.local_size and (" of %d"):format(one.local_size) or ""), one.source)
+  print "resources"
+  fact "cpus"
+  line("workers", workers, "tokenising threads: as many as CPUs, at most 8")
+  fact("memory", nil, gib(facts.memory) or "unknown")
+  fact "device"
+  for i, gpu in ipairs(facts.gpus) do line("gpu " .. i - 1, gpu.name or gpu.uuid or gpu.kind, gib(gpu.memory)) end
+  if facts.visible_devices then fact("visible_devices", "visible devices", #facts.visible_devices == 0 and "none"
+    or table.concat(facts.visible_devices, ",")) end
+  fact "isa"
+  fact "precision"
+  print "paths"
+  for _, kind in ipairs { "models", "data", "output", "cache" } do
+    local place = places[kind]
+    line(kind, place.path, ("%s; %s"):format(place.source, place.exists and gib(place.free_bytes) .. " free" or "not there yet"))
   end
-  line("memory", bytes(facts.memory), facts.why.memory)
-  line("memory available", bytes(facts.memory_available), facts.why.memory_available)
-  for _, kind in ipairs { "models", "data", "output", "cache" } do line(kind, places[kind], places.why[kind]) end
+  print "checks"
+  for _, check in ipairs(list) do print(("  %-6s %s: %s"):format(check.ok and "ok" or "FAILED", check.name, check.message)) end
+  for _, warning in ipairs(facts.warnings) do print("warning: " .. warning) end
+end
+
+local function report(config, options, resolved)
+  local kava = require "kava"
+  local facts = require("recipes.env").facts()
+  local places = folders(kava.fs, require("recipes.paths").resolve(facts, config, resolved.from))
+  local list = checks(facts, config, places)
+  local workers = require("recipes.tune").workers(facts, config)
+  local show = options.json and as_json or as_text
+  show(kava, facts, places, workers, list)
+  for _, check in ipairs(list) do
+    if not check.ok then return cli.exit.failed end
+  end
+  return cli.exit.done
 end
 
 return cli.recipe({

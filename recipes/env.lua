@@ -1,8 +1,19 @@
 -- What this machine and this job are. Facts only, each with the place it was read from (facts.why); what follows from them is
--- decided in paths.lua and tune.lua, which are pure.
+-- decided in paths.lua and tune.lua, which are pure. Everything is read through one table of functions, so that a spec describes any
+-- machine by a table; the concerns have a file each in recipes/env/.
+local clock = require "recipes.env.clock"
+local devices = require "recipes.env.devices"
+local launch = require "recipes.env.launch"
+local limits = require "recipes.env.limits"
+local schedulers = require "recipes.env.schedulers"
+local variables = require "recipes.env.variables"
+
 local env = {}
 
--- Where facts come from; a spec passes its own.
+local SECONDS_TO_ANSWER = 5 -- for a scheduler that is asked
+
+-- Where facts come from. cuda (a function that lists GPUs) and backends (the kinds of device this build computes on) are absent
+-- where there are none.
 local function system()
   local kava = require "kava"
   return {
@@ -10,91 +21,53 @@ local function system()
     read = function(path)
       local file = io.open(path, "rb")
       if not file then return nil end
-      local text = file:read "a"
+      local text = file:read "a" -- nil for a folder
       file:close()
       return text
     end,
-    threads = kava.threads,
+    run = function(command) -- its output; nil where it fails or does not answer in time
+      local pipe = io.popen(("timeout %d %s 2>/dev/null"):format(SECONDS_TO_ANSWER, command))
+      local text = pipe and pipe:read "a"
+      return pipe and pipe:close() and text or nil
+    end,
+    now = os.time,
+    cpus = kava.cpus,
     isa = kava.isa,
+    host = kava.host,
   }
 end
 
-local function fact(facts, name, value, why)
-  facts[name], facts.why[name] = value, why
+local At = {}
+At.__index = At
+
+-- A fact and where it was read; nil: not known.
+function At:put(name, value, why)
+  self.facts[name] = value
+  self.facts.why[name] = value ~= nil and why or nil
 end
 
--- The smallest limit on the way from this process's cgroup to the root: v2 has memory.max, v1 memory.limit_in_bytes.
-local function cgroup_limit(from)
-  local smallest, where
-  local function consider(path)
-    local limit = math.tointeger(tonumber((from.read(path) or ""):match("^(%d+)%s*$")))
-    if limit and limit < 1 << 60 and (not smallest or limit < smallest) then smallest, where = limit, path end
-  end
-  for line in (from.read("/proc/self/cgroup") or ""):gmatch("[^\n]+") do
-    local controllers, group = line:match("^%d+:([^:]*):(.*)$")
-    local base = controllers == "" and "/sys/fs/cgroup" or (controllers or ""):find("memory", 1, true) and "/sys/fs/cgroup/memory"
-    local leaf = controllers == "" and "/memory.max" or "/memory.limit_in_bytes"
-    while base do
-      consider(base .. (group == "/" and "" or group) .. leaf)
-      if group == "/" or group == "" then break end
-      group = group:match("^(.*)/[^/]*$")
-    end
-  end
-  return smallest, where
-end
-
-local function scheduler(facts, from)
-  local job = from.getenv "SLURM_JOB_ID"
-  if job then
-    fact(facts, "scheduler", "slurm", "SLURM_JOB_ID is set")
-    fact(facts, "job", job, "SLURM_JOB_ID")
-    fact(facts, "place", "hpc", "a scheduler runs this job")
-    return
-  end
-  fact(facts, "scheduler", "none", "no scheduler's variables are set")
-  if from.getenv "KUBERNETES_SERVICE_HOST" then
-    fact(facts, "place", "cloud", "KUBERNETES_SERVICE_HOST is set")
-  else
-    fact(facts, "place", "local", "neither a scheduler's nor a cloud's variables are set")
-  end
-end
-
-local function memory(facts, from)
-  local meminfo = from.read "/proc/meminfo" or ""
-  local function kib(name)
-    local n = meminfo:match(name .. ":%s*(%d+) kB")
-    return n and math.tointeger(tonumber(n)) * 1024
-  end
-  local total, available = kib "MemTotal", kib "MemAvailable"
-  local limit, where = cgroup_limit(from)
-  fact(facts, "memory_available", available, "/proc/meminfo, MemAvailable")
-  if limit and (not total or limit < total) then
-    fact(facts, "memory", limit, where)
-  else
-    fact(facts, "memory", total, "/proc/meminfo, MemTotal")
-  end
-end
-
---- Gathers the facts: scheduler, job, place, user, home, cpus, memory (bytes this job may use), memory_available, device, isa,
---- precision, variables (the KAVA_* ones); facts.why[name] says where each came from.
+--- Gathers the facts (nil: not known): kind (local, hpc, cloud), scheduler and what it says of the job (env/schedulers.lua), launch
+--- (env/launch.lua), time_left_s, cpus and memory in bytes of this rank (env/limits.lua), device, gpus, precision
+--- (env/devices.lua), host, user, home; why[name] says where each came from. variables: the KAVA_* paths. warnings: what was malformed
+--- or looks wrong, with what to do. Ends the program (exit code 2) where ranks are malformed or contradict one another.
 function env.facts(from)
   from = from or system()
-  local facts = { why = {}, variables = {} }
-  scheduler(facts, from)
-  fact(facts, "user", from.getenv "USER" or from.getenv "LOGNAME" or "user", "USER")
-  fact(facts, "home", from.getenv "HOME" or ".", "HOME")
-  fact(facts, "cpus", from.threads(), "the CPUs this process may run on")
-  memory(facts, from)
-  fact(facts, "device", "cpu", "this build computes on the CPU")
-  local isa = from.isa()
-  fact(facts, "isa", isa, "the processor's features (KAVA_ISA lowers it)")
-  if isa:find("bf16", 1, true) or isa:find("amx", 1, true) then
-    fact(facts, "precision", "bf16", isa .. " multiplies bf16")
-  else
-    fact(facts, "precision", "f32", isa .. " has no bf16 products")
-  end
-  for _, name in ipairs { "KAVA_MODELS_PATH", "KAVA_DATA_PATH", "KAVA_OUTPUT_PATH", "KAVA_CACHE_PATH" } do
-    facts.variables[name] = from.getenv(name)
+  local v = variables.new(from.getenv)
+  local facts = { why = {}, variables = {}, warnings = v.warnings }
+  local at = setmetatable({ facts = facts, from = from, v = v }, At)
+  local host = from.host()
+  at:put("host", host.name or "localhost", "uname")
+  local user, name = v:first("text", { "USER", "LOGNAME" })
+  at:put("user", user or host.user or "user", name or host.user and "the user database" or "nothing names the user")
+  at:put("home", v:text "HOME" or ".", v:has "HOME" and "HOME" or "HOME is not set: the current folder")
+  schedulers.read(at)
+  launch.read(at)
+  clock.read(at)
+  limits.read(at)
+  devices.read(at)
+  for _, kind in ipairs { "MODELS", "DATA", "OUTPUT", "CACHE" } do
+    local path = ("KAVA_%s_PATH"):format(kind)
+    facts.variables[path] = v:raw(path)
   end
   return facts
 end

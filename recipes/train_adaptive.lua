@@ -420,7 +420,7 @@ local function train(c, _, resolved)
   local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
 
   local facts = env.facts()
-  stage("detect", ("%s, %d CPUs, %s of memory, %s"):format(facts.place, facts.cpus, bytes(facts.memory), facts.isa))
+  stage("detect", ("%s, %d CPUs, %s of memory, %s"):format(facts.kind, facts.cpus, bytes(facts.memory), facts.isa))
 
   local places = paths.resolve(facts, c, resolved.from)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))

@@ -3,60 +3,105 @@ local env = require "recipes.env"
 local paths = require "recipes.paths"
 local program = require "spec.program"
 
--- A machine as a table literal.
+local MEMINFO = "MemTotal:       16384000 kB\nMemFree:         100 kB\nMemAvailable:    8192000 kB\n"
+
+-- A machine as a table (env_fixtures.lua says which keys).
 local function machine(m)
+  local set = { USER = "ada", HOME = "/home/ada" }
+  for name, value in pairs(m.set or {}) do set[name] = value or nil end
   return env.facts {
-    getenv = function(name) return (m.variables or {})[name] end,
-    read = function(path) return (m.files or {})[path] end,
-    threads = function() return m.cpus or 4 end,
+    getenv = function(name) return set[name] end,
+    read = function(path) return (m.files or {})[path] or path == "/proc/meminfo" and MEMINFO or nil end,
+    run = function(command) return (m.commands or {})[command] end,
+    now = function() return 1000000 end,
+    cpus = function() return m.cpus or 4 end,
     isa = function() return m.isa or "avx2" end,
+    host = function() return { name = m.host or "n0", user = "daemon" } end,
+    cuda = m.gpus and function() return m.gpus end,
+    backends = m.backends,
   }
 end
 
-local MEMINFO = "MemTotal:       16384000 kB\nMemFree:         100 kB\nMemAvailable:    8192000 kB\n"
+-- facts, "gpus.1.name" -> the value
+local function reach(facts, path)
+  local value = facts
+  for part in path:gmatch "[^.]+" do value = value and value[tonumber(part) or part] end
+  return value
+end
 
 describe("env", function()
-  it("gives every fact its source", function()
-    local facts = machine { files = { ["/proc/meminfo"] = MEMINFO } }
-    for name in pairs(facts) do
-      if name ~= "why" and name ~= "variables" then assert.truthy(facts.why[name], name) end
+  local fixtures = require "spec.recipes.env_fixtures"
+
+  for _, fixture in ipairs(fixtures) do
+    it("sees " .. fixture[1], function()
+      local ok, facts = pcall(machine, fixture)
+      if fixture.fails then
+        assert.falsy(ok)
+        assert.equal(2, facts.code, tostring(facts))
+        assert.truthy(tostring(facts):find(fixture.fails, 1, true), tostring(facts))
+        return
+      end
+      assert(ok, tostring(facts))
+      for path, expected in pairs(fixture.expect) do
+        local value = reach(facts, path)
+        if expected == false then expected = nil end
+        assert.same(expected, value, path)
+      end
+      local warnings = table.concat(facts.warnings, "\n")
+      if fixture.warns then assert.truthy(warnings:find(fixture.warns, 1, true), warnings)
+      else assert.equal("", warnings) end
+      for name in pairs(facts) do -- every fact has its source
+        if name ~= "why" and name ~= "variables" and name ~= "warnings" then assert.truthy(facts.why[name], name) end
+      end
+    end)
+  end
+
+  it("has at least 60 of them, each of a name of its own", function()
+    local seen = {}
+    for _, fixture in ipairs(fixtures) do
+      assert.falsy(seen[fixture[1]], fixture[1])
+      seen[fixture[1]] = true
     end
-    assert.equal("local", facts.place)
-    assert.equal("none", facts.scheduler)
-    assert.equal(16384000 * 1024, facts.memory)
-    assert.equal("/proc/meminfo, MemTotal", facts.why.memory)
-    assert.equal("f32", facts.precision)
+    assert.truthy(#fixtures >= 60)
   end)
 
-  it("sees the smallest cgroup limit on the way to the root", function()
-    local facts = machine { files = {
-      ["/proc/meminfo"] = MEMINFO,
-      ["/proc/self/cgroup"] = "0::/slice/job/step\n",
-      ["/sys/fs/cgroup/slice/job/step/memory.max"] = "max\n",
-      ["/sys/fs/cgroup/slice/job/memory.max"] = "2147483648\n",
-      ["/sys/fs/cgroup/slice/memory.max"] = "4294967296\n",
-    } }
-    assert.equal(2147483648, facts.memory)
-    assert.equal("/sys/fs/cgroup/slice/job/memory.max", facts.why.memory)
-    facts = machine { files = {
-      ["/proc/meminfo"] = MEMINFO,
-      ["/proc/self/cgroup"] = "5:cpu:/x\n4:memory:/lxc/7\n",
-      ["/sys/fs/cgroup/memory/lxc/7/memory.limit_in_bytes"] = "1073741824\n",
-      ["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n",
-    } }
-    assert.equal(1073741824, facts.memory)
+  it("reads the date in PBS's answer", function()
+    local start = os.date("%a %b %d %H:%M:%S %Y", 999000)
+    local facts = machine { set = { PBS_JOBID = "3.s" },
+      commands = { ["qstat -f '3.s'"] = "    Resource_List.walltime = 00:30:00\n    stime = " .. start .. "\n" } }
+    assert.equal(800, facts.time_left_s)
+    assert.equal("qstat -f '3.s'", facts.why.time_left_s)
   end)
 
-  it("knows a job from a cloud from a desk", function()
-    local facts = machine { variables = { SLURM_JOB_ID = "77", KUBERNETES_SERVICE_HOST = "10.0.0.1" } }
-    assert.equal("hpc", facts.place)
-    assert.equal("77", facts.job)
-    assert.equal("cloud", machine({ variables = { KUBERNETES_SERVICE_HOST = "10.0.0.1" } }).place)
+  it("cannot read a variable of a secret's name", function()
+    local v = require("recipes.env.variables").new(function() return "canary" end)
+    for _, name in ipairs { "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "wandb_api_key", "DB_PASSWORD", "SLURM_JWT_token" } do
+      assert.error(function() v:text(name) end)
+      assert.error(function() v:raw(name) end)
+    end
   end)
 
-  it("takes bf16 where the processor multiplies it", function()
-    assert.equal("bf16", machine({ isa = "avx512bf16" }).precision)
-    assert.equal("f32", machine({ isa = "avx512" }).precision)
+  it("survives any text in any of its variables", function()
+    local names, seen = {}, {}
+    for _, fixture in ipairs(fixtures) do
+      for name in pairs(fixture.set or {}) do
+        if not seen[name] then names[#names + 1], seen[name] = name, true end
+      end
+    end
+    table.sort(names)
+    for _, text in ipairs { "", "-1", "99999999999999999999", "[", "n[0-9999999]", "[0-1][", ("[0-99]"):rep(12),
+      "\27[2J\n", ",,,", "0x10", "1e3",
+      ("9"):rep(4000), "GPU-", "\xff\xfe" } do
+      for i = 1, #names do
+        local fixture = fixtures[i % #fixtures + 1]
+        local set = {}
+        for name, value in pairs(fixture.set or {}) do set[name] = value end
+        set[names[i]] = text
+        local ok, err = pcall(machine, { set = set, files = fixture.files, gpus = fixture.gpus, host = fixture.host })
+        assert(ok or type(err) == "table" and err.code == 2, names[i] .. ": " .. tostring(err))
+        if not ok then assert.falsy(tostring(err):find "%c", tostring(err)) end
+      end
+    end
   end)
 
   it("reads this machine", function()
@@ -71,7 +116,7 @@ describe("paths", function()
 
   it("put variables over patterns", function()
     local variables = { USER = "ada", HOME = "/home/ada", SLURM_JOB_ID = "5", KAVA_DATA_PATH = "/data", KAVA_OUTPUT_PATH = "" }
-    local facts = machine { variables = variables }
+    local facts = machine { set = variables }
     local resolved = paths.resolve(facts, config)
     assert.equal("/scratch/ada/kava/5/{other}", resolved.models)
     assert.equal("/data", resolved.data)
@@ -94,8 +139,47 @@ describe("check_environment", function()
     code, out = program.run "recipes/check_environment.lua --json"
     assert.equal(0, code)
     local report = require("cjson").decode(out)
-    assert.truthy(report.facts.cpus >= 1)
-    assert.equal("paths.models, configs/environment.lua", report.paths.why.models)
+    assert.truthy(report.cpus >= 1)
+    assert.equal(0, report.launch.rank)
+    assert.equal(require("cjson").null, report.device.index)
+    assert.equal("paths.models, configs/environment.lua", report.paths.models.source)
+    assert.truthy(report.paths.outputs.free_bytes > 0)
+    for _, one in ipairs(report.checks) do assert.truthy(one.ok, one.name) end
+  end)
+
+  it("ends with 2 where ranks contradict, with 1 where nothing can be written", function()
+    local code, _, err = program.shell("RANK=4 WORLD_SIZE=4 LOCAL_RANK=0 " .. program.path .. " recipes/check_environment.lua")
+    assert.equal(2, code)
+    assert.truthy(err:find("RANK=4 is not below WORLD_SIZE=4", 1, true), err)
+    local out
+    code, out = program.run "recipes/check_environment.lua paths.output=README.md/x"
+    assert.equal(1, code)
+    assert.truthy(out:find "FAILED output can be written: [^\n]*KAVA_OUTPUT_PATH", out)
+  end)
+
+  it("shows no secret", function()
+    local canary = "canary-7f3a"
+    local set = {}
+    for _, name in ipairs { "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "PGPASSWORD", "KAVA_TOKEN", "SLURM_JWT", "SECRET" } do
+      set[#set + 1] = ("%s=%s"):format(name, canary)
+    end
+    for _, flag in ipairs { "", " --json" } do
+      local _, out, err = program.shell(table.concat(set, " ") .. " SLURM_JOB_ID=7 " .. program.path
+        .. " recipes/check_environment.lua" .. flag)
+      assert.truthy(out:find("slurm", 1, true), err)
+      assert.falsy((out .. err):find(canary, 1, true), out .. err)
+    end
+  end)
+
+  it("takes at most 300 ms", function()
+    if helper.sanitized then return pending "skipped: a sanitizer's build is slow" end
+    local clock, best = require("kava").clock, math.huge
+    for _ = 1, 5 do
+      local before = clock()
+      program.run "recipes/check_environment.lua --json"
+      best = math.min(best, (clock() - before) * 1000)
+    end
+    assert(best <= 300, ("%.0f ms"):format(best))
   end)
 
   it("takes a cluster's file", function()

@@ -1,4 +1,5 @@
 #include "base/threads.h"
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -36,11 +37,18 @@ static struct {
 static _Thread_local int my_index;
 static _Thread_local bool inside;
 
-static int allowed_cpus(void) {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    int count = CPU_COUNT(&set);
-    if (count > 0) return count < MAX_THREADS ? count : MAX_THREADS;
+/* The kernel refuses a mask that is smaller than its own, so the mask grows until it is taken. */
+int kava_cpus_allowed(void) {
+  for (int size = 1024; size <= 1 << 20; size *= 4) {
+    cpu_set_t *set = CPU_ALLOC(size);
+    if (!set) break;
+    size_t bytes = CPU_ALLOC_SIZE(size);
+    bool taken = sched_getaffinity(0, bytes, set) == 0;
+    bool larger = !taken && errno == EINVAL;
+    int count = taken ? CPU_COUNT_S(bytes, set) : 0;
+    CPU_FREE(set);
+    if (count > 0) return count;
+    if (!larger) break;
   }
   return 1;
 }
@@ -127,7 +135,7 @@ int kava_threads(void) {
 }
 
 void kava_set_threads(int count) {
-  if (count <= 0) count = allowed_cpus();
+  if (count <= 0) count = kava_cpus_allowed();
   if (count > MAX_THREADS) count = MAX_THREADS;
   pthread_mutex_lock(&pool.region);
   if (pool.workers > 0) stop_workers();

@@ -12,5 +12,6 @@ void kava_parallel(int64_t count, int64_t grain, kava_range_fn fn, void *ctx);
 
 int kava_threads(void);           /* threads a parallel region uses, the caller included; >= 1 */
 void kava_set_threads(int count); /* <= 0: the CPUs this process may use */
+int kava_cpus_allowed(void);      /* CPUs in this process's affinity mask; >= 1 */
 int kava_thread_index(void);      /* 0 for the caller, 1.. for workers, inside a region */
 #endif

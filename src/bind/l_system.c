@@ -6,6 +6,9 @@
 #include "kernels/kernels.h"
 #include "tape/tape.h"
 #include <limits.h>
+#include <pwd.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 
 #define SCOPE_TYPE "kava.Scope"
 
@@ -42,6 +45,33 @@ static int l_threads(lua_State *L) {
     kava_set_threads((int)count);
   }
   lua_pushinteger(L, kava_threads());
+  return 1;
+}
+
+static int l_cpus(lua_State *L) { /* [-0, +1, -] cpus() -> CPUs in this process's affinity mask */
+  lua_pushinteger(L, kava_cpus_allowed());
+  return 1;
+}
+
+static int
+l_host(lua_State *L) { /* [-0, +1, m] host() -> {name, system, release, machine, user}; what is unknown is nil */
+  lua_createtable(L, 0, 5);
+  struct utsname names;
+  if (uname(&names) == 0) {
+    lua_pushstring(L, names.nodename);
+    lua_setfield(L, -2, "name");
+    lua_pushstring(L, names.sysname);
+    lua_setfield(L, -2, "system");
+    lua_pushstring(L, names.release);
+    lua_setfield(L, -2, "release");
+    lua_pushstring(L, names.machine);
+    lua_setfield(L, -2, "machine");
+  }
+  const struct passwd *entry = getpwuid(geteuid());
+  if (entry) {
+    lua_pushstring(L, entry->pw_name);
+    lua_setfield(L, -2, "user");
+  }
   return 1;
 }
 
@@ -121,6 +151,8 @@ void kava_l_open_system(lua_State *L) {
                                        {"rng_state", l_rng_state},
                                        {"permute", l_permute},
                                        {"threads", l_threads},
+                                       {"cpus", l_cpus},
+                                       {"host", l_host},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"memory_fail_after", l_memory_fail_after},

@@ -29,6 +29,20 @@ function kava.permute(seed, count, index) end
 ---@return integer
 function kava.threads(n) end
 
+--- CPUs in this process's affinity mask; quotas and schedulers may allow fewer (recipes/env).
+---@return integer
+function kava.cpus() end
+
+---@class kava.Host
+---@field name string? as uname has it
+---@field system string?
+---@field release string?
+---@field machine string?
+---@field user string? the effective user, as the user database names it
+
+---@return kava.Host
+function kava.host() end
+
 ---@class kava.MemoryStats
 ---@field current integer bytes handed out
 ---@field peak integer bytes, at most since the start or memory_reset_peak

@@ -1,0 +1,178 @@
+-- GPUs this rank may use, and the precision each computes in. from.cuda and from.rocm say what is there (lists of { name, uuid,
+-- memory, major, minor } or { name, memory, gfx }); from.backends says what this build computes on. The masks are read here, whether
+-- or not a driver answers: what a job was given is a fact of its own.
+local devices = {}
+
+local variables = require "recipes.env.variables"
+
+--- CUDA's rule: unset is all, empty is none, the list ends at its first invalid entry. count: how many there are, where known.
+--- -> nil (all) | list of indexes (integers) and names ("GPU-…", "MIG-…"), the entry that ended it or nil
+function devices.mask(text, count)
+  if not text then return nil end
+  local list, seen = {}, {}
+  for entry in (text .. ","):gmatch "%s*([^,]-)%s*," do
+    local index = variables.whole(entry)
+    local name = entry:match "^GPU%-%x[%x%-]*$" or entry:match "^MIG%-[%w%-/]+$"
+    if not index and not name or index and count and index >= count or seen[index or name] then
+      if text:find "%S" then return list, entry end
+      return list
+    end
+    seen[index or name] = true
+    list[#list + 1] = index or name
+  end
+  return list
+end
+
+--- The GPUs of `all` that a mask leaves, in its order. A name is a whole UUID or the beginning of just one.
+function devices.select(all, mask)
+  if not mask then return all end
+  local chosen = {}
+  for _, entry in ipairs(mask) do
+    local found = {}
+    if math.type(entry) == "integer" then
+      found[1] = all[entry + 1]
+    else
+      for _, gpu in ipairs(all) do
+        if (gpu.uuid or ""):sub(1, #entry):lower() == entry:lower() then found[#found + 1] = gpu end
+      end
+    end
+    if #found ~= 1 then break end -- as CUDA does: the list ends here
+    chosen[#chosen + 1] = found[1]
+  end
+  return chosen
+end
+
+--- bf16 > f16 > f32 by what the hardware multiplies, not by what runs: emulated bf16 raises no error. A pure function.
+--- gpu: { kind = "cuda", major, minor } | { kind = "rocm", gfx } | { kind = "mps", macos } | { kind = "cpu", isa } -> precision, why
+function devices.precision(gpu)
+  if gpu.kind == "cuda" then
+    local capability = ("compute capability %d.%d"):format(gpu.major, gpu.minor)
+    if gpu.major >= 8 then return "bf16", capability .. " multiplies bf16" end
+    if gpu.major >= 7 then return "f16", capability .. " multiplies f16, bf16 only from 8.0" end
+    return "f32", capability .. " has no fast f16 products (7.0 has)"
+  elseif gpu.kind == "rocm" then
+    if gpu.gfx:find "^gfx90a" or gpu.gfx:find "^gfx9[45]" or gpu.gfx:find "^gfx1[12]" then return "bf16", gpu.gfx .. " multiplies bf16" end
+    if gpu.gfx:find "^gfx90" or gpu.gfx:find "^gfx10" then return "f16", gpu.gfx .. " multiplies f16, not bf16" end
+    return "f32", gpu.gfx .. " has no fast f16 products"
+  elseif gpu.kind == "mps" then
+    if (gpu.macos or 0) >= 14 then return "bf16", "macOS 14 and later multiply bf16" end
+    return "f16", "bf16 comes with macOS 14"
+  end
+  if gpu.isa:find("bf16", 1, true) or gpu.isa:find("amx", 1, true) then return "bf16", gpu.isa .. " multiplies bf16" end
+  return "f32", gpu.isa .. " has no bf16 products"
+end
+
+--- AMD's GPUs as the kernel lists them: nodes that compute -> list of { kind, name, gfx, memory, uuid }
+function devices.kfd(read)
+  local list = {}
+  for node = 0, 255 do
+    local base = ("/sys/class/kfd/kfd/topology/nodes/%d/"):format(node)
+    local text = read(base .. "properties")
+    if not text then break end
+    local function property(name) return math.tointeger(tonumber(("\n" .. text):match("\n" .. name .. " (%d+)"))) end
+    local version = property "gfx_target_version" or 0
+    if (property "simd_count" or 0) > 0 and version > 0 then -- a CPU is a node without SIMD units
+      local gfx = ("gfx%d%x%x"):format(version // 10000, version // 100 % 100, version % 100)
+      local memory, id = 0, property "unique_id"
+      for bank = 0, 7 do
+        local size = (read(("%smem_banks/%d/properties"):format(base, bank)) or ""):match "size_in_bytes (%d+)"
+        memory = memory + (math.tointeger(tonumber(size)) or 0)
+      end
+      list[#list + 1] = { kind = "rocm", name = gfx, gfx = gfx, memory = memory > 0 and memory or nil,
+        uuid = id and id > 0 and ("GPU-%016x"):format(id) or nil }
+    end
+  end
+  return list
+end
+
+-- Torque's file of lines such as host-gpu0 -> a mask of this host's
+local function torque_mask(at, path)
+  local text = at.from.read(path)
+  if not text then
+    at.v:warn("PBS_GPUFILE names %s, which cannot be read: no GPU is used; set CUDA_VISIBLE_DEVICES", path)
+    return ""
+  end
+  local indexes, short = {}, at.facts.host:match "^[^.]+"
+  for host, index in text:gmatch "(%S+)%-gpu(%d+)" do
+    if host:match "^[^.]+" == short then indexes[#indexes + 1] = index end
+  end
+  return table.concat(indexes, ",")
+end
+
+-- The mask that counts for CUDA, as text -> text | nil (all), why
+local function cuda_mask(at)
+  local v, facts = at.v, at.facts
+  if facts.scheduler == "slurm" and not (v:has "SLURM_GPUS_ON_NODE" or v:has "SLURM_STEP_GPUS" or v:has "SLURM_JOB_GPUS") then
+    -- An unconstrained node shows everybody's GPUs, and a mask may have come along from the shell that submitted the job.
+    return "", "SLURM_GPUS_ON_NODE is not set: this job was given no GPU"
+  end
+  local mask = v:raw "CUDA_VISIBLE_DEVICES"
+  if mask then return mask, mask:find "%S" and "CUDA_VISIBLE_DEVICES" or "CUDA_VISIBLE_DEVICES is empty: no GPU" end
+  if facts.scheduler == "torque" and v:text "PBS_GPUFILE" then return torque_mask(at, v:text "PBS_GPUFILE"), "PBS_GPUFILE" end
+  if facts.scheduler == "sge" and v:text "SGE_HGR_gpu" then
+    return (v:text("SGE_HGR_gpu"):gsub("%s+", ",")), "SGE_HGR_gpu"
+  end
+  return nil, "CUDA_VISIBLE_DEVICES is not set: all"
+end
+
+local function read_mask(at, name, text, count)
+  local list, bad = devices.mask(text, count)
+  if bad and bad ~= "-1" and bad ~= "NoDevFiles" then -- these two are how "none" is written
+    at.v:warn("%s=%s: the list ends before '%s', as the driver reads it: an index%s, GPU-… or MIG-… expected, each once", name,
+      variables.shown(text), variables.shown(bad), count and (" below %d"):format(count) or "")
+  end
+  return list
+end
+
+local function cuda(at)
+  local all = at.from.cuda and at.from.cuda() or {}
+  local text, why = cuda_mask(at)
+  local mask = read_mask(at, why:match "^[%u_]+" or "the mask", text, #all > 0 and #all or nil)
+  at:put("visible_devices", mask, why)
+  if not mask and #all > 0 and at.facts.scheduler == "sge" then
+    at.v:warn("Grid Engine counts GPUs but does not say which are this job's: set CUDA_VISIBLE_DEVICES in the job")
+  end
+  local chosen = devices.select(all, mask)
+  for _, gpu in ipairs(chosen) do gpu.kind = "cuda" end
+  return chosen, why
+end
+
+-- ROCR's mask comes first; HIP's, else CUDA's, indexes what is left.
+local function rocm(at)
+  local v = at.v
+  local all = devices.kfd(at.from.read)
+  if #all == 0 then return all end
+  local text, why = cuda_mask(at)
+  if text == "" and why:find "^SLURM" then return {}, why end
+  local first = v:raw "ROCR_VISIBLE_DEVICES"
+  local left = devices.select(all, read_mask(at, "ROCR_VISIBLE_DEVICES", first, #all))
+  local name = v:raw "HIP_VISIBLE_DEVICES" and "HIP_VISIBLE_DEVICES" or "CUDA_VISIBLE_DEVICES"
+  local second = v:raw(name)
+  return devices.select(left, read_mask(at, name, second, #left)),
+    second and name or first and "ROCR_VISIBLE_DEVICES" or "the kernel's list (/sys/class/kfd)"
+end
+
+--- Puts isa, device ("cuda", "rocm", "cpu"), gpus (those this job may use), gpu (this rank's, from 1), precision, and
+--- visible_devices where a mask says which.
+function devices.read(at)
+  local from, facts = at.from, at.facts
+  local isa = from.isa()
+  at:put("isa", isa, "the processor's features (KAVA_ISA lowers it)")
+  local nvidia, mask = cuda(at)
+  local amd, amd_mask = rocm(at)
+  local gpus, why = nvidia, mask
+  if #gpus == 0 and #amd > 0 then gpus, why = amd, amd_mask end
+  at:put("gpus", gpus, why)
+  local kind = gpus[1] and gpus[1].kind
+  if kind and (from.backends or {})[kind] then
+    local rank = facts.launch.local_rank
+    at:put("gpu", rank % #gpus + 1, ("local rank %d of %d visible"):format(rank, #gpus))
+    at:put("device", kind, why)
+    at:put("precision", devices.precision(gpus[facts.gpu]))
+  else
+    at:put("device", "cpu", kind and "this build computes on the CPU" or #gpus == 0 and why:find "no GPU" and why or "no GPU is seen")
+    at:put("precision", devices.precision { kind = "cpu", isa = isa })
+  end
+end
+
+return devices
