@@ -41,10 +41,12 @@ static void leave(const kava_map *map) {
 }
 
 static void on_bus_error(int number, siginfo_t *info, void *context) {
+  static int told; /* several threads may find it out at once: one says it */
   static const char before[] = "kava: ", after[] = ": has become shorter while it was in use\n";
   for (int i = 0; i < SLOTS; i++) {
     uintptr_t begin = __atomic_load_n(&slots[i].begin, __ATOMIC_ACQUIRE);
     if (begin <= CLAIMED || (uintptr_t)info->si_addr - begin >= slots[i].size) continue;
+    while (__atomic_exchange_n(&told, 1, __ATOMIC_ACQ_REL)) pause(); /* until the other ends the program */
     struct iovec text[] = {{(void *)(uintptr_t)before, sizeof before - 1},
                            {(void *)(uintptr_t)slots[i].path, strlen(slots[i].path)},
                            {(void *)(uintptr_t)after, sizeof after - 1}};

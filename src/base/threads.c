@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <unistd.h>
@@ -116,6 +117,12 @@ static void start_workers(void) {
     pthread_atfork(NULL, NULL, forget_after_fork);
     registered = true;
   }
+  /* What others send is for the caller's own threads; a fault of a worker's is its own. */
+  static const int sent[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+  sigset_t theirs, before;
+  sigemptyset(&theirs);
+  for (size_t i = 0; i < sizeof sent / sizeof *sent; i++) sigaddset(&theirs, sent[i]);
+  pthread_sigmask(SIG_BLOCK, &theirs, &before);
   atomic_store(&pool.epoch, 0);
   while (pool.workers < pool.wanted - 1) {
     intptr_t index = pool.workers + 1;
@@ -123,6 +130,7 @@ static void start_workers(void) {
     if (pthread_create(&pool.thread[pool.workers], NULL, worker, (void *)index) != 0) break;
     pool.workers++;
   }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 int kava_threads(void) {

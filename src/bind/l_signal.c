@@ -5,6 +5,7 @@
 #include "bind/bind.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,7 +16,9 @@ static const struct {
 } known[] = {{"INT", SIGINT}, {"TERM", SIGTERM}, {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"HUP", SIGHUP}};
 enum { KNOWN = sizeof known / sizeof *known };
 
-static volatile sig_atomic_t received; /* the first watched signal that came; 0: none */
+/* The first watched signal that came; 0: none. Atomic, since the handler runs on whichever thread the system picks. */
+static atomic_int received;
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a signal handler may touch it");
 static bool watched[KNOWN];
 
 static void on_signal(int number) {
