@@ -58,8 +58,49 @@ local function checks(facts, config, places)
   return list
 end
 
+local DEMO = "assets/demo/teacher.gguf"
+
+-- The teacher that is named, else the demo's: loaded, probed, its keys aggregated and projected, and the batch that a student of its
+-- shape would get here. -> a check, batch { micro_batch, accumulate, target_batch, model, reason } | nil
+local function try_model(kava, facts, config, places)
+  local name, path = config.teacher.path, nil
+  for _, candidate in ipairs(name and require("recipes.paths").candidates(name, places.models.path, cli.root()) or { cli.find(DEMO) }) do
+    if not path and kava.data.exists(candidate) then path = candidate end
+  end
+  local check = { name = "keys are extracted and projected", ok = false }
+  if not path then
+    check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODELS_PATH"
+    return check
+  end
+  local done, problem = pcall(function()
+    local model = assert(kava.model.load(path))
+    local probe = model:probe()
+    local ids = kava.zeros({ 1, 32 }, { dtype = "i64" })
+    local keys = kava.kv.aggregate(model:forward({ input_ids = ids, logits = false }).kv, config.kv.method, { part = "keys" })
+    local width = keys.shape[3]
+    local projector = kava.projector { in_dim = width, out_dim = probe.layer_dim, hidden_ratio = 1 / 4 }
+    local shape = projector(keys).shape
+    assert(shape[1] == 1 and shape[2] == 32 and shape[3] == probe.layer_dim, "the projector gave another shape")
+    check.message = ("%s: %d layers x %d heads x %d, %d numbers a token to %d"):format(path, probe.layers, probe.kv_heads, probe.head_dim,
+      width, probe.layer_dim)
+    local weights, spec = 0, model.config
+    for _, t in pairs(model:parameters()) do weights = weights + 4 * t:numel() end
+    local tokens = config.data.max_length
+    local decisions = require("recipes.tune").decide(facts, config, { fixed_bytes = 4 * weights, row_tokens = tokens,
+      typical_tokens = tokens, student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size,
+        kv_dim = probe.layer_dim } })
+    check.batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = config.target_batch,
+      model = path, reason = decisions.why.batch_size }
+  end)
+  check.ok = done
+  if not done then check.message = tostring(problem) end
+  local batch = check.batch
+  check.batch = nil
+  return check, batch
+end
+
 -- The report as programs read it: absent values are null. sources: the same facts, each with where it was read.
-local function as_json(kava, facts, places, workers, list)
+local function as_json(kava, facts, places, workers, list, batch)
   local null = kava.json.null
   local function pick(from, names)
     local part = {}
@@ -91,6 +132,7 @@ local function as_json(kava, facts, places, workers, list)
     workers = workers,
     memory_bytes = facts.memory or null,
     paths = paths,
+    batch = batch or kava.json.null,
     checks = kava.json.array(list),
     warnings = kava.json.array(facts.warnings),
     sources = facts.why,
@@ -98,7 +140,7 @@ local function as_json(kava, facts, places, workers, list)
   print(assert(kava.json.encode(report, { indent = 2 })))
 end
 
-local function as_text(kava, facts, places, workers, list)
+local function as_text(kava, facts, places, workers, list, batch)
   local function line(name, value, why)
     if value ~= nil then print((("  %-18s %-26s %s"):format(name, tostring(value), why or ""):gsub("%s+$", ""))) end
   end
@@ -124,6 +166,10 @@ local function as_text(kava, facts, places, workers, list)
     or table.concat(facts.visible_devices, ",")) end
   fact "isa"
   fact "precision"
+  if batch then
+    line("batch", ("%d x %d = %d rows"):format(batch.micro_batch, batch.accumulate, batch.target_batch), batch.reason)
+    line("", "for a student of the shape of", batch.model)
+  end
   print "paths"
   for _, kind in ipairs { "models", "data", "output", "cache" } do
     local place = places[kind]
@@ -139,9 +185,11 @@ local function report(config, options, resolved)
   local facts = require("recipes.env").facts()
   local places = folders(kava.fs, require("recipes.paths").resolve(facts, config, resolved.from))
   local list = checks(facts, config, places)
+  local batch
+  list[#list + 1], batch = try_model(kava, facts, config, places)
   local workers = require("recipes.tune").workers(facts, config)
   local show = options.json and as_json or as_text
-  show(kava, facts, places, workers, list)
+  show(kava, facts, places, workers, list, batch)
   for _, check in ipairs(list) do
     if not check.ok then return cli.exit.failed end
   end

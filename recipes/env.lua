@@ -34,6 +34,7 @@ local function system()
     cpus = kava.cpus,
     isa = kava.isa,
     host = kava.host,
+    user = kava.user,
   }
 end
 
@@ -55,10 +56,9 @@ function env.facts(from)
   local v = variables.new(from.getenv)
   local facts = { why = {}, variables = {}, warnings = v.warnings }
   local at = setmetatable({ facts = facts, from = from, v = v }, At)
-  local host = from.host()
-  at:put("host", host.name or "localhost", "uname")
-  local user, name = v:first("text", { "USER", "LOGNAME" })
-  at:put("user", user or host.user or "user", name or host.user and "the user database" or "nothing names the user")
+  at:put("host", from.host().name or "localhost", "uname")
+  at:put("user", v:first("text", { "USER", "LOGNAME" }))
+  if not facts.user then at:put("user", from.user() or "user", "the user database") end
   at:put("home", v:text "HOME" or ".", v:has "HOME" and "HOME" or "HOME is not set: the current folder")
   schedulers.read(at)
   launch.read(at)

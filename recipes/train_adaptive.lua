@@ -420,7 +420,10 @@ local function train(c, _, resolved)
   local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
 
   local facts = env.facts()
-  stage("detect", ("%s, %d CPUs, %s of memory, %s"):format(facts.kind, facts.cpus, bytes(facts.memory), facts.isa))
+  local job = facts.scheduler ~= "none" and (", %s %s"):format(facts.scheduler, facts.job or "") or ""
+  stage("detect", ("%s%s, %d CPUs, %s of memory, %s"):format(facts.kind, job, facts.cpus, bytes(facts.memory), facts.isa),
+    facts.time_left_s and progress.duration(facts.time_left_s) .. " left")
+  for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
 
   local places = paths.resolve(facts, c, resolved.from)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))

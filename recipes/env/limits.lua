@@ -93,7 +93,7 @@ end
 
 local function shared(n, ranks, why)
   if not n or ranks <= 1 then return n, why end
-  return math.max(1, n // ranks), ("%s; %d ranks of this node share %d"):format(why, ranks, n)
+  return math.max(1, n // ranks), ("%s; shared by the %d ranks of this node"):format(why, ranks)
 end
 
 -- An affinity narrower than what the node's ranks have together was set by the launcher for this rank alone; else they share it.

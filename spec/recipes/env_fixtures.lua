@@ -118,6 +118,8 @@ return {
     expect = { mode = "interactive", ["launch.world_size"] = 1 } },
   { "Slurm, mpirun: SLURM_PROCID is the daemon's", set = with(STEP, with(OMPI, { SLURM_PROCID = "1", SLURM_STEP_NUM_TASKS = "2",
     SLURM_LOCALID = "0" })), expect = { ["launch.rank"] = 2, ["launch.world_size"] = 4, ["launch.local_rank"] = 0 } },
+  { "Slurm, MPICH's mpiexec", set = with(BATCH, { PMI_RANK = "2", PMI_SIZE = "4", MPI_LOCALRANKID = "0", MPI_LOCALNRANKS = "2" }),
+    expect = { mode = "batch", ["launch.rank"] = 2, ["launch.local_rank"] = 0, cpus = 2 } },
   { "Slurm, torchrun in a step", set = with(STEP, with(TORCHRUN, { SLURM_PROCID = "1", SLURM_STEP_NUM_TASKS = "2", SLURM_LOCALID = "0" })),
     expect = { ["launch.rank"] = 5, ["launch.world_size"] = 8, restarts = 2 } },
   { "Slurm, ranks exported by hand that agree", set = with(STEP, { RANK = "3", WORLD_SIZE = "4", LOCAL_RANK = "1" }),

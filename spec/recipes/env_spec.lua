@@ -16,7 +16,8 @@ local function machine(m)
     now = function() return 1000000 end,
     cpus = function() return m.cpus or 4 end,
     isa = function() return m.isa or "avx2" end,
-    host = function() return { name = m.host or "n0", user = "daemon" } end,
+    host = function() return { name = m.host or "n0" } end,
+    user = function() return "daemon" end,
     cuda = m.gpus and function() return m.gpus end,
     backends = m.backends,
   }
@@ -144,6 +145,7 @@ describe("check_environment", function()
     assert.equal(require("cjson").null, report.device.index)
     assert.equal("paths.models, configs/environment.lua", report.paths.models.source)
     assert.truthy(report.paths.outputs.free_bytes > 0)
+    assert.equal(32, report.batch.micro_batch * report.batch.accumulate)
     for _, one in ipairs(report.checks) do assert.truthy(one.ok, one.name) end
   end)
 
@@ -155,6 +157,15 @@ describe("check_environment", function()
     code, out = program.run "recipes/check_environment.lua paths.output=README.md/x"
     assert.equal(1, code)
     assert.truthy(out:find "FAILED output can be written: [^\n]*KAVA_OUTPUT_PATH", out)
+  end)
+
+  it("tries the teacher that is named", function()
+    local code, out = program.run "recipes/check_environment.lua teacher=assets/demo/teacher.gguf kv.method=mean"
+    assert.equal(0, code, out)
+    assert.truthy(out:find("64 numbers a token to 64", 1, true), out)
+    code, out = program.run "recipes/check_environment.lua teacher=nowhere"
+    assert.equal(1, code)
+    assert.truthy(out:find("FAILED keys are extracted and projected: nowhere: not found", 1, true), out)
   end)
 
   it("shows no secret", function()

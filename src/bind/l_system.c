@@ -53,9 +53,8 @@ static int l_cpus(lua_State *L) { /* [-0, +1, -] cpus() -> CPUs in this process'
   return 1;
 }
 
-static int
-l_host(lua_State *L) { /* [-0, +1, m] host() -> {name, system, release, machine, user}; what is unknown is nil */
-  lua_createtable(L, 0, 5);
+static int l_host(lua_State *L) { /* [-0, +1, m] host() -> {name, system, release, machine} as uname has them */
+  lua_createtable(L, 0, 4);
   struct utsname names;
   if (uname(&names) == 0) {
     lua_pushstring(L, names.nodename);
@@ -67,11 +66,16 @@ l_host(lua_State *L) { /* [-0, +1, m] host() -> {name, system, release, machine,
     lua_pushstring(L, names.machine);
     lua_setfield(L, -2, "machine");
   }
+  return 1;
+}
+
+/* [-0, +1, m] user() -> name | nil; a user database on the network takes its time */
+static int l_user(lua_State *L) {
   const struct passwd *entry = getpwuid(geteuid());
-  if (entry) {
+  if (entry)
     lua_pushstring(L, entry->pw_name);
-    lua_setfield(L, -2, "user");
-  }
+  else
+    lua_pushnil(L);
   return 1;
 }
 
@@ -153,6 +157,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"threads", l_threads},
                                        {"cpus", l_cpus},
                                        {"host", l_host},
+                                       {"user", l_user},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"memory_fail_after", l_memory_fail_after},

@@ -38,10 +38,13 @@ function kava.cpus() end
 ---@field system string?
 ---@field release string?
 ---@field machine string?
----@field user string? the effective user, as the user database names it
 
 ---@return kava.Host
 function kava.host() end
+
+--- The effective user as the user database names it, which may be asked over the network; nil: it does not know.
+---@return string?
+function kava.user() end
 
 ---@class kava.MemoryStats
 ---@field current integer bytes handed out
