@@ -1,7 +1,8 @@
 /* bind/l_signal.c: what a long-running program must know of its process: the signals that ask it to stop, whether a
  * stream is a terminal, and the time.
  * A watched signal only sets a flag; the training loop asks for it between micro-steps, saves, and leaves in good
- * order. A second SIGINT ends the program at once, for the user who will not wait. */
+ * order. A second SIGINT ends the program at once, for the user who will not wait.
+ * A prompt has it otherwise: under interruptible(f) SIGINT raises an error in the Lua code that f runs. */
 #include "bind/bind.h"
 #include <errno.h>
 #include <signal.h>
@@ -20,6 +21,7 @@ enum { KNOWN = sizeof known / sizeof *known };
 static atomic_int received;
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a signal handler may touch it");
 static bool watched[KNOWN];
+static struct sigaction before[KNOWN]; /* what a watched signal did before */
 
 static void on_signal(int number) {
   if (number == SIGINT && received == SIGINT) {
@@ -32,7 +34,7 @@ static void on_signal(int number) {
 
 static void unwatch_all(void) {
   for (int i = 0; i < KNOWN; i++)
-    if (watched[i]) signal(known[i].number, SIG_DFL);
+    if (watched[i]) sigaction(known[i].number, &before[i], NULL);
   memset(watched, 0, sizeof watched);
   received = 0;
 }
@@ -59,7 +61,7 @@ l_watch(lua_State *L) { /* [-0, +0, e] watch{"INT", …}: these and no others fr
     if (!wanted[i]) continue;
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
-    if (sigaction(known[i].number, &action, NULL) != 0)
+    if (sigaction(known[i].number, &action, &before[i]) != 0)
       return luaL_error(L, "signals.watch: %s: %s", known[i].name, strerror(errno));
     watched[i] = true;
   }
@@ -77,6 +79,50 @@ static int l_pending(lua_State *L) { /* [-0, +1, -] pending() -> name of the sig
   return 1;
 }
 
+/* The state in which interruptible() runs its function. The handler gives it a hook, which raises at the next
+ * instruction: a native operation ends first. lua_sethook is made for use in signal handlers. */
+static lua_State *volatile interruptible;
+static volatile sig_atomic_t interruptions;
+
+static void raise_interrupted(lua_State *L, lua_Debug *where) {
+  lua_sethook(L, NULL, 0, 0);
+  interruptions = 0;
+  lua_getinfo(L, "Sl", where);
+  if (where->currentline > 0)
+    lua_pushfstring(L, "%s:%d: interrupted", where->short_src, where->currentline);
+  else
+    lua_pushliteral(L, "interrupted");
+  lua_error(L);
+}
+
+static void on_interrupt(int number) {
+  static const char note[] = "\ninterrupted; waiting for a native operation to end (Ctrl-\\ ends the program)\n";
+  lua_sethook(interruptible, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  if (++interruptions == 2 && write(STDERR_FILENO, note, sizeof note - 1) < 0) return; /* nobody to tell */
+}
+
+static int l_interruptible(lua_State *L) { /* [-0, +n, -] interruptible(f, handler) -> as xpcall(f, handler) */
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  lua_State *outer = interruptible;
+  /* without SA_RESTART: a wait for input ends as well */
+  struct sigaction action = {.sa_handler = on_interrupt}, was;
+  sigemptyset(&action.sa_mask);
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, 1);
+  interruptible = L;
+  interruptions = 0;
+  sigaction(SIGINT, &action, &was);
+  int status = lua_pcall(L, 0, LUA_MULTRET, 3);
+  sigaction(SIGINT, &was, NULL);
+  lua_sethook(L, NULL, 0, 0);
+  interruptible = outer;
+  lua_pushboolean(L, status == LUA_OK);
+  lua_replace(L, 3); /* the handler's place */
+  return lua_gettop(L) - 2;
+}
+
 static int l_isatty(lua_State *L) { /* [-0, +1, e] isatty(fd) -> whether the descriptor is a terminal */
   lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
   return 1;
@@ -90,7 +136,8 @@ static int l_clock(lua_State *L) { /* [-0, +1, -] clock() -> seconds since an ar
 }
 
 void kava_l_open_signal(lua_State *L) {
-  static const luaL_Reg signals[] = {{"watch", l_watch}, {"pending", l_pending}, {NULL, NULL}};
+  static const luaL_Reg signals[] = {
+      {"watch", l_watch}, {"pending", l_pending}, {"interruptible", l_interruptible}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"isatty", l_isatty}, {"clock", l_clock}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   kava_l_subtable(L, "signals");

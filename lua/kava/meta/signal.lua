@@ -13,6 +13,14 @@ function signals.watch(names) end
 ---@return string?
 function signals.pending() end
 
+--- As xpcall(f, handler); a SIGINT meanwhile raises an error that ends in "interrupted" in what f runs, once a native operation under
+--- way has ended. A coroutine notices when it yields or ends.
+---@param f fun(): any ...
+---@param handler fun(err: any): any
+---@return boolean
+---@return any ...
+function signals.interruptible(f, handler) end
+
 ---@class kava
 local kava = { signals = signals }
 
