@@ -194,8 +194,9 @@ local sge = {
       at:put("array_task", v:integer "SGE_TASK_ID", "SGE_TASK_ID")
       at:put("array_job", at.facts.job, "JOB_ID")
     end
-    local kind = v:text "ENVIRONMENT"
-    at:put("mode", kind == "BATCH" and "batch" or "interactive", kind and "ENVIRONMENT" or "ENVIRONMENT is not BATCH: qrsh or qlogin")
+    local script = v:text "JOB_SCRIPT" or "" -- not ENVIRONMENT: batch jobs lack it, qrsh's have it, as BATCH
+    local interactive = script:find "^QR?LOGIN$" or script == "QRSH" or script == "INTERACTIVE"
+    at:put("mode", interactive and "interactive" or "batch", "JOB_SCRIPT")
     local again = v:integer "RESTARTED"
     at:put("restarts", again and math.min(again, 1) or nil, "RESTARTED")
     slots_here(at, host_file(at, "PE_HOSTFILE", hosts.pairs, true), "PE_HOSTFILE")

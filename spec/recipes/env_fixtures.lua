@@ -25,8 +25,17 @@ local PBS = { PBS_JOBID = "12.srv", PBS_ENVIRONMENT = "PBS_BATCH", PBS_NODEFILE 
 local PBS_FILES = { ["/spool/12"] = "h1\nh1\nh2\nh2\n" }
 local TORQUE = { PBS_JOBID = "9.srv", PBS_NUM_NODES = "2", PBS_NUM_PPN = "4", PBS_NP = "8", PBS_NODEFILE = "/spool/12",
   PBS_ENVIRONMENT = "PBS_BATCH", PBS_WALLTIME = "3600" }
-local SGE = { JOB_ID = "31", SGE_O_WORKDIR = "/home/ada", SGE_TASK_ID = "undefined", ENVIRONMENT = "BATCH", NSLOTS = "4", NHOSTS = "1",
+local SGE = { JOB_ID = "31", SGE_O_WORKDIR = "/home/ada", SGE_TASK_ID = "undefined", JOB_SCRIPT = "/spool/31", NSLOTS = "4", NHOSTS = "1",
   RESTARTED = "0", TMP = "/tmp/31.1.all.q" }
+local function qstat(starts) -- as 8.1.9 writes it
+  local list = {}
+  for task, start in ipairs(starts) do
+    list[task] = ("<ulong_sublist>\n<JAT_status>128</JAT_status>\n<JAT_task_number>%d</JAT_task_number>\n<JAT_start_time>%d"
+      .. "</JAT_start_time>\n</ulong_sublist>\n"):format(task, start)
+  end
+  return "<CE_name>gpu</CE_name>\n<CE_stringval>1</CE_stringval>\n<CE_name>h_rt</CE_name>\n<CE_valtype>3</CE_valtype>\n"
+    .. "<CE_stringval>3600</CE_stringval>\n<JB_ja_tasks>\n" .. table.concat(list) .. "</JB_ja_tasks>\n"
+end
 local LSF = { LSB_JOBID = "55", LSB_JOBINDEX = "0", LSB_MCPU_HOSTS = "h1 4 h2 4", LSB_DJOB_NUMPROC = "8" }
 local JSM = with(LSF, { JSM_NAMESPACE_RANK = "6", JSM_NAMESPACE_SIZE = "8", JSM_NAMESPACE_LOCAL_RANK = "2",
   LSB_DJOB_RANKFILE = "/ranks" })
@@ -177,12 +186,14 @@ return {
     array_task = NONE, mode = "batch", restarts = 0, cpus = 4, scratch = "/tmp/31.1.all.q" } },
   { "Grid Engine, array", set = with(SGE, { SGE_TASK_ID = "4" }), expect = { array_task = 4, array_job = "31" } },
   { "Grid Engine, restarted from its checkpoint", set = with(SGE, { RESTARTED = "2" }), expect = { restarts = 1 } },
-  { "Grid Engine, qrsh", set = with(SGE, { ENVIRONMENT = false }), expect = { mode = "interactive" } },
+  { "Grid Engine, qrsh", set = with(SGE, { JOB_SCRIPT = "QRSH", ENVIRONMENT = "BATCH" }), expect = { mode = "interactive" } },
   { "Grid Engine, parallel over hosts", set = with(SGE, { NHOSTS = "2", NSLOTS = "5", PE_HOSTFILE = "/pe" }), host = "h2",
     files = { ["/pe"] = "h1.site 3 all.q@h1 UNDEFINED\nh2.site 2 all.q@h2 UNDEFINED\n" }, expect = { nodes = 2, cpus = 2 } },
   { "Grid Engine, mpirun", set = with(SGE, OMPI), expect = { ["launch.rank"] = 2, ["launch.local_size"] = 2 } },
-  { "Grid Engine, asked", set = SGE, commands = { ["qstat -xml -j '31'"] = "<JAT_start_time>999000</JAT_start_time><CE_name>h_rt</CE_name>"
-    .. "<CE_valtype>3</CE_valtype><CE_stringval>3600</CE_stringval>" }, expect = { limit_s = 3600, time_left_s = 2600 } },
+  { "Grid Engine, asked", set = SGE, commands = { ["qstat -xml -j '31'"] = qstat { 999000 } },
+    expect = { limit_s = 3600, time_left_s = 2600 } },
+  { "Grid Engine, a task of an array, asked", set = with(SGE, { SGE_TASK_ID = "2" }),
+    commands = { ["qstat -xml -j '31'"] = qstat { 0, 999500 } }, expect = { array_task = 2, time_left_s = 3100 } },
   { "Grid Engine counts GPUs, and says no more", set = SGE, gpus = nvidia(1), warns = "CUDA_VISIBLE_DEVICES", expect = { device = "cpu" } },
   { "Univa names them", set = with(SGE, { SGE_HGR_gpu = "1 0" }), gpus = nvidia(2), backends = CUDA,
     expect = { visible_devices = { 1, 0 }, ["gpus.1.name"] = "A1" } },

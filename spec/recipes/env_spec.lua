@@ -30,6 +30,14 @@ local function reach(facts, path)
   return value
 end
 
+-- Every text within a value, one a line.
+local function texts(value)
+  if type(value) ~= "table" then return tostring(value) .. "\n" end
+  local list = {}
+  for key, part in pairs(value) do list[#list + 1] = tostring(key) .. "\n" .. texts(part) end
+  return table.concat(list)
+end
+
 describe("env", function()
   local fixtures = require "spec.recipes.env_fixtures"
 
@@ -48,6 +56,7 @@ describe("env", function()
         if expected == false then expected = nil end
         assert.same(expected, value, path)
       end
+      assert.falsy(texts(facts):find("canary", 1, true)) -- what a job's advert says of its environment
       local warnings = table.concat(facts.warnings, "\n")
       if fixture.warns then assert.truthy(warnings:find(fixture.warns, 1, true), warnings)
       else assert.equal("", warnings) end
