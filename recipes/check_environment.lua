@@ -149,7 +149,7 @@ local function as_text(kava, facts, places, workers, list, batch)
   print "environment"
   fact "kind"
   for _, name in ipairs { "scheduler", "also", "cluster", "job", "array_job", "array_task", "mode", "nodes" } do fact(name) end
-  fact("hosts", nil, facts.hosts and (#facts.hosts == 1 and facts.hosts[1] or facts.hosts[1] .. " …"))
+  fact("hosts", nil, facts.hosts and (#facts.hosts == 1 and facts.hosts[1] or ("%s and %d more"):format(facts.hosts[1], #facts.hosts - 1)))
   fact("limit_s", "limit", facts.limit_s and facts.limit_s .. " s")
   fact("time_left_s", "time left", facts.time_left_s and facts.time_left_s .. " s")
   for _, name in ipairs { "restarts", "scratch", "user" } do fact(name) end

@@ -4,11 +4,11 @@ local clock = {}
 
 --- "1-02:03:04", "02:03:04", "03:04" -> seconds | nil
 function clock.seconds(text)
-  local days, rest = (text or ""):match "^%s*(%d+)%-(%S+)%s*$"
+  local days, rest = (text or ""):match "^%s*(%d%d?%d?%d?)%-(%S+)%s*$"
   local total, parts = 0, 0
   for part in ((rest or text or "") .. ":"):gmatch "%s*([^:]*):" do
     local n = math.tointeger(tonumber(part:match "^%d+%s*$"))
-    if not n then return nil end
+    if not n or n > 1 << 32 then return nil end
     total, parts = total * 60 + n, parts + 1
   end
   if parts < 2 or parts > 3 then return nil end
@@ -57,7 +57,7 @@ local ASK = {
   lsf = {
     command = "bjobs -noheader -o time_left '%s'",
     read = function(_, text) -- hours:minutes, and a letter
-      local hours, minutes = text:match "^%s*(%d+):(%d+)"
+      local hours, minutes = text:match "^%s*(%d%d?%d?%d?%d?):(%d%d)"
       return hours and math.tointeger(tonumber(hours)) * 3600 + math.tointeger(tonumber(minutes)) * 60
     end,
   },

@@ -170,7 +170,11 @@ function devices.read(at)
     at:put("device", kind, why)
     at:put("precision", devices.precision(gpus[facts.gpu]))
   else
-    at:put("device", "cpu", kind and "this build computes on the CPU" or #gpus == 0 and why:find "no GPU" and why or "no GPU is seen")
+    local given = facts.visible_devices
+    at:put("device", "cpu", kind and "this build computes on the CPU" or given and #given == 0 and why or "no GPU is seen")
+    if given and #given > 0 then
+      at.v:warn("this job was given GPUs (%s), which this build does not use: ask for none", facts.why.visible_devices)
+    end
     at:put("precision", devices.precision { kind = "cpu", isa = isa })
   end
 end

@@ -65,7 +65,7 @@ function hosts.pairs(text, per_line)
   local list, slots = {}, {}
   local rest = text:gsub(per_line and "(%S+)[ \t]+(%d+)[^\n]*" or "(%S+)%s+(%d+)", function(name, count)
     if not slots[name] then list[#list + 1] = name end
-    slots[name] = (slots[name] or 0) + math.tointeger(tonumber(count))
+    slots[name] = (slots[name] or 0) + (math.tointeger(tonumber(count)) or 0)
     return ""
   end)
   if #list == 0 or rest:find "%S" then return nil end

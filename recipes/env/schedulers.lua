@@ -8,7 +8,11 @@
 -- on this node), limit_s, ends_at (since 1970), scratch, restarts, mode (batch, step, interactive; login: a shell outside the nodes).
 local hosts = require "recipes.env.hosts"
 
-local MIB = 1 << 20
+-- MiB, each of `times` -> bytes | nil where that is no memory's size
+local function bytes(mib, times)
+  local n = mib and mib * (times or 1.0) * (1 << 20)
+  return n and n > 0 and n < 1 << 60 and math.tointeger(n) or nil
+end
 
 local function set(...)
   local names = { ... }
@@ -47,11 +51,11 @@ local function slurm_memory(at)
   local whole, cpu, gpu = v:integer "SLURM_MEM_PER_NODE", v:integer "SLURM_MEM_PER_CPU", v:integer "SLURM_MEM_PER_GPU"
   local gpus = v:integer("SLURM_GPUS_ON_NODE", 1)
   if whole and whole > 0 then -- 0: all there is
-    at:put("job_memory", whole * MIB, "SLURM_MEM_PER_NODE")
+    at:put("job_memory", bytes(whole), "SLURM_MEM_PER_NODE")
   elseif cpu and cpu > 0 and facts.cpus_on_node then
-    at:put("job_memory", cpu * facts.cpus_on_node * MIB, "SLURM_MEM_PER_CPU on SLURM_CPUS_ON_NODE")
+    at:put("job_memory", bytes(cpu, 1.0 * facts.cpus_on_node), "SLURM_MEM_PER_CPU on SLURM_CPUS_ON_NODE")
   elseif gpu and gpu > 0 and gpus then
-    at:put("job_memory", gpu * gpus * MIB, "SLURM_MEM_PER_GPU on SLURM_GPUS_ON_NODE")
+    at:put("job_memory", bytes(gpu, 1.0 * gpus), "SLURM_MEM_PER_GPU on SLURM_GPUS_ON_NODE")
   end
 end
 
@@ -231,8 +235,7 @@ local htcondor = {
     at:put("nodes", 1, "HTCondor's jobs have one")
     at:put("restarts", job "NumJobStarts", "NumJobStarts in $_CONDOR_JOB_AD")
     at:put("cpus_on_node", machine "Cpus", "Cpus in $_CONDOR_MACHINE_AD")
-    local memory = machine "Memory"
-    at:put("job_memory", memory and memory * MIB, "Memory in $_CONDOR_MACHINE_AD")
+    at:put("job_memory", bytes(machine "Memory"), "Memory in $_CONDOR_MACHINE_AD")
   end,
 }
 

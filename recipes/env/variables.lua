@@ -41,11 +41,13 @@ function Variables:text(name)
   return value
 end
 
+local MOST = 1 << 40 -- of ranks, seconds, MiB: more is damage, and products with it would overflow
+
 --- text -> a whole number from `least` (0 when not given) | nil, what was expected
 function variables.whole(text, least)
   local n = text:match "^%s*(%-?%d+)%s*$"
   n = n and math.tointeger(tonumber(n))
-  if n and n >= (least or 0) then return n end
+  if n and n >= (least or 0) and n <= MOST then return n end
   return nil, ("a whole number from %d expected"):format(least or 0)
 end
 

@@ -300,6 +300,8 @@ return {
   { "a MIG slice", set = { CUDA_VISIBLE_DEVICES = "MIG-1a2b-3c" },
     gpus = { { name = "slice", uuid = "MIG-1a2b-3c4d", major = 9, minor = 0 } },
     backends = CUDA, expect = { device = "cuda", visible_devices = { "MIG-1a2b-3c" }, ["gpus.1.name"] = "slice" } },
+  { "GPUs given that this build cannot use", set = with(STEP, { SLURM_GPUS_ON_NODE = "1", CUDA_VISIBLE_DEVICES = "0" }), gpus = nvidia(1),
+    warns = "ask for none", expect = { device = "cpu" } },
   { "a V100 multiplies no bf16", gpus = { { name = "V100", major = 7, minor = 0 } }, backends = CUDA, expect = { precision = "f16" } },
   { "an RTX 3090 does", gpus = { { name = "3090", major = 8, minor = 6 } }, backends = CUDA, expect = { precision = "bf16" } },
   { "a P100 stores f16 only", gpus = { { name = "P100", major = 6, minor = 0 } }, backends = CUDA, expect = { precision = "f32" } },

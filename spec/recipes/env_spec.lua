@@ -114,6 +114,29 @@ describe("env", function()
     end
   end)
 
+  it("survives any text in any file and any answer", function()
+    for _, fixture in ipairs(fixtures) do
+      for _, kind in ipairs { "files", "commands" } do
+        for name, sound in pairs(fixture[kind] or {}) do
+          for _, text in ipairs { "", "\n", "\0", "x", sound:sub(1, #sound // 2), (sound:gsub("%d+", ("9"):rep(30))),
+            (sound:gsub("%d+", "-1")), (sound:gsub("%d+", "4611686018427387905")), (sound:gsub("%s", "")) } do
+            local other = {}
+            for path, content in pairs(fixture[kind]) do other[path] = content end
+            other[name] = text
+            local changed = setmetatable({ [kind] = other }, { __index = fixture })
+            local ok, facts = pcall(machine, changed)
+            assert(ok or type(facts) == "table" and facts.code == 2, fixture[1] .. ", " .. name .. ": " .. tostring(facts))
+            if ok then
+              assert.truthy(facts.cpus >= 1, name)
+              assert.truthy(facts.memory > 0, name)
+              assert.truthy((facts.time_left_s or 0) >= 0, name)
+            end
+          end
+        end
+      end
+    end
+  end)
+
   it("reads this machine", function()
     local facts = env.facts()
     assert.truthy(facts.cpus >= 1)
