@@ -39,6 +39,27 @@ describe("norm_linear", function()
     end)
   end
 
+  it("takes parameters that are results themselves, and refuses to go back over those written to", function()
+    kava.seed(5)
+    local x, p, doubled = kava.randn({ 4, 6 }, { dtype = "f64" }), parameters("f64", 6, 3), {}
+    for i, t in ipairs(p) do doubled[i] = t * 2 end
+    kava.linear(kava.layer_norm(x, doubled[1], doubled[2], 1e-5), doubled[3], doubled[4]):sum():backward()
+    local expected = gradients(p)
+    for i, t in ipairs(p) do
+      t.grad = nil
+      doubled[i] = t * 2
+    end
+    local y = kava.norm_linear(x, doubled[1], doubled[2], doubled[3], doubled[4], 1e-5):sum()
+    doubled = nil -- luacheck: ignore 311
+    collectgarbage()
+    y:backward()
+    for i, t in ipairs(p) do assert.is_true((kava.allclose(t.grad, expected[i], { rtol = 1e-11, atol = 1e-11 }))) end
+
+    local late = kava.norm_linear(x, p[1], p[2], p[3], p[4], 1e-5):sum()
+    kava.no_grad(function() p[3]:fill_(1) end)
+    assert.has_error(function() late:backward() end, "backward(): a tensor that norm_linear needs was written to after the forward pass")
+  end)
+
   it("gives x a gradient where x wants one", function()
     kava.seed(4)
     local x = kava.randn({ 4, 6 }, { dtype = "f64" }):requires_grad(true)

@@ -6,10 +6,10 @@
 
 #define ROWS_A_BLOCK 1024 /* rows of G at a time: few enough to hold, enough for the product to pack little again */
 
-/* node: inputs gamma, beta, w, b; saved[0] x; numbers[0] eps */
+/* node: inputs gamma, beta, w, b; saved x, gamma, beta, w; numbers[0] eps */
 static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) {
   kava_status st = KAVA_OK;
-  kava_tensor *gamma = node->inputs[0], *beta = node->inputs[1], *w = node->inputs[2], *b = node->inputs[3];
+  kava_tensor *gamma = node->saved[1], *beta = node->saved[2], *w = node->saved[3];
   kava_tensor *dgamma, *dbeta, *dw, *xhat = NULL, *g = NULL, *sums = NULL;
   bool add_w = false;
   int64_t rows, out = w->shape[0], in = w->shape[1];
@@ -18,9 +18,9 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   st = kava_op_layer_norm(node->saved[0], NULL, NULL, node->numbers[0], &xhat);
   kava_no_grad(-1);
   if (st != KAVA_OK) goto out;
-  KAVA_TRY(kava_grad_into_zeroed(gamma, &dgamma));
-  KAVA_TRY(kava_grad_into_zeroed(beta, &dbeta));
-  KAVA_TRY(kava_grad_into(w, &dw, &add_w));
+  KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dgamma));
+  KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dbeta));
+  KAVA_TRY(kava_grad_into(node->inputs[2], &dw, &add_w));
   KAVA_TRY(kava_tensor_new(dz->dtype, 1, &out, &sums));
   const kava_kernels *k = kava_kernels_cpu();
   kava_linear_args linear = {.dtype = dz->dtype,
@@ -72,7 +72,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                                     .dbeta = dbeta ? kava_tensor_data(dbeta) : NULL};
     k->norm_linear_finish(&finish);
   }
-  st = kava_grad_add(b, sums);
+  st = kava_grad_add(node->inputs[3], sums);
 out:
   kava_tensor_release(&xhat);
   kava_tensor_release(&g);
@@ -101,6 +101,7 @@ kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor 
   KAVA_TRY(kava_tape_record("norm_linear", norm_linear_backward, 4, parameters, y, &node));
   node->numbers[0] = eps;
   KAVA_TRY(kava_tape_save(node, 0, x));
+  for (int i = 0; i < 3; i++) KAVA_TRY(kava_tape_save(node, 1 + i, parameters[i]));
   *out = kava_tensor_retain(y);
 out:
   kava_tensor_release(&normed);
