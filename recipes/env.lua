@@ -12,8 +12,8 @@ local env = {}
 
 local SECONDS_TO_ANSWER = 5 -- for a scheduler that is asked
 
--- Where facts come from. cuda (a function that lists GPUs) and backends (the kinds of device this build computes on) are absent
--- where there are none.
+-- Where facts come from. cuda (a function that lists the GPUs CUDA's driver shows) and backends (the kinds of device this build
+-- computes on, beside the CPU) are absent where there are none.
 local function system()
   local kava = require "kava"
   return {

@@ -1,6 +1,6 @@
--- GPUs this rank may use, and the precision each computes in. from.cuda and from.rocm say what is there (lists of { name, uuid,
--- memory, major, minor } or { name, memory, gfx }); from.backends says what this build computes on. The masks are read here, whether
--- or not a driver answers: what a job was given is a fact of its own.
+-- GPUs this rank may use, and the precision each computes in. from.cuda lists what CUDA's driver shows, CUDA_VISIBLE_DEVICES applied
+-- ({ name, uuid, memory, major, minor }; a build without CUDA has no such function); AMD's are read from the kernel's files.
+-- from.backends says what this build computes on. Masks are read whether or not a driver answers: what a job was given is a fact too.
 local devices = {}
 
 local variables = require "recipes.env.variables"
@@ -124,15 +124,21 @@ local function read_mask(at, name, text, count)
   return list
 end
 
+-- The driver applies its own mask; the others are applied here. Where there is none to use, it is not even opened.
 local function cuda(at)
-  local all = at.from.cuda and at.from.cuda() or {}
   local text, why = cuda_mask(at)
-  local mask = read_mask(at, why:match "^[%u_]+" or "the mask", text, #all > 0 and #all or nil)
+  local own = why == "CUDA_VISIBLE_DEVICES"
+  local mask = read_mask(at, why:match "^[%w_]+", text)
   at:put("visible_devices", mask, why)
-  if not mask and #all > 0 and at.facts.scheduler == "sge" then
+  if mask and #mask == 0 then return mask, why end
+  local all = at.from.cuda and at.from.cuda() or {}
+  if own and #all > 0 and #all < #mask then
+    at.v:warn("CUDA_VISIBLE_DEVICES=%s names %d GPUs, the driver shows %d: the list ends at one that is not there",
+      variables.shown(text), #mask, #all)
+  elseif not mask and #all > 0 and at.facts.scheduler == "sge" then
     at.v:warn("Grid Engine counts GPUs but does not say which are this job's: set CUDA_VISIBLE_DEVICES in the job")
   end
-  local chosen = devices.select(all, mask)
+  local chosen = own and all or devices.select(all, mask)
   for _, gpu in ipairs(chosen) do gpu.kind = "cuda" end
   return chosen, why
 end

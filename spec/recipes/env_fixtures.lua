@@ -1,5 +1,5 @@
--- Machines and jobs as tables, for env_spec.lua: { name, set = variables, files =, commands =, cpus =, host =, isa =, gpus = (what CUDA
--- would list), backends =, expect = { fact = value } } ("launch.rank" reaches inside; false: not known); warns: a piece of a warning (no
+-- Machines and jobs as tables, for env_spec.lua: { name, set = variables, files =, commands =, cpus =, host =, isa =, gpus = (what the
+-- node has), backends =, expect = { fact = value } } ("launch.rank" reaches inside; false: not known); warns: a piece of a warning (no
 -- warnings otherwise); fails: a piece of the message of an exit with code 2. now is 1000000.
 local NONE = false
 
@@ -293,8 +293,8 @@ return {
     expect = { visible_devices = { 0, 2 }, ["gpus.2.name"] = "A2" } },
   { "a mask that is malformed", set = { CUDA_VISIBLE_DEVICES = "1,first" }, gpus = nvidia(4), backends = CUDA, warns = "'first'",
     expect = { visible_devices = { 1 } } },
-  { "a mask beyond the last GPU", set = { CUDA_VISIBLE_DEVICES = "0,7" }, gpus = nvidia(2), backends = CUDA, warns = "below 2",
-    expect = { visible_devices = { 0 } } },
+  { "a mask beyond the last GPU", set = { CUDA_VISIBLE_DEVICES = "0,7" }, gpus = nvidia(2), backends = CUDA, warns = "the driver shows 1",
+    expect = { ["gpus.1.name"] = "A0", ["gpus.2"] = NONE } },
   { "an old Slurm's word for none", set = { CUDA_VISIBLE_DEVICES = "NoDevFiles" }, gpus = nvidia(2), backends = CUDA,
     expect = { device = "cpu", visible_devices = {} } },
   { "a MIG slice", set = { CUDA_VISIBLE_DEVICES = "MIG-1a2b-3c" },

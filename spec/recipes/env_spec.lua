@@ -1,4 +1,5 @@
 local helper = require "spec.helper"
+local devices = require "recipes.env.devices"
 local env = require "recipes.env"
 local paths = require "recipes.paths"
 local program = require "spec.program"
@@ -18,7 +19,7 @@ local function machine(m)
     isa = function() return m.isa or "avx2" end,
     host = function() return { name = m.host or "n0" } end,
     user = function() return "daemon" end,
-    cuda = m.gpus and function() return m.gpus end,
+    cuda = m.gpus and function() return devices.select(m.gpus, devices.mask(set.CUDA_VISIBLE_DEVICES, #m.gpus)) end,
     backends = m.backends,
   }
 end
@@ -81,6 +82,31 @@ describe("env", function()
       commands = { ["qstat -f '3.s'"] = "    Resource_List.walltime = 00:30:00\n    stime = " .. start .. "\n" } }
     assert.equal(800, facts.time_left_s)
     assert.equal("qstat -f '3.s'", facts.why.time_left_s)
+  end)
+
+  it("chooses the precision by what the hardware multiplies", function()
+    for _, case in ipairs {
+      { "bf16", { kind = "cuda", major = 9, minor = 0 } }, { "bf16", { kind = "cuda", major = 8, minor = 6 } },
+      { "f16", { kind = "cuda", major = 7, minor = 5 } }, { "f32", { kind = "cuda", major = 6, minor = 1 } },
+      { "bf16", { kind = "rocm", gfx = "gfx90a" } }, { "bf16", { kind = "rocm", gfx = "gfx942" } },
+      { "bf16", { kind = "rocm", gfx = "gfx1100" } }, { "f16", { kind = "rocm", gfx = "gfx906" } },
+      { "f32", { kind = "rocm", gfx = "gfx803" } }, { "bf16", { kind = "mps", macos = 14 } }, { "f16", { kind = "mps", macos = 13 } },
+      { "bf16", { kind = "cpu", isa = "avx512bf16" } }, { "f32", { kind = "cpu", isa = "neon" } },
+    } do
+      local precision, why = devices.precision(case[2])
+      assert.equal(case[1], precision, why)
+      assert.truthy(#why > 0)
+    end
+  end)
+
+  it("reads durations as schedulers write them", function()
+    local seconds = require("recipes.env.clock").seconds
+    assert.equal(93784, seconds "1-02:03:04")
+    assert.equal(7384, seconds "2:03:04\n")
+    assert.equal(184, seconds "3:04")
+    for _, text in ipairs { "UNLIMITED", "", "7", "1:2:3:4", "-1:00", "1-", "a:b", "99999999999999999999-01:00:00" } do
+      assert.equal(nil, seconds(text), text)
+    end
   end)
 
   it("cannot read a variable of a secret's name", function()
