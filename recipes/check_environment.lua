@@ -99,8 +99,22 @@ local function try_model(kava, facts, config, places)
   return check, batch
 end
 
+-- What the program stands on, with versions; where BLAS is missing, what that means.
+local function dependencies(kava, facts)
+  local blas = kava.blas()
+  if not blas.library then
+    facts.warnings[#facts.warnings + 1] = "no BLAS library is found, and KAVA's own loops are slower: install libopenblas0"
+  end
+  local config = blas.config and blas.config:match "^%S+ [%d.]+"
+  return {
+    { name = "lua", version = _VERSION:match "[%d.]+", detail = kava.host().machine },
+    { name = "blas", version = config or blas.library or "none", detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
+      blas.library, blas.core or "an unnamed processor", blas.bf16) or "KAVA's own loops" },
+  }
+end
+
 -- The report as programs read it: absent values are null. sources: the same facts, each with where it was read.
-local function as_json(kava, facts, places, workers, list, batch)
+local function as_json(kava, facts, places, workers, list, batch, stands_on)
   local null = kava.json.null
   local function pick(from, names)
     local part = {}
@@ -133,6 +147,7 @@ local function as_json(kava, facts, places, workers, list, batch)
     memory_bytes = facts.memory or null,
     paths = paths,
     batch = batch or kava.json.null,
+    dependencies = kava.json.array(stands_on),
     checks = kava.json.array(list),
     warnings = kava.json.array(facts.warnings),
     sources = facts.why,
@@ -140,7 +155,7 @@ local function as_json(kava, facts, places, workers, list, batch)
   print(assert(kava.json.encode(report, { indent = 2 })))
 end
 
-local function as_text(kava, facts, places, workers, list, batch)
+local function as_text(kava, facts, places, workers, list, batch, stands_on)
   local function line(name, value, why)
     if value ~= nil then print((("  %-18s %-26s %s"):format(name, tostring(value), why or ""):gsub("%s+$", ""))) end
   end
@@ -170,6 +185,8 @@ local function as_text(kava, facts, places, workers, list, batch)
     line("batch", ("%d x %d = %d rows"):format(batch.micro_batch, batch.accumulate, batch.target_batch), batch.reason)
     line("", "for a student of the shape of", batch.model)
   end
+  print "dependencies"
+  for _, one in ipairs(stands_on) do line(one.name, one.version, one.detail) end
   print "paths"
   for _, kind in ipairs { "models", "data", "output", "cache" } do
     local place = places[kind]
@@ -189,7 +206,7 @@ local function report(config, options, resolved)
   list[#list + 1], batch = try_model(kava, facts, config, places)
   local workers = require("recipes.tune").workers(facts, config)
   local show = options.json and as_json or as_text
-  show(kava, facts, places, workers, list, batch)
+  show(kava, facts, places, workers, list, batch, dependencies(kava, facts))
   for _, check in ipairs(list) do
     if not check.ok then return cli.exit.failed end
   end

@@ -203,6 +203,8 @@ describe("check_environment", function()
     assert.equal(require("cjson").null, report.device.index)
     assert.equal("paths.models, configs/environment.lua", report.paths.models.source)
     assert.truthy(report.paths.outputs.free_bytes > 0)
+    assert.equal("5.4", report.dependencies[1].version)
+    assert.equal("blas", report.dependencies[2].name)
     assert.equal(32, report.batch.micro_batch * report.batch.accumulate)
     for _, one in ipairs(report.checks) do assert.truthy(one.ok, one.name) end
   end)
