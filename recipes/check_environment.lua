@@ -108,7 +108,8 @@ local function dependencies(kava, facts)
   local config = blas.config and blas.config:match "^%S+ [%d.]+"
   return {
     { name = "lua", version = _VERSION:match "[%d.]+", detail = kava.host().machine },
-    { name = "blas", version = config or blas.library or "none", detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
+    { name = "blas", version = config or blas.library or "none",
+      detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
       blas.library, blas.core or "an unnamed processor", blas.bf16) or "KAVA's own loops" },
   }
 end
@@ -168,9 +169,9 @@ local function as_text(kava, facts, places, workers, list, batch, stands_on)
   fact("limit_s", "limit", facts.limit_s and facts.limit_s .. " s")
   fact("time_left_s", "time left", facts.time_left_s and facts.time_left_s .. " s")
   for _, name in ipairs { "restarts", "scratch", "user" } do fact(name) end
-  local one = facts.launch
-  line("rank", ("%d of %d, local %d%s"):format(one.rank, one.world_size, one.local_rank,
-    one.local_size and (" of %d"):format(one.local_size) or ""), one.source)
+  local rank = facts.launch
+  line("rank", ("%d of %d, local %d%s"):format(rank.rank, rank.world_size, rank.local_rank,
+    rank.local_size and (" of %d"):format(rank.local_size) or ""), rank.source)
   print "resources"
   fact "cpus"
   line("workers", workers, "tokenising threads: as many as CPUs, at most 8")
@@ -186,7 +187,7 @@ local function as_text(kava, facts, places, workers, list, batch, stands_on)
     line("", "for a student of the shape of", batch.model)
   end
   print "dependencies"
-  for _, one in ipairs(stands_on) do line(one.name, one.version, one.detail) end
+  for _, part in ipairs(stands_on) do line(part.name, part.version, part.detail) end
   print "paths"
   for _, kind in ipairs { "models", "data", "output", "cache" } do
     local place = places[kind]
