@@ -67,7 +67,7 @@ local function try_model(kava, facts, config, places)
   for _, candidate in ipairs(name and require("recipes.paths").candidates(name, places.models.path, cli.root()) or { cli.find(DEMO) }) do
     if not path and kava.data.exists(candidate) then path = candidate end
   end
-  local check = { name = "keys are extracted and projected", ok = false }
+  local check, batch = { name = "keys are extracted and projected", ok = false }, nil
   if not path then
     check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODELS_PATH"
     return check
@@ -89,13 +89,11 @@ local function try_model(kava, facts, config, places)
     local decisions = require("recipes.tune").decide(facts, config, { fixed_bytes = 4 * weights, row_tokens = tokens,
       typical_tokens = tokens, student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size,
         kv_dim = probe.layer_dim } })
-    check.batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = config.target_batch,
+    batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = config.target_batch,
       model = path, reason = decisions.why.batch_size }
   end)
   check.ok = done
   if not done then check.message = tostring(problem) end
-  local batch = check.batch
-  check.batch = nil
   return check, batch
 end
 
