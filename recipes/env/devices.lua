@@ -43,7 +43,7 @@ function devices.select(all, mask)
 end
 
 --- bf16 > f16 > f32 by what the hardware multiplies, not by what runs: emulated bf16 raises no error. A pure function.
---- gpu: { kind = "cuda", major, minor } | { kind = "rocm", gfx } | { kind = "mps", macos } | { kind = "cpu", isa } -> precision, why
+--- gpu: { kind = "cuda", major, minor } | { kind = "rocm", gfx } | { kind = "mps", macos } | { kind = "cpu", isa, bf16 } -> precision, why
 function devices.precision(gpu)
   if gpu.kind == "cuda" then
     local capability = ("compute capability %d.%d"):format(gpu.major, gpu.minor)
@@ -58,8 +58,9 @@ function devices.precision(gpu)
     if (gpu.macos or 0) >= 14 then return "bf16", "macOS 14 and later multiply bf16" end
     return "f16", "bf16 comes with macOS 14"
   end
-  if gpu.isa:find("bf16", 1, true) or gpu.isa:find("amx", 1, true) then return "bf16", gpu.isa .. " multiplies bf16" end
-  return "f32", gpu.isa .. " has no bf16 products"
+  if gpu.bf16 == "amx" then return "bf16", "AMX multiplies bf16" end
+  if gpu.bf16 == "dot" then return "bf16", gpu.isa .. " multiplies bf16" end
+  return "f32", gpu.isa .. " has no bf16 products faster than f32's" -- Intel's vdpbf16ps is not (scripts/bench/RESULTS.md)
 end
 
 --- AMD's GPUs as the kernel lists them: nodes that compute -> list of { kind, name, gfx, memory, uuid }
@@ -162,7 +163,7 @@ end
 --- visible_devices where a mask says which.
 function devices.read(at)
   local from, facts = at.from, at.facts
-  local isa = from.isa()
+  local isa, bf16 = from.isa()
   at:put("isa", isa, "the processor's features (KAVA_ISA lowers it)")
   local nvidia, mask = cuda(at)
   local amd, amd_mask = rocm(at)
@@ -181,7 +182,7 @@ function devices.read(at)
     if given and #given > 0 then
       at.v:warn("this job was given GPUs (%s), which this build does not use: ask for none", facts.why.visible_devices)
     end
-    at:put("precision", devices.precision { kind = "cpu", isa = isa })
+    at:put("precision", devices.precision { kind = "cpu", isa = isa, bf16 = bf16 })
   end
 end
 

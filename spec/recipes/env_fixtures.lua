@@ -305,7 +305,7 @@ return {
   { "a V100 multiplies no bf16", gpus = { { name = "V100", major = 7, minor = 0 } }, backends = CUDA, expect = { precision = "f16" } },
   { "an RTX 3090 does", gpus = { { name = "3090", major = 8, minor = 6 } }, backends = CUDA, expect = { precision = "bf16" } },
   { "a P100 stores f16 only", gpus = { { name = "P100", major = 6, minor = 0 } }, backends = CUDA, expect = { precision = "f32" } },
-  { "GPUs this build cannot use", gpus = nvidia(1), isa = "avx512bf16",
+  { "GPUs this build cannot use", gpus = nvidia(1), isa = "avx512bf16", bf16 = "amx",
     expect = { device = "cpu", precision = "bf16", ["gpus.1.name"] = "A0" } },
   { "MI250", files = MI250, backends = { rocm = true },
     expect = { device = "rocm", ["gpus.1.gfx"] = "gfx90a", ["gpus.2.memory"] = 68702699520,

@@ -16,7 +16,7 @@ local function machine(m)
     run = function(command) return (m.commands or {})[command] end,
     now = function() return 1000000 end,
     cpus = function() return m.cpus or 4 end,
-    isa = function() return m.isa or "avx2" end,
+    isa = function() return m.isa or "avx2", m.bf16 or "f32" end,
     host = function() return { name = m.host or "n0" } end,
     user = function() return "daemon" end,
     cuda = m.gpus and function() return devices.select(m.gpus, devices.mask(set.CUDA_VISIBLE_DEVICES, #m.gpus)) end,
@@ -91,7 +91,8 @@ describe("env", function()
       { "bf16", { kind = "rocm", gfx = "gfx90a" } }, { "bf16", { kind = "rocm", gfx = "gfx942" } },
       { "bf16", { kind = "rocm", gfx = "gfx1100" } }, { "f16", { kind = "rocm", gfx = "gfx906" } },
       { "f32", { kind = "rocm", gfx = "gfx803" } }, { "bf16", { kind = "mps", macos = 14 } }, { "f16", { kind = "mps", macos = 13 } },
-      { "bf16", { kind = "cpu", isa = "avx512bf16" } }, { "f32", { kind = "cpu", isa = "neon" } },
+      { "bf16", { kind = "cpu", isa = "avx512bf16", bf16 = "amx" } }, { "bf16", { kind = "cpu", isa = "avx512bf16", bf16 = "dot" } },
+      { "f32", { kind = "cpu", isa = "avx512bf16", bf16 = "f32" } }, { "f32", { kind = "cpu", isa = "neon", bf16 = "f32" } },
     } do
       local precision, why = devices.precision(case[2])
       assert.equal(case[1], precision, why)

@@ -112,9 +112,10 @@ static int l_live(lua_State *L) { /* [-0, +1, -] live() -> number of live native
   return 1;
 }
 
-static int l_isa(lua_State *L) { /* [-0, +1, -] isa() -> the instruction set the CPU kernels use */
+static int l_isa(lua_State *L) { /* [-0, +2, -] isa() -> the CPU kernels' instruction set, how they multiply bf16 */
   lua_pushstring(L, kava_kernels_isa());
-  return 1;
+  lua_pushstring(L, kava_kernels_cpu()->linear_bf16());
+  return 2;
 }
 
 static int l_no_grad(lua_State *L) { /* [-1, +n, e] no_grad(f, …) -> f's results, nothing recorded meanwhile */

@@ -66,7 +66,9 @@ function kava.memory_fail_after(n) end
 function kava.live() end
 
 --- The instruction set that the CPU kernels use: "avx512bf16", "avx512", "avx2", "neon" or "reference".
+--- And how they multiply bf16: "amx", "dot" (AVX512-BF16), or "f32": rounded, and no faster than f32.
 ---@return string
+---@return "amx"|"dot"|"f32"
 function kava.isa() end
 
 --- Calls f(...) with nothing recorded for a backward pass; returns its results, passes its errors on.
