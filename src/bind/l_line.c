@@ -269,6 +269,8 @@ static int l_read(lua_State *L) { /* [-0, +1|2, e] line:read(prompt, complete|ni
   for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &action, &before[i]);
   locale_t other = self->locale ? uselocale(self->locale) : (locale_t)0;
   int count = 0;
+  edit.set(self->el, EL_PREP_TERM,
+           1); /* before the prompt is shown: a Ctrl-D at once is a key, not the end of a line */
   const char *text = edit.gets(self->el, &count);
   if (self->locale) uselocale(other);
   for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &before[i], NULL);
