@@ -45,6 +45,7 @@ static struct {
   void (*end)(EditLine *);
   const char *(*gets)(EditLine *, int *);
   int (*set)(EditLine *, int, ...);
+  int (*set_wide)(EditLine *, int, ...);
   int (*get)(EditLine *, int, ...);
   int (*source)(EditLine *, const char *);
   void (*resize)(EditLine *);
@@ -70,10 +71,10 @@ static bool open_library(void) {
     edit.library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
   if (!edit.library) return false;
   if (find("el_init", &edit.init) && find("el_end", &edit.end) && find("el_gets", &edit.gets) &&
-      find("el_set", &edit.set) && find("el_get", &edit.get) && find("el_source", &edit.source) &&
-      find("el_resize", &edit.resize) && find("el_line", &edit.line) && find("el_insertstr", &edit.insert) &&
-      find("history_init", &edit.history_init) && find("history_end", &edit.history_end) &&
-      find("history", &edit.history))
+      find("el_set", &edit.set) && find("el_wset", &edit.set_wide) && find("el_get", &edit.get) &&
+      find("el_source", &edit.source) && find("el_resize", &edit.resize) && find("el_line", &edit.line) &&
+      find("el_insertstr", &edit.insert) && find("history_init", &edit.history_init) &&
+      find("history_end", &edit.history_end) && find("history", &edit.history))
     return true;
   dlclose(edit.library);
   edit.library = NULL;
@@ -191,7 +192,8 @@ static int line_gc(lua_State *L) { /* [-0, +0, e] __gc, __close and release: ide
 
 static void bind_keys(EditLine *el) {
   edit.set(el, EL_EDITOR, "emacs");
-  edit.set(el, EL_ADDFN, "kava-complete", "completes a name", on_tab);
+  edit.set_wide(el, EL_ADDFN, L"kava-complete", L"completes a name",
+                on_tab); /* el_set would copy them and lose the copies */
   static const char *const keys[][2] = {
       {"^I", "kava-complete"},      {"^R", "em-inc-search-prev"}, {"\\e[3~", "ed-delete-next-char"},
       {"\\e[1~", "ed-move-to-beg"}, {"\\e[4~", "ed-move-to-end"}, {"\\e[H", "ed-move-to-beg"},
