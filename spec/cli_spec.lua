@@ -38,6 +38,10 @@ describe("the front door", function()
     assert.equal(2, code)
     assert.truthy(err:find("unknown option --hepl", 1, true))
     assert.equal(2, (run "-e"))
+    local out
+    code, out, err = program.shell(("cd / && %s recipes/check_environment.lua --help"):format(require("kava").fs.realpath(program.path)))
+    assert.equal(0, code, err) -- KAVA's own recipes, from any folder
+    assert.truthy(out:find("check_environment", 1, true))
     code, _, err = program.shell("KAVA_HOME=/nowhere " .. program.path .. " --version")
     assert.equal(1, code)
     assert.equal("kava: KAVA_HOME=/nowhere: lua/kava/init.lua is not there\n", err)

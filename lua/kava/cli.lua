@@ -181,8 +181,14 @@ end
 
 -- ------------------------------------------------------------------------------------------------------------------ main
 
+-- A recipe of KAVA's own is found from any folder: recipes/train_adaptive.lua lies beside the program, where not here.
 local function run_file(path, args)
   local file, message = io.open(path, "rb")
+  if not file and path:sub(1, 1) ~= "/" then
+    local own = cli.root() .. "/" .. path
+    file = io.open(own, "rb")
+    if file then path = own end
+  end
   if not file then usage(("%s: no such script (%s)"):format(path, message)) end
   file:close()
   local chunk, problem = loadfile(path)
