@@ -69,7 +69,7 @@ local function try_model(kava, facts, config, places)
   end
   local check, batch = { name = "keys are extracted and projected", ok = false }, nil
   if not path then
-    check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODELS_PATH"
+    check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODEL_PATH"
     return check
   end
   local done, problem = pcall(function()

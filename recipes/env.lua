@@ -65,9 +65,8 @@ function env.facts(from)
   clock.read(at)
   limits.read(at)
   devices.read(at)
-  for _, kind in ipairs { "MODELS", "DATA", "OUTPUT", "CACHE" } do
-    local path = ("KAVA_%s_PATH"):format(kind)
-    facts.variables[path] = v:raw(path)
+  for _, name in ipairs { "KAVA_PROJECT_ROOT", "KAVA_MODEL_PATH", "KAVA_DATA_PATH", "KAVA_OUTPUT_PATH", "KAVA_CACHE_PATH" } do
+    facts.variables[name] = v:raw(name)
   end
   return facts
 end

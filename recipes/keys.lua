@@ -12,7 +12,7 @@ return {
   { "resume", "string", '"auto": go on from the folder\'s last checkpoint; "none": start anew; or a checkpoint\'s path', free = true },
   { "collapse", "string", "what to do when the target collapses", choices = { "warn", "stop" }, free = true },
 
-  { heading = "Paths ({username}, {home} and {job} are replaced; the variables KAVA_MODELS_PATH … win)" },
+  { heading = "Paths ({username}, {home} and {job} are replaced; the variables KAVA_MODEL_PATH, KAVA_DATA_PATH … win)" },
   { "paths.models", "string", "where models are looked for", free = true },
   { "paths.data", "string", "where data is looked for", free = true },
   { "paths.output", "string", "where runs put their folders", free = true },

@@ -1,8 +1,9 @@
 -- Where things are: a pure function from facts and config to folders, with reasons. KAVA_*_PATH win over the config (a cluster's
--- file sets patterns such as /scratch/{username}/kava), the config over ./local_models and its like.
+-- file sets patterns such as /scratch/{username}/kava), the config over ./local_models and its like. What the config says relative to
+-- the current folder is relative to KAVA_PROJECT_ROOT where that is set.
 local paths = {}
 
-local KINDS = { "models", "data", "output", "cache" }
+local VARIABLES = { models = "KAVA_MODEL_PATH", data = "KAVA_DATA_PATH", output = "KAVA_OUTPUT_PATH", cache = "KAVA_CACHE_PATH" }
 
 local function expand(pattern, facts)
   local known = { username = facts.user, home = facts.home, job = facts.job or "0" }
@@ -12,14 +13,18 @@ end
 --- facts, config -> { models =, data =, output =, cache =, why = { … } }. An unknown {placeholder} is left as it is.
 function paths.resolve(facts, config, from)
   local resolved = { why = {} }
-  for _, kind in ipairs(KINDS) do
-    local variable = ("KAVA_%s_PATH"):format(kind:upper())
+  local root = facts.variables.KAVA_PROJECT_ROOT
+  for kind, variable in pairs(VARIABLES) do
     local value = facts.variables[variable]
     if value and value ~= "" then
       resolved[kind], resolved.why[kind] = value, variable
     else
       local name = "paths." .. kind
-      resolved[kind], resolved.why[kind] = expand(config.paths[kind], facts), from and name .. ", " .. from[name] or name
+      local path, why = expand(config.paths[kind], facts), from and name .. ", " .. from[name] or name
+      if root and root ~= "" and path:sub(1, 1) ~= "/" then
+        path, why = root .. "/" .. path:gsub("^%./", ""), why .. ", below KAVA_PROJECT_ROOT"
+      end
+      resolved[kind], resolved.why[kind] = path, why
     end
   end
   return resolved

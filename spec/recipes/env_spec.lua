@@ -183,6 +183,10 @@ describe("paths", function()
     assert.equal("KAVA_DATA_PATH", resolved.why.data)
     assert.equal("./o", resolved.output)
     assert.equal("/home/ada/c", resolved.cache)
+    variables.KAVA_PROJECT_ROOT, variables.KAVA_MODEL_PATH = "/project", "/m"
+    resolved = paths.resolve(machine { set = variables }, config)
+    assert.same({ "/m", "/data", "/project/o", "/home/ada/c" }, { resolved.models, resolved.data, resolved.output, resolved.cache })
+    assert.equal("paths.output, below KAVA_PROJECT_ROOT", resolved.why.output)
   end)
 
   it("list where a name may be", function()
