@@ -36,6 +36,37 @@ describe("the runtime's base", function()
     assert.equal(("kava: %s: has become shorter while it was in use\n"):format(path), errors)
   end)
 
+  it("cuts large blocks that never overlap, and puts freed neighbours together again", function()
+    math.randomseed(11)
+    local held = {}
+    local function check(i)
+      local t = held[i]
+      assert.is_true(t:min():item() == i and t:max():item() == i, "block " .. i .. " was written to by another")
+    end
+    for _ = 1, 600 do -- 64 KiB to 2 MiB, taken and given back in no order
+      local i = math.random(40)
+      if held[i] then
+        check(i)
+        held[i]:release()
+        held[i] = nil
+      else
+        held[i] = kava.full({ math.random(1 << 14, 1 << 19) }, i)
+      end
+    end
+    for i in pairs(held) do check(i) end
+    for i, t in pairs(held) do
+      t:release()
+      held[i] = nil
+    end
+    collectgarbage()
+    if helper.sanitized then return end -- every allocation is the system's own there
+    local free = kava.memory().cpu.cached
+    assert.is_true(free >= 8 << 20, "nothing is kept")
+    -- pieces of at most 2 MiB are one block again: one of 4 MiB fits there, and what is kept shrinks by it
+    local large <close> = kava.zeros { 1 << 20 }
+    assert.is_true(kava.memory().cpu.cached <= free - large:numel() * 4)
+  end)
+
   it("refuses more memory than there is, before it is used", function()
     if program.path:find "[at]san" then return pending "skipped: a sanitizer ends the program" end
     if io.open("/proc/sys/vm/overcommit_memory"):read "n" == 1 then return pending "skipped: this machine promises any memory" end

@@ -2,8 +2,9 @@
  * and where neighbouring free blocks become one again.
  *
  * The sizes of a training step come back step after step, but not in the order that would let a cache by size hold no
- * more than what is needed: blocks freed by the forward pass must serve the gradients. With exact sizes a tenth of a
- * step went into the kernel's clearing of fresh pages. Pages are huge where the system allows it. */
+ * more than what is needed: blocks freed by the forward pass must serve the gradients. A micro-step at SmolLM2-135M's
+ * shapes faulted in 26,600 pages with a cache by exact size, and 1,500 so. Pages are huge where the system allows it.
+ */
 #ifndef KAVA_BASE_BLOCKS_H
 #define KAVA_BASE_BLOCKS_H
 #include <stddef.h>
