@@ -178,10 +178,11 @@ local have_script = os.execute "command -v script >/dev/null 2>&1 && script -qfe
 local have_edit = package.loadlib("libedit.so.2", "*") ~= nil
 
 -- A session on a terminal: send(text), expect(text), which waits for it, and close(), which leaves it with Ctrl-D. A time limit
--- ends what hangs. `after`: shell commands that follow on the same terminal.
+-- ends what hangs. `after`: shell commands that follow on the same terminal. The trap: dash would die of the Ctrl-C that KAVA
+-- answered.
 local function terminal(environment, after)
   local log = os.tmpname()
-  local command = ("env %s %s -i; %s echo left: $?"):format(environment, program.path, after or "")
+  local command = ("trap : INT; env %s %s -i; %s echo left: $?"):format(environment, program.path, after or "")
   local pipe = assert(io.popen(("timeout -k 1 %d script -qfec '%s' %s >/dev/null 2>&1"):format(
     helper.sanitized and 120 or 30, command, log), "w"))
   pipe:setvbuf "no"
