@@ -30,11 +30,16 @@ local readers = {
   safetensors = kava.safetensors.load,
   gguf = function(path) return kava.gguf.load(path, { dequantize = true }) end,
   tokenizer = function(path)
-    if not path:find "%.json$" then return true end -- text, for the fuzzer alone
     local tok, message = kava.tokenizer.load(path)
     if tok then tok:decode(tok:encode "a text, and more of it") end
     return tok, message
   end,
+  checkpoint = kava.checkpoint.load,
+  template = function(path)
+    local made, message = kava.chat.render(helper.read(path), { messages = { { role = "user", content = "a text" } } }, { budget = 20000 })
+    return made or message:match "^chat template, line %d+: ." -- some ask for what these messages have not
+  end,
+  text = function() return true end, -- for the fuzzer alone
   rows = drain, arrow = drain, parquet = drain,
   quantised = function() return true end, -- sizes and bytes, for the fuzzer alone
 }

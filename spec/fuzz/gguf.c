@@ -22,8 +22,7 @@ static void read_value(const kava_gguf_value *v) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  char path[64];
-  int file = fuzz_file(data, size, path);
+  const char *path = fuzz_file(data, size);
   kava_gguf *g = NULL;
   if (kava_gguf_open(path, &g) == KAVA_OK) {
     for (int64_t i = 0; i < g->value_count; i++) {
@@ -43,6 +42,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     kava_gguf_release(&g);
   }
-  close(file);
   return 0;
 }

@@ -39,8 +39,7 @@ static int fuzz_rows(kava_source *source, int64_t from, int most, uint64_t *hash
 
 static inline void fuzz_source(const uint8_t *data, size_t size) {
   static uint64_t hashes[FUZZ_ROWS], again[8];
-  char path[64];
-  int file = fuzz_file(data, size, path);
+  const char *path = fuzz_file(data, size);
   kava_source *source = NULL;
   if (kava_source_open(path, NULL, &source) == KAVA_OK) {
     int rows = fuzz_rows(source, -1, FUZZ_ROWS, hashes);
@@ -61,6 +60,5 @@ static inline void fuzz_source(const uint8_t *data, size_t size) {
     kava_buffer_free(&text);
     kava_source_close(&source);
   }
-  close(file);
 }
 #endif

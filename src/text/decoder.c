@@ -88,8 +88,8 @@ static kava_status byte_fallback(const kava_strings *from, kava_strings *to) {
   kava_status st = KAVA_OK;
   size_t begin = 0;
   for (size_t i = 0; i < from->ends.size; begin = (size_t)from->ends.data[i++]) {
-    const uint8_t *text = from->text.data + begin;
     size_t length = (size_t)from->ends.data[i] - begin;
+    const uint8_t *text = length ? from->text.data + begin : NULL;
     int byte = byte_of(text, length);
     if (byte >= 0) {
       KAVA_TRY(kava_buffer_add(&bytes, &(uint8_t){(uint8_t)byte}, 1));
@@ -165,8 +165,8 @@ static kava_status run_step(const kava_decode_step *step, kava_pattern_scratch *
     return st == KAVA_OK ? kava_strings_end(to) : st;
   }
   for (size_t i = 0; i < from->ends.size && st == KAVA_OK; begin = (size_t)from->ends.data[i++]) {
-    const uint8_t *text = from->text.data + begin;
     size_t length = (size_t)from->ends.data[i] - begin;
+    const uint8_t *text = length ? from->text.data + begin : NULL;
     if (length > 0 && step->kind == KAVA_DECODER_REPLACE) st = replace(step, scratch, text, length, &to->text);
     if (length > 0 && step->kind == KAVA_DECODER_STRIP) st = strip(step, text, length, &to->text);
     if (length > 0 && step->kind == KAVA_DECODER_METASPACE) st = metaspace(step, i == 0, text, length, &to->text);
@@ -193,7 +193,8 @@ kava_status kava_text_decoder_run(const kava_text_decoder *decoder, kava_strings
   size_t begin = 0;
   for (size_t i = 0; i < from->ends.size; begin = (size_t)from->ends.data[i++]) {
     if (i > 0) KAVA_TRY(kava_buffer_add(out, " ", 1));
-    KAVA_TRY(kava_buffer_add(out, from->text.data + begin, (size_t)from->ends.data[i] - begin));
+    size_t length = (size_t)from->ends.data[i] - begin;
+    if (length) KAVA_TRY(kava_buffer_add(out, from->text.data + begin, length));
   }
 out:
   kava_strings_free(&other);
