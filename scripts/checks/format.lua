@@ -8,8 +8,9 @@ return function()
   local found = pipe:read("a"):match "version (%d+)"
   pipe:close()
   if found ~= version then return nil, ("clang-format %s is here, %s is what the project uses"):format(found, version) end
+  local sources = files.list "%.[ch][up]?[ph]?$" -- .c .h .cu .cuh .cpp
   local complaints, seen = {}, {}
-  for _, line in ipairs(files.complaints_of("clang-format --dry-run -Werror " .. table.concat(files.list "%.[ch]$", " "))) do
+  for _, line in ipairs(files.complaints_of("clang-format --dry-run -Werror " .. table.concat(sources, " "))) do
     local path, number = line:match "^(.-):(%d+):%d+: error:"
     if path and not seen[path] then
       seen[path] = true

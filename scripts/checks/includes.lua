@@ -31,7 +31,7 @@ end
 
 return function()
   local complaints = {}
-  for _, path in ipairs(files.list("%.[ch]$", { "src", "kernels" })) do
+  for _, path in ipairs(files.list("%.[ch][up]?[ph]?$", { "src", "kernels" })) do -- .c .h .cu .cuh .cpp
     local layer = layer_of(path)
     local allowed = { [layer or ""] = true }
     for _, name in ipairs(below[layer] or {}) do allowed[name] = true end

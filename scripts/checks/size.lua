@@ -1,7 +1,7 @@
 -- No file over 800 lines: split by family before that.
 local files = require "scripts.checks.files"
 local limit = 800
-local text = { c = true, h = true, def = true, lua = true, sh = true, py = true, [""] = true }
+local text = { c = true, h = true, cpp = true, cu = true, cuh = true, def = true, lua = true, sh = true, py = true, [""] = true }
 
 return function()
   local complaints = {}

@@ -1,0 +1,80 @@
+/* kernels/cuda/emulated/machine.cuh: what native/machine.cuh gives, in plain C++. Which of the two a source gets is the
+ * include path's choice. */
+#ifndef KAVA_MACHINE_CUH
+#define KAVA_MACHINE_CUH
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <tuple>
+
+cudaStream_t kava_cuda_stream(void);
+
+#define KAVA_SHARED(type, name, count)                                                                                 \
+  static const char name##_key = 0;                                                                                    \
+  type *const name = static_cast<type *>(kava_emulated::static_shared(&name##_key, sizeof(type) * (count)))
+static inline void *kava_dynamic_shared() { return kava_emulated::dynamic_shared(); }
+
+template <class V> void kava_emulated_check(const char *name, V &value) {
+#if __has_builtin(__builtin_clear_padding)
+  __builtin_clear_padding(&value); /* where a stale address may lie */
+  kava_emulated::check_argument(name, &value, sizeof value);
+#endif
+}
+template <class... P, class... A>
+void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
+  std::tuple<P...> values(static_cast<P>(arguments)...);
+  std::apply([&](auto... value) { (kava_emulated_check(name, value), ...); }, values);
+  kava_emulated::launch(name, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
+}
+
+static inline float kava_exp2(float x) { return exp2f(x); }
+
+static inline void kava_copy_async16(void *shared, const void *global, bool valid) {
+  kava_emulated::copy_async(shared, global, valid ? 16 : 0);
+}
+static inline void kava_copy_commit() { kava_emulated::copy_commit(); }
+template <int N> static inline void kava_copy_wait() { kava_emulated::copy_wait(N); }
+
+/* Lane 8m + i names row i of matrix m: 8 elements of 2 bytes. Lane l gets elements 2(l%4), 2(l%4)+1 of row l/4 of
+ * matrix m in out[m]; transposed: rows 2(l%4), 2(l%4)+1 of column l/4. */
+static inline void kava_emulated_ldmatrix(uint32_t out[4], const void *row, bool transposed) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) kava_emulated::die("ldmatrix: a row is not at a multiple of 16 bytes");
+  const unsigned char *slots = kava_emulated::meet(kava_emulated::LDMATRIX, 0xffffffffu, &row, sizeof row);
+  unsigned lane = kava_emulated::lane(), at = lane / 4, pair = 2 * (lane % 4);
+  for (unsigned m = 0; m < 4; m++) {
+    uint16_t halves[2];
+    for (unsigned i = 0; i < 2; i++) {
+      const uint16_t *from;
+      std::memcpy(&from, slots + (8 * m + (transposed ? pair + i : at)) * kava_emulated::SLOT, sizeof from);
+      halves[i] = from[transposed ? at : pair + i];
+    }
+    out[m] = halves[0] | (uint32_t)halves[1] << 16;
+  }
+}
+static inline void kava_ldmatrix(uint32_t out[4], const void *row) { kava_emulated_ldmatrix(out, row, false); }
+static inline void kava_ldmatrix_transposed(uint32_t out[4], const void *row) {
+  kava_emulated_ldmatrix(out, row, true);
+}
+
+static inline float kava_emulated_half(__nv_bfloat16, uint32_t bits) { return kava_bf16_to_f32((uint16_t)bits); }
+static inline float kava_emulated_half(__half, uint32_t bits) { return kava_f16_to_f32((uint16_t)bits); }
+/* m16n8k16. With g = lane/4 and t = lane%4, A [16,16] lies in a[0]: (g, 2t), a[1]: (g+8, 2t), a[2]: (g, 2t+8),
+ * a[3]: (g+8, 2t+8), each with its right neighbour; B [16,8] in b[0]: (2t, g), b[1]: (2t+8, g), each with the element
+ * below; C in d[0], d[1]: (g, 2t), (g, 2t+1), d[2], d[3]: the same of row g+8. */
+template <class T> void kava_mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const unsigned char *slots = kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, mine, sizeof mine);
+  unsigned lane = kava_emulated::lane(), g = lane / 4, t = lane % 4;
+  for (unsigned i = 0; i < 4; i++) {
+    unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
+    float sum = 0;
+    for (unsigned k = 0; k < 16; k++) {
+      uint32_t left, right;
+      std::memcpy(&left, slots + (row % 8 * 4 + k % 8 / 2) * kava_emulated::SLOT + 4 * (row / 8 + 2 * (k / 8)), 4);
+      std::memcpy(&right, slots + (column * 4 + k % 8 / 2) * kava_emulated::SLOT + 4 * (4 + k / 8), 4);
+      sum += kava_emulated_half(T(), left >> 16 * (k % 2)) * kava_emulated_half(T(), right >> 16 * (k % 2));
+    }
+    d[i] += sum;
+  }
+}
+#endif

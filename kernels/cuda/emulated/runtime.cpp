@@ -1,0 +1,367 @@
+/* kernels/cuda/emulated/runtime.cpp: the runtime's API on the CPU. Work runs when it is enqueued, or is recorded while
+ * its stream is being captured and runs at each launch of the graph.
+ *
+ * Device memory: every allocation is pages of its own that nobody may touch. While a kernel or a copy runs, the first
+ * touch of an allocation traps and opens it (so the cost is that of the allocations used); afterwards it is closed
+ * again. A touch from the host finds it closed: the program ends and says so. Allocations end at the end of their
+ * pages, up to 16 bytes, which hold a canary. */
+#include "kernels/cuda/emulated/emulated.h"
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
+
+struct kava_emulated_graph {
+  std::vector<std::function<cudaError_t()>> work;
+};
+struct kava_emulated_stream {
+  kava_emulated_graph *recording = nullptr;
+};
+struct kava_emulated_event {
+  std::chrono::steady_clock::time_point at;
+};
+
+namespace kava_emulated {
+namespace {
+const size_t PAGE = 4096, ALIGN = 16, CANARY = 0xa5;
+const size_t TOTAL = (size_t)1 << 33;
+
+struct allocation {
+  char *pages;
+  size_t mapped; /* the pages without the guard behind */
+  size_t bytes;
+  bool open;
+};
+std::map<uintptr_t, allocation> allocations; /* by the address given out */
+std::vector<uintptr_t> opened;
+std::recursive_mutex mutex;
+size_t used;
+volatile bool device_runs;
+struct sigaction before_segv, before_bus;
+cudaError_t last_error;
+kava_emulated_stream default_stream;
+
+auto find(uintptr_t at) { /* the allocation whose pages hold `at` */
+  auto next = allocations.upper_bound(at | (PAGE - 1));
+  if (next == allocations.begin()) return allocations.end();
+  --next;
+  uintptr_t pages = reinterpret_cast<uintptr_t>(next->second.pages);
+  return at >= pages && at < pages + next->second.mapped ? next : allocations.end();
+}
+
+void on_fault(int number, siginfo_t *info, void *context) {
+  uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
+  auto found = find(at);
+  if (found != allocations.end()) {
+    if (!device_runs)
+      die("the host touched device memory, byte %td of an allocation of %zu", (ptrdiff_t)(at - found->first),
+          found->second.bytes);
+    if (found->second.open) die("a trap in open memory");
+    mprotect(found->second.pages, found->second.mapped, PROT_READ | PROT_WRITE);
+    found->second.open = true;
+    opened.push_back(found->first);
+    return;
+  }
+  if (device_runs) {
+    auto next = allocations.upper_bound(at);
+    if (next != allocations.begin()) {
+      --next;
+      if (at - next->first < next->second.bytes + PAGE + (1 << 20))
+        die("a kernel touched %p, %td bytes behind the end of an allocation of %zu", info->si_addr,
+            (ptrdiff_t)(at - next->first - next->second.bytes), next->second.bytes);
+    }
+    die("a kernel touched %p, which is no device memory", info->si_addr);
+  }
+  struct sigaction *old = number == SIGSEGV ? &before_segv : &before_bus; /* not ours: as it would have been */
+  if (old->sa_flags & SA_SIGINFO)
+    old->sa_sigaction(number, info, context);
+  else
+    sigaction(number, old, nullptr);
+}
+
+void install() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &before_segv);
+    sigaction(SIGBUS, &action, &before_bus);
+  });
+}
+
+void close_all() {
+  for (uintptr_t at : opened) {
+    auto found = allocations.find(at);
+    if (found == allocations.end()) continue;
+    mprotect(found->second.pages, found->second.mapped, PROT_NONE);
+    found->second.open = false;
+  }
+  opened.clear();
+}
+
+cudaError_t run(const std::function<cudaError_t()> &work) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  device_runs = true;
+  cudaError_t error = work();
+  device_runs = false;
+  close_all();
+  return error;
+}
+
+cudaError_t note(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+kava_emulated_stream *stream_of(cudaStream_t stream) { return stream ? stream : &default_stream; }
+
+void check_pointer(const char *what, const void *p, size_t bytes, bool device) {
+  if (on_device(p, bytes) != device) die("%s: %p is %s memory", what, p, device ? "the host's" : "device");
+}
+
+cudaError_t move(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (!bytes) return cudaSuccess;
+  if (kind != cudaMemcpyDefault) {
+    check_pointer("a copy's target", to, bytes, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice);
+    check_pointer("a copy's source", from, bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
+  }
+  return note(on_stream(stream, [=] {
+    memmove(to, from, bytes);
+    return cudaSuccess;
+  }));
+}
+} // namespace
+
+bool on_device(const void *p, size_t bytes) {
+  uintptr_t at = reinterpret_cast<uintptr_t>(p);
+  auto found = find(at);
+  if (found == allocations.end()) return false;
+  if (at < found->first || at + bytes > found->first + found->second.bytes)
+    die("%zu bytes at %td of an allocation of %zu", bytes, (ptrdiff_t)(at - found->first), found->second.bytes);
+  return true;
+}
+
+cudaError_t on_stream(cudaStream_t stream, std::function<cudaError_t()> work) {
+  kava_emulated_stream *s = stream_of(stream);
+  if (!s->recording) return run(work);
+  s->recording->work.push_back(std::move(work));
+  return cudaSuccess;
+}
+
+cudaError_t allocate(void **p, size_t bytes) {
+  install();
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  *p = nullptr;
+  if (!bytes) return cudaSuccess;
+  size_t rounded = (bytes + ALIGN - 1) / ALIGN * ALIGN, mapped = (rounded + PAGE - 1) / PAGE * PAGE;
+  if (used + mapped > TOTAL) return note(cudaErrorMemoryAllocation);
+  void *pages =
+      mmap(nullptr, mapped + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (pages == MAP_FAILED) return note(cudaErrorMemoryAllocation);
+  char *start = static_cast<char *>(pages) + (mapped - rounded);
+  memset(start, 0xff, bytes);
+  memset(start + bytes, (int)CANARY, rounded - bytes);
+  mprotect(pages, mapped + PAGE, PROT_NONE);
+  allocations[reinterpret_cast<uintptr_t>(start)] = {static_cast<char *>(pages), mapped, bytes, false};
+  used += mapped;
+  *p = start;
+  return cudaSuccess;
+}
+
+/* A kernel's argument: any word that is an address of memory the host has mapped, and not of the device, is a pointer
+ * that the host forgot to translate. Sizes and seeds are not mapped addresses, but by a rare accident. */
+void check_argument(const char *name, const void *argument, size_t bytes) {
+  for (size_t i = 0; i + 8 <= bytes; i += 8) {
+    uint64_t word;
+    memcpy(&word, static_cast<const char *>(argument) + i, 8);
+    if (word < (uint64_t)1 << 40 || word >= (uint64_t)1 << 47 || find(word) != allocations.end()) continue;
+    unsigned char resident;
+    if (mincore(reinterpret_cast<void *>(word & ~(uint64_t)(PAGE - 1)), 1, &resident) == 0)
+      die("%s is given the host's address %p (byte %zu of an argument)", name, reinterpret_cast<void *>(word), i);
+  }
+}
+
+void launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream, std::function<void()> body) {
+  install();
+  cudaError_t error = check_grid(name, grid, block, shared);
+  if (error != cudaSuccess) {
+    note(error);
+    return;
+  }
+  on_stream(stream, [=] {
+    run_grid(name, grid, block, shared, body);
+    return cudaSuccess;
+  });
+}
+} // namespace kava_emulated
+
+using namespace kava_emulated;
+
+const char *cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+  case cudaSuccess: return "cudaSuccess";
+  case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+  case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+  case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+  case cudaErrorNoDevice: return "cudaErrorNoDevice";
+  case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+  default: return "cudaErrorUnknown";
+  }
+}
+const char *cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+  case cudaSuccess: return "no error";
+  case cudaErrorMemoryAllocation: return "out of memory";
+  case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+  case cudaErrorInvalidValue: return "invalid argument";
+  case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+  case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+  default: return "unknown error";
+  }
+}
+cudaError_t cudaPeekAtLastError(void) { return last_error; }
+cudaError_t cudaGetLastError(void) {
+  cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
+  if (device != 0) return note(cudaErrorInvalidDevice);
+  *prop = {};
+  snprintf(prop->name, sizeof prop->name, "emulated");
+  prop->totalGlobalMem = TOTAL;
+  prop->sharedMemPerBlock = 48 * 1024;
+  prop->sharedMemPerBlockOptin = 227 * 1024;
+  prop->sharedMemPerMultiprocessor = 228 * 1024;
+  prop->major = 9;
+  prop->multiProcessorCount = 4; /* few, so that tiny shapes also take the paths of a grid smaller than the work */
+  prop->l2CacheSize = 50 << 20;
+  prop->regsPerMultiprocessor = 65536;
+  prop->warpSize = 32;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+  cudaDeviceProp prop;
+  cudaError_t error = cudaGetDeviceProperties(&prop, device);
+  if (error != cudaSuccess) return error;
+  switch (attribute) {
+  case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)prop.sharedMemPerBlock; break;
+  case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)prop.sharedMemPerBlockOptin; break;
+  case cudaDevAttrMultiProcessorCount: *value = prop.multiProcessorCount; break;
+  case cudaDevAttrComputeCapabilityMajor: *value = prop.major; break;
+  case cudaDevAttrComputeCapabilityMinor: *value = prop.minor; break;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+  *free = TOTAL - used;
+  *total = TOTAL;
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes) {
+  return note((*p = malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) { return cudaMallocHost(p, bytes); }
+cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+cudaError_t cudaFree(void *p) {
+  if (!p) return cudaSuccess;
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  auto found = allocations.find(reinterpret_cast<uintptr_t>(p));
+  if (found == allocations.end()) die("freeing %p, which was not allocated", p);
+  allocation a = found->second;
+  mprotect(a.pages, a.mapped, PROT_READ);
+  for (const unsigned char *end = static_cast<unsigned char *>(p) + a.bytes;
+       end < reinterpret_cast<unsigned char *>(a.pages + a.mapped); end++)
+    if (*end != CANARY) die("something wrote behind the end of an allocation of %zu bytes", a.bytes);
+  allocations.erase(found);
+  munmap(a.pages, a.mapped + PAGE);
+  used -= a.mapped;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void *p, cudaStream_t) { return cudaFree(p); }
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+  return move(to, from, bytes, kind, nullptr);
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  return move(to, from, bytes, kind, stream);
+}
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream) {
+  if (!bytes) return cudaSuccess;
+  check_pointer("a memset's target", p, bytes, true);
+  return note(on_stream(stream, [=] {
+    memset(p, value, bytes);
+    return cudaSuccess;
+  }));
+}
+cudaError_t cudaMemset(void *p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, nullptr); }
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return *stream = new kava_emulated_stream, cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return note(stream_of(stream)->recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+}
+cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(nullptr); }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream || stream->recording) return note(cudaErrorInvalidValue);
+  stream->recording = new kava_emulated_graph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+  if (!stream || !stream->recording) return note(cudaErrorInvalidValue);
+  *graph = stream->recording;
+  stream->recording = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+  *status = stream_of(stream)->recording ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+  return *exec = new kava_emulated_graph(*graph), cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  for (const auto &work : exec->work) {
+    cudaError_t error = on_stream(stream, work);
+    if (error != cudaSuccess) return note(error);
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return delete exec, cudaSuccess; }
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
+  kava_emulated_stream *s = stream_of(stream);
+  if (!s->recording) return function(data), cudaSuccess; /* on the host: device memory stays closed */
+  s->recording->work.push_back([=] {
+    device_runs = false;
+    function(data);
+    return cudaSuccess;
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return *event = new kava_emulated_event, cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) { return cudaEventCreate(event); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  return event->at = std::chrono::steady_clock::now(), cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  *milliseconds = std::chrono::duration<float, std::milli>(to->at - from->at).count();
+  return cudaSuccess;
+}

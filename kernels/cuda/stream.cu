@@ -1,0 +1,81 @@
+/* kernels/cuda/stream.cu: the stream, the first failure, scratch memory, and the table of kernels. */
+#include "kernels/cuda/cuda.cuh"
+
+static cudaStream_t stream;
+static const char *failed_name;
+static cudaError_t failed_error;
+
+void kava_cuda_failed(const char *name, cudaError_t error) {
+  if (failed_name) return;
+  failed_name = name;
+  failed_error = error;
+}
+const char *kava_cuda_failure(cudaError_t *error) {
+  const char *name = failed_name;
+  *error = failed_error;
+  failed_name = NULL;
+  failed_error = cudaSuccess;
+  return name;
+}
+static bool succeeded(const char *what, cudaError_t error) {
+  if (error != cudaSuccess) kava_cuda_failed(what, error);
+  return error == cudaSuccess;
+}
+
+cudaStream_t kava_cuda_stream(void) {
+  if (!stream) succeeded("the stream", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return stream;
+}
+
+static const char *unsupported_kernel;
+static kava_dtype unsupported_dtype;
+kava_status kava_cuda_unsupported(const char *kernel, kava_dtype dtype) {
+  unsupported_kernel = kernel;
+  unsupported_dtype = dtype;
+  return KAVA_UNSUPPORTED;
+}
+extern "C" const char *kava_cuda_lacking(kava_dtype *dtype) {
+  const char *kernel = unsupported_kernel;
+  *dtype = unsupported_dtype;
+  unsupported_kernel = NULL;
+  return kernel;
+}
+
+void *kava_cuda_scratch(size_t bytes) {
+  static char *room;
+  static size_t size;
+  if (bytes <= size) return room;
+  size_t more = size ? 2 * size : (size_t)1 << 20;
+  while (more < bytes) more *= 2;
+  char *next;
+  if (!succeeded("scratch memory", cudaMalloc(&next, more))) return NULL;
+  size = more;
+  return room = next;
+}
+
+const kava_cuda_facts *kava_cuda_device(void) {
+  static kava_cuda_facts facts;
+  if (facts.multiprocessors) return &facts;
+  int device = 0, shared = 0;
+  if (succeeded("the device", cudaGetDevice(&device)) &&
+      succeeded("the device", cudaDeviceGetAttribute(&facts.major, cudaDevAttrComputeCapabilityMajor, device)) &&
+      succeeded("the device", cudaDeviceGetAttribute(&facts.minor, cudaDevAttrComputeCapabilityMinor, device)) &&
+      succeeded("the device", cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)))
+    succeeded("the device", cudaDeviceGetAttribute(&facts.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  facts.shared_most = (size_t)shared;
+  return &facts;
+}
+
+extern "C" {
+#define KAVA_KERNEL(result, name, signature) __attribute__((weak)) result kava_cuda_##name signature;
+#include "kernels/kernels.def"
+#undef KAVA_KERNEL
+}
+const kava_kernels *kava_cuda_kernels(void) {
+  static const kava_kernels table = {
+#define KAVA_KERNEL(result, name, signature) kava_cuda_##name,
+#include "kernels/kernels.def"
+#undef KAVA_KERNEL
+  };
+  return &table;
+}

@@ -1,0 +1,56 @@
+-- The CUDA kernels (kernels/cuda) against the plain CPU reference in f64, by the program spec/cuda/check.cu, here under the
+-- emulator: threads forwards and backwards, which must not matter. With KAVA_CUDA_CHECK=program another build of that
+-- program, such as one for a GPU, is asked instead.
+local helper = require "spec.helper"
+local files = require "scripts.checks.files"
+local given = os.getenv "KAVA_CUDA_CHECK"
+local check = given or helper.build .. "/kernels_check"
+
+local families, deaths = {}, {}
+for kind, name in files.read("spec/cuda/families.def"):gmatch "\n(%u+)%(([%w_]+)%)" do
+  table.insert(kind == "FAMILY" and families or deaths, name)
+end
+
+local function run(arguments, order)
+  return helper.run(("exec 2>&1; ulimit -c 0; KAVA_CUDA_ORDER=%s %s %s"):format(order or "forward", check, arguments))
+end
+
+describe("the CUDA kernels", function()
+  if not files.exists(check) then
+    return it("run emulated", function() pending "skipped: this build has no kernels_check (no C++ compiler)" end)
+  end
+  for _, family in ipairs(families) do
+    for _, order in ipairs(given and { "forward" } or { "forward", "backward" }) do
+      it(("of %s agree with the reference, threads run %s"):format(family, order), function()
+        local text, code = run(family, order)
+        local bad = {}
+        for line in text:gmatch "[^\n]+" do
+          if not line:find "^ok " then bad[#bad + 1] = line end
+        end
+        assert.equal("", table.concat(bad, "\n"))
+        assert.equal(0, code)
+        assert.truthy(text:find "^ok ")
+      end)
+    end
+  end
+end)
+
+describe("the emulator", function()
+  if given or not files.exists(check) then return end
+  local said = {
+    host_reads = "the host touched device memory, byte 12 of an allocation of 32",
+    host_pointer = "read is given the host's address",
+    reads_behind = "thread %(28,0,0%): a kernel touched %S+, 0 bytes behind the end of an allocation of 112",
+    writes_behind = "something wrote behind the end of an allocation of 127 bytes",
+    barrier = "of 64 threads 40 wait at a barrier",
+    shuffle = "7 for their warp, 25 have ended",
+    unwaited = "never waited for",
+  }
+  for _, death in ipairs(deaths) do
+    it("ends a program for " .. death, function()
+      local text, code = run("die-" .. death)
+      assert.truthy(text:find("emulated CUDA: .*" .. said[death]), text)
+      assert.equal(134, code)
+    end)
+  end
+end)
