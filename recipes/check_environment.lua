@@ -4,34 +4,9 @@ local cli = require "kava.cli"
 
 local function gib(n) return n and ("%.2f GiB"):format(n / (1 << 30)) end
 
--- The nearest folder on the way up that is there: where a folder would be made.
-local function standing(fs, path)
-  while not fs.exists(path) do
-    local up = path:match "^(.+)/[^/]+/*$" or path:sub(1, 1) == "/" and "/" or "."
-    if up == path then break end
-    path = up
-  end
-  return path
-end
-
--- Folders as they are: { path, source, exists, writable, free_bytes, problem }.
-local function folders(fs, places)
-  local list = {}
-  for _, kind in ipairs { "models", "data", "cache", "output" } do
-    local path = places[kind]
-    local at = standing(fs, path)
-    local writable, problem = fs.writable(at)
-    if writable and not fs.isdir(at) then writable, problem = nil, at .. ": a file is in the way" end
-    list[kind] = { path = path, source = places.why[kind], exists = fs.exists(path), writable = writable or false, problem = problem,
-      free_bytes = (fs.free(at)) }
-  end
-  return list
-end
-
-local ROOM = 256 << 20 -- bytes; the demo's checkpoints and logs need a small part of it
-
 -- What has to hold before training can start, each with what to do where it does not.
 local function checks(facts, config, places)
+  local paths, hardware = require "recipes.paths", require "recipes.hardware"
   local list = {}
   local function check(name, ok, message) list[#list + 1] = { name = name, ok = ok and true or false, message = message } end
   local one = facts.launch
@@ -39,22 +14,16 @@ local function checks(facts, config, places)
   check("on the job's nodes", facts.mode ~= "login", facts.mode == "login"
     and "this shell holds an allocation but is not on its nodes: start with srun" or facts.mode and "mode: " .. facts.mode or "no job")
   for _, kind in ipairs { "output", "cache" } do
-    local place = places[kind]
-    check(kind .. " can be written", place.writable, place.writable and place.path
-      or ("%s; set KAVA_%s_PATH or paths.%s to a folder of yours"):format(place.problem, kind:upper(), kind))
-    if place.free_bytes then
-      local enough = place.free_bytes >= ROOM
-      check(kind .. " has room", enough, gib(place.free_bytes) .. " free"
-        .. (enough and "" or (" of at least %s; make room, or set KAVA_%s_PATH"):format(gib(ROOM), kind:upper())))
-    end
+    local complaint, free = paths.complaint(places, kind, config), places.seen[kind].free_bytes
+    check(kind .. " can be written", not complaint, complaint or free and ("%s, %s free"):format(places[kind], gib(free)) or places[kind])
   end
   if facts.time_left_s then
     check("time is left", facts.time_left_s > 60, ("%d s%s"):format(facts.time_left_s,
       facts.time_left_s > 60 and "" or ": too little to train in; ask for a longer limit"))
   end
-  if config.device ~= "auto" then
-    check("device", config.device == facts.device, ("device=%s, here: %s (%s)"):format(config.device, facts.device, facts.why.device))
-  end
+  local device, why, replaced = hardware.device(facts, config)
+  check("device", device, device and ("%s: %s"):format(device, why) or why)
+  facts.warnings[#facts.warnings + 1] = replaced
   return list
 end
 
@@ -64,7 +33,7 @@ local DEMO = "assets/demo/teacher.gguf"
 -- shape would get here. -> a check, batch { micro_batch, accumulate, target_batch, model, reason } | nil
 local function try_model(kava, facts, config, places)
   local name, path = config.teacher.path, nil
-  for _, candidate in ipairs(name and require("recipes.paths").candidates(name, places.models.path, cli.root()) or { cli.find(DEMO) }) do
+  for _, candidate in ipairs(name and require("recipes.paths").candidates(name, places.models, cli.root()) or { cli.find(DEMO) }) do
     if not path and kava.data.exists(candidate) then path = candidate end
   end
   local check, batch = { name = "keys are extracted and projected", ok = false }, nil
@@ -122,16 +91,18 @@ local function as_json(kava, facts, places, workers, list, batch, stands_on)
   end
   local environment = pick(facts, { "kind", "scheduler", "also", "mode", "array_job", "cluster", "nodes", "time_left_s", "limit_s",
     "scratch", "restarts", "host", "user" })
+  if facts.scheduler == "none" then environment.scheduler = null end
   environment.job_id = facts.job or null
   environment.array_task_id = facts.array_task or null
   environment.hosts = facts.hosts and kava.json.array(facts.hosts) or null
   local gpu = facts.gpu and facts.gpus[facts.gpu]
   local gpus = {}
   for i, one in ipairs(facts.gpus) do gpus[i] = { kind = one.kind, name = one.name or null, memory_bytes = one.memory or null } end
-  local paths = { project_root = { path = cli.root(), source = "where the program's recipes are",
-    writable = kava.fs.writable(cli.root()) or false, free_bytes = kava.fs.free(cli.root()) or null } }
-  for from, to in pairs { models = "models", data = "data", cache = "cache", output = "outputs" } do
-    paths[to] = pick(places[from], { "path", "source", "exists", "writable", "free_bytes" })
+  local paths = {}
+  for from, to in pairs { project_root = "project_root", models = "models", data = "data", cache = "cache", output = "outputs" } do
+    local seen = places.seen[from]
+    paths[to] = { path = places[from], source = places.why[from], exists = seen.exists, writable = seen.writable,
+      free_bytes = seen.free_bytes or null }
   end
   local report = {
     version = kava.version,
@@ -187,9 +158,11 @@ local function as_text(kava, facts, places, workers, list, batch, stands_on)
   print "dependencies"
   for _, part in ipairs(stands_on) do line(part.name, part.version, part.detail) end
   print "paths"
-  for _, kind in ipairs { "models", "data", "output", "cache" } do
-    local place = places[kind]
-    line(kind, place.path, ("%s; %s"):format(place.source, place.exists and gib(place.free_bytes) .. " free" or "not there yet"))
+  for _, kind in ipairs { "project_root", "models", "data", "output", "cache" } do
+    local seen = places.seen[kind]
+    local free = seen.free_bytes and gib(seen.free_bytes) .. " free" or "free space unknown"
+    line(kind == "project_root" and "project" or kind, places[kind], ("%s; %s"):format(places.why[kind],
+      seen.exists and free or "not there yet, " .. free))
   end
   print "checks"
   for _, check in ipairs(list) do print(("  %-6s %s: %s"):format(check.ok and "ok" or "FAILED", check.name, check.message)) end
@@ -198,8 +171,13 @@ end
 
 local function report(config, options, resolved)
   local kava = require "kava"
-  local facts = require("recipes.env").facts()
-  local places = folders(kava.fs, require("recipes.paths").resolve(facts, config, resolved.from))
+  local paths = require "recipes.paths"
+  local function settled(value, message) -- what a config says wrong is no fact about the machine
+    if not value then cli.fail(message, cli.exit.usage) end
+    return value
+  end
+  local facts = require("recipes.env").facts(nil, settled(paths.variables(config)))
+  local places = settled(paths.resolve(facts, resolved, require("recipes.env.folders").look(kava.fs)))
   local list = checks(facts, config, places)
   local batch
   list[#list + 1], batch = try_model(kava, facts, config, places)
@@ -218,5 +196,6 @@ return cli.recipe({
   keys = require "recipes.keys",
   defaults = "configs/environment.lua",
   json = true,
+  environment = true,
   run = report,
 }, ...)

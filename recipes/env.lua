@@ -49,9 +49,10 @@ end
 
 --- Gathers the facts (nil: not known): kind (local, hpc, cloud), scheduler and what it says of the job (env/schedulers.lua), launch
 --- (env/launch.lua), time_left_s, cpus and memory in bytes of this rank (env/limits.lua), device, gpus, precision
---- (env/devices.lua), host, user, home; why[name] says where each came from. variables: the KAVA_* paths. warnings: what was malformed
---- or looks wrong, with what to do. Ends the program (exit code 2) where ranks are malformed or contradict one another.
-function env.facts(from)
+--- (env/devices.lua), host, user, home; why[name] says where each came from. wanted: names of variables that the config's folders
+--- mention; variables holds them. warnings: what was malformed or looks wrong, with what to do. Ends the program (exit code 2) where
+--- ranks are malformed or contradict one another.
+function env.facts(from, wanted)
   from = from or system()
   local v = variables.new(from.getenv)
   local facts = { why = {}, variables = {}, warnings = v.warnings }
@@ -65,9 +66,7 @@ function env.facts(from)
   clock.read(at)
   limits.read(at)
   devices.read(at)
-  for _, name in ipairs { "KAVA_PROJECT_ROOT", "KAVA_MODEL_PATH", "KAVA_DATA_PATH", "KAVA_OUTPUT_PATH", "KAVA_CACHE_PATH" } do
-    facts.variables[name] = v:raw(name)
-  end
+  for _, name in ipairs(wanted or {}) do facts.variables[name] = v:text(name) end
   return facts
 end
 

@@ -1,22 +1,49 @@
--- The keys of a training config: type, range, meaning. Their defaults stand in configs/environment.lua.
+-- The keys of a training config: type, range, meaning. Their defaults stand in configs/environment.lua; every key is also a variable of
+-- the environment (batch_size is KAVA_BATCH_SIZE, kv.method is KAVA_KV_METHOD). old: how KAVA's first, Python-written version spelt a
+-- key in its YAML, and what its values mean; aliases that follow such a spelling do not need one.
 -- free: may change between a checkpoint and the run that resumes it, because it does not change what is learnt.
+local FLOATS = { fp32 = "f32", float32 = "f32", fp16 = "f16", float16 = "f16", bfloat16 = "bf16" }
+
 return {
   { heading = "The run" },
   { "name", "string", "names the run's folder and its report", free = true },
   { "preset", "string", "values to start from: the original's loss as it was", choices = { "none", "original" } },
   { "seed", "integer", "every random number of the run is a function of it", min = 0 },
-  { "device", "string", "where to compute", choices = { "auto", "cpu" }, free = true },
-  { "precision", "string", "of matrix products: operands rounded to bf16, or f32", choices = { "auto", "f32", "bf16" } },
+  { "device", "string", "where to compute; gpu: on whichever there is", choices = { "auto", "cpu", "gpu", "cuda", "rocm", "mps" },
+    free = true },
+  { "precision", "string", "of matrix products: operands rounded to bf16, or f32", choices = { "auto", "f32", "bf16" },
+    synonyms = FLOATS },
   { "threads", "integer", "CPU threads, 0: as many as the job may use; results do not depend on it", min = 0, free = true },
   { "output", "string", 'the run\'s folder; "auto": below paths.output, named after the config', free = true },
   { "resume", "string", '"auto": go on from the folder\'s last checkpoint; "none": start anew; or a checkpoint\'s path', free = true },
   { "collapse", "string", "what to do when the target collapses", choices = { "warn", "stop" }, free = true },
 
-  { heading = "Paths ({username}, {home} and {job} are replaced; the variables KAVA_MODEL_PATH, KAVA_DATA_PATH … win)" },
-  { "paths.models", "string", "where models are looked for", free = true },
-  { "paths.data", "string", "where data is looked for", free = true },
-  { "paths.output", "string", "where runs put their folders", free = true },
-  { "paths.cache", "string", "where tokenised data is kept", free = true },
+  { heading = "Hardware" },
+  { "hardware.gpu_detection.auto_detect", "boolean", "whether device=auto looks for a GPU; false: it is the CPU", free = true },
+  { "hardware.gpu_detection.fallback_to_cpu", "boolean", "where a GPU was asked for and none can be used: true: the CPU, with a warning; "
+      .. "false: an error", free = true },
+  { "hardware.precision.auto_detect", "boolean", "whether precision=auto asks the hardware; false: it is the fallback", free = true },
+  { "hardware.precision.fallback", "string", "where the hardware is not asked, or what it does best cannot be computed here",
+    choices = { "f32", "bf16" }, synonyms = FLOATS, free = true },
+
+  { heading = "Paths ({username}, {home}, {job}, {scratch} and {$VARIABLE} are replaced; relative ones are below the project's root)" },
+  { "paths.project_root", "string", "what relative folders are relative to; auto: the current folder", free = true },
+  { "paths.models", "string", "where models are looked for; auto: hpc_patterns, then defaults", free = true },
+  { "paths.data", "string", "where data is looked for; auto likewise", free = true },
+  { "paths.output", "string", "where runs put their folders; auto likewise", alias = "paths.outputs", free = true },
+  { "paths.cache", "string", "where tokenised data is kept; auto likewise", free = true },
+  { "paths.hpc_patterns", "list", "folders that a cluster may have; the first that can be used holds models, data, outputs and cache",
+    free = true },
+  { "paths.defaults.models", "string", "where no pattern is of use", free = true },
+  { "paths.defaults.data", "string", "likewise", free = true },
+  { "paths.defaults.output", "string", "likewise", alias = "paths.defaults.outputs", free = true },
+  { "paths.defaults.cache", "string", "likewise", free = true },
+  { "paths.env_vars.project_root", "string", "the variable that sets paths.project_root", sets = "paths.project_root", free = true },
+  { "paths.env_vars.models", "string", "the variable that sets paths.models", sets = "paths.models", free = true },
+  { "paths.env_vars.data", "string", "the variable that sets paths.data", sets = "paths.data", free = true },
+  { "paths.env_vars.output", "string", "the variable that sets paths.output", sets = "paths.output", alias = "paths.env_vars.outputs",
+    free = true },
+  { "paths.env_vars.cache", "string", "the variable that sets paths.cache", sets = "paths.cache", free = true },
 
   { heading = "Models" },
   { "teacher.path", "string", "a Hugging Face folder or a GGUF file", alias = "teacher" },
@@ -45,13 +72,22 @@ return {
 
   { heading = "KV caches" },
   { "kv.part", "string", "what is matched layer by layer", choices = { "keys", "values", "both" }, alias = "kv.parts" },
-  { "kv.rope", "string", "keys after or before rotation", choices = { "post", "pre" } },
-  { "kv.method", "string|function", "of aggregation: concat, mean, weighted, last, any recipes/aggregate/NAME.lua, or a function" },
-  { "kv.layers", "list|table", "the layers to aggregate or match, or { teacher =, student = }; all where not given" },
+  { "kv.rope", "string", "keys after or before rotation", choices = { "post", "pre" }, alias = "model_dimensions.kv_extraction.method",
+    synonyms = { past_key_values = "post", cache = "post", hook = "pre", projection = "pre" } },
+  { "kv.method", "string|function", "of aggregation: concat, mean, weighted, last, any recipes/aggregate/NAME.lua, or a function",
+    alias = "kv_aggregation_method" },
+  { "kv.layers", "string|list|table", "the layers to aggregate or match: all, last, a list, or { teacher =, student = }",
+    choices = { "all", "last" }, old = { use_all_layers = { [true] = "all", [false] = "last" } } },
   { "kv.weights", "list|table", "of the layers, for kv.method=weighted, or { teacher =, student = }" },
   { "kv.project", "string", "whose aggregate goes through the projector", choices = { "teacher", "student", "none" } },
   { "kv.hidden_ratio", "number", "the projector's inner width by its input's", above = 0 },
   { "kv.dropout", "number", "within the projector", min = 0, max = 0.95 },
+  { "kv.initialization", "string", "of the projector's matrices", choices = { "xavier_uniform", "xavier_normal", "kaiming_uniform" },
+    synonyms = { xavier = "xavier_uniform", lazy = "xavier_uniform" }, alias = "model_dimensions.projector.initialization" },
+  { "kv.validate_shapes", "boolean", "whether the loss, projectors and all, is tried on a test batch before training", free = true,
+    alias = "model_dimensions.projector.validate_shapes" },
+  { "model_dimensions.auto_detect", "boolean", "whether widths of keys and values are measured by a forward pass; false: as the model's "
+      .. "configuration says", free = true, alias = "model_dimensions.kv_extraction.detect_at_runtime" },
 
   { heading = "Loss (a weight is a number, or { from =, to =, schedule =, steps = })" },
   { "loss.name", "string", "the KV loss: layer_matched, mercator, hybrid, structural, mse, smooth_l1, any recipes/loss/NAME.lua" },
@@ -73,7 +109,15 @@ return {
   { "training.epochs", "number", "passes over the data, where training.steps is auto", above = 0, alias = "epochs" },
   { "batch_size", "integer", "rows a micro-batch; auto: by memory; what does not divide target_batch is lowered until it does",
     choices = { "auto" }, min = 1, alias = "training.batch_size" },
-  { "target_batch", "integer", "rows an optimizer step", min = 1, alias = "training.target_batch" },
+  { "target_batch", "integer", "rows an optimizer step", min = 1,
+    alias = { "training.target_batch", "training.gradient_accumulation.target_batch_size" } },
+  { "training.auto_tune", "boolean", "false: nothing is measured to tune by; batch_size says the micro-batch", free = true },
+  { "training.batch_size.auto_detect", "boolean", "false: batch_size=auto is refused instead of decided", free = true },
+  { "training.batch_size.strategy", "string", "how batch_size=auto is decided: max_fit: what memory holds; table: by the device's memory "
+      .. "alone (8 GiB: 2 rows, 16: 4, 40: 8)", choices = { "max_fit", "table" }, free = true },
+  { "training.gradient_accumulation.auto_compute", "boolean", "whether as many micro-batches as reach target_batch make a step; false: as "
+      .. "many as training.gradient_accumulation.steps says" },
+  { "training.gradient_accumulation.steps", "integer", "micro-batches a step, where auto_compute is false", min = 1 },
   { "learning_rate.student", "number", "of the student", above = 0, alias = "lr" },
   { "learning_rate.projector", "number", "of projectors and layer maps", above = 0 },
   { "schedule.name", "string", "of the learning rates: constant, linear, cosine, any recipes/schedule/NAME.lua" },

@@ -12,6 +12,8 @@ local checkpoints = require "kava.checkpoints"
 local log = require "kava.log"
 local progress = require "kava.progress"
 local env = require "recipes.env"
+local hardware = require "recipes.hardware"
+local folders = require "recipes.env.folders"
 local paths = require "recipes.paths"
 local tune = require "recipes.tune"
 
@@ -419,13 +421,23 @@ local function train(c, _, resolved)
   kava.signals.watch { "INT", "TERM", "USR1" }
   local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
 
-  local facts = env.facts()
+  local wanted, malformed = paths.variables(c)
+  if not wanted then cli.fail(malformed, cli.exit.usage) end
+  local facts = env.facts(nil, wanted)
   local job = facts.scheduler ~= "none" and (", %s %s"):format(facts.scheduler, facts.job or "") or ""
   stage("detect", ("%s%s, %d CPUs, %s of memory, %s"):format(facts.kind, job, facts.cpus, bytes(facts.memory), facts.isa),
     facts.time_left_s and progress.duration(facts.time_left_s) .. " left")
+  local device, why, replaced = hardware.device(facts, c)
+  if not device then cli.fail(why, cli.exit.usage) end
+  facts.warnings[#facts.warnings + 1] = replaced
   for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
 
-  local places = paths.resolve(facts, c, resolved.from)
+  local places, unknown = paths.resolve(facts, resolved, folders.look(kava.fs))
+  if not places then cli.fail(unknown, cli.exit.usage) end
+  for _, kind in ipairs(c.output == "auto" and { "output", "cache" } or { "cache" }) do
+    local complaint = paths.complaint(places, kind, c)
+    if complaint then cli.fail(kind .. ": " .. complaint) end
+  end
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
@@ -443,8 +455,10 @@ local function train(c, _, resolved)
   run.data = load_data(c, places, models, tune.workers(facts, c))
   run.tokenizer = models.tokenizer
 
-  local teacher_probe, student_probe = models.teacher:probe(), models.student:probe()
-  stage("probe", ("teacher's KV %s"):format(layout(teacher_probe)), ("config.json's hidden_size: %d"):format(teacher_probe.config_dim))
+  local measure_them = { measure = c.model_dimensions.auto_detect }
+  local teacher_probe, student_probe = models.teacher:probe(measure_them), models.student:probe(measure_them)
+  stage("probe", ("teacher's KV %s"):format(layout(teacher_probe)), measure_them.measure
+    and ("config.json's hidden_size: %d"):format(teacher_probe.config_dim) or "not measured: model_dimensions.auto_detect=false")
   stage("", ("student's KV %s"):format(layout(student_probe)), ("hidden_size: %d"):format(student_probe.config_dim))
 
   local objective = configured(kava.loss.build, c.loss.name, { teacher = models.teacher, student = models.student, loss = c.loss,
@@ -525,5 +539,6 @@ return cli.recipe({
   keys = require "recipes.keys",
   defaults = "configs/environment.lua",
   default_config = "configs/experiments/demo.lua",
+  environment = true,
   run = train,
 }, ...)

@@ -1,4 +1,6 @@
 -- How to run here: a pure function from facts, config and the measured models to decisions, each with its reason.
+local hardware = require "recipes.hardware"
+
 local tune = {}
 
 -- Tokens a micro-batch on a CPU. At SmolLM2's shapes in bf16 (scripts/bench/step.lua, 2 cores) the same work took 17 % less processor
@@ -60,12 +62,8 @@ function tune.decide(facts, config, models)
   local function decide(name, value, why)
     decisions[name], decisions.why[name] = value, why
   end
-  decide("device", facts.device, facts.why.device)
-  if config.precision == "auto" then
-    decide("precision", facts.precision, facts.why.precision)
-  else
-    decide("precision", config.precision, "precision as given")
-  end
+  decide("device", hardware.device(facts, config))
+  decide("precision", hardware.precision(facts, config, decisions.device))
   if config.threads > facts.cpus then -- more would wait for one another
     decide("threads", facts.cpus, ("threads=%d, lowered to the CPUs this process may run on"):format(config.threads))
   else

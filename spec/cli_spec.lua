@@ -161,10 +161,12 @@ describe("the front door", function()
       local code, out = program.shell(("LUA_PATH='lua/?.lua;lua/?/init.lua;;' lua5.4 %s word=fail"):format(recipe))
       assert.equal(75, code)
       assert.equal("1\tfail\tnil\tdefault\n", out)
+      if helper.sanitized then return end -- such a module needs its own program
       local root = io.popen("pwd"):read "l" -- and finds its defaults beside the library, wherever it is started
       helper.write(dir .. "/stock.lua", [[return require("kava.cli").recipe { name = "stock", keys = require "recipes.keys",
         defaults = "configs/environment.lua", run = function(c) print(c.target_batch) end }]])
-      code, out = program.shell(("cd %s && LUA_PATH='%s/lua/?.lua;%s/?.lua;;' lua5.4 stock.lua target_batch=7"):format(dir, root, root))
+      local command = "cd %s && LUA_PATH='%s/lua/?.lua;%s/?.lua;;' LUA_CPATH='%s/%s/kava_c/?.so;;' lua5.4 stock.lua target_batch=7"
+      code, out = program.shell(command:format(dir, root, root, root, helper.build))
       assert.equal(0, code)
       assert.equal("7\n", out)
     end)

@@ -9,6 +9,10 @@ local schema = config.schema {
   { "steps", "integer", "steps", min = 1, choices = { "auto" } },
   { "deep.er.flag", "boolean", "a flag" },
   { "weight", "number|table", "a weight or a schedule of it" },
+  { "precision", "string", "of products", choices = { "f32", "bf16" }, synonyms = { fp32 = "f32" } },
+  { "layers", "string|list", "which", choices = { "all", "last" }, old = { use_all = { [true] = "all", [false] = "last" } } },
+  { "paths.models", "string", "a folder" },
+  { "paths.env_vars.models", "string", "the variable that sets it", sets = "paths.models" },
 }
 
 describe("config", function()
@@ -69,6 +73,37 @@ describe("config", function()
     refused({ name = function() end }, "name = a function", "string")
     refused({ "mean" }, "keys are names")
     refused({ name = "" }, "name", "nothing given; string expected")
+    refused({ rate = math.huge }, "rate = inf", "at most 1")
+    refused({ use_all = "some" }, 'use_all = "some"', "false or true expected")
+    refused({ use_all = true, layers = "last" }, "layers is given twice")
+  end)
+
+  it("understands other spellings, of names and of values", function()
+    local layer = assert(config.layer(schema, { use_all = false, precision = "fp32", lr = 0.5, rate = 0.5 }, "old.lua"))
+    assert.same({ layers = "last", precision = "f32", rate = 0.5 }, layer.values)
+    layer = assert(config.assignments(schema, { "use_all=true", "precision=fp32" }))
+    assert.same({ layers = "all", precision = "f32" }, layer.values)
+    local none, message = config.assignments(schema, { "use_all=yes" })
+    assert.is_nil(none)
+    assert.equal('use_all = "yes" (command line): false or true expected', message)
+    assert.truthy(config.help(schema, config.resolve(schema, {})):find('"all" or "last"; also use_all', 1, true))
+  end)
+
+  it("takes tables that are data of a bounded size", function()
+    local ring, deep, wide, shared = {}, {}, {}, {}
+    ring.from = ring
+    local at = deep
+    for _ = 1, 9 do
+      at.from = {}
+      at = at.from
+    end
+    for i = 1, 10001 do wide[i] = i end
+    for i = 1, 60 do shared = { shared, shared, i } end
+    refused({ weight = ring }, "weight (c.lua): tables nested deeper than 8")
+    refused({ weight = deep }, "nested deeper")
+    refused({ weight = wide }, "more than 10000 items")
+    refused({ weight = shared }, "nested deeper")
+    refused({ weight = { from = function() end } }, "a function within a table; number or table expected")
   end)
 
   describe("files", function()
@@ -85,7 +120,38 @@ describe("config", function()
         ["os.exit(3)"] = "global 'os'",
         ["return require 'kava'"] = "global 'require'",
         ["io.open('x', 'w')"] = "global 'io'",
-        ["while true do end"] = "instructions",
+        ["while true do end"] = "too many instructions",
+        ["local function f() return f() end f()"] = "too many instructions",
+        ["local s = 'x' for i = 1, 60 do s = s .. s end return {}"] = "32 MiB of memory",
+        ["local s = 'x' for i = 1, 60 do s = s" .. (" .. s"):rep(150) .. " end return {}"] = "32 MiB of memory",
+        ["local t = {} for i = 1, 1e9 do t[i] = i end"] = "c.lua:1: executed too many",
+        ["local t = {} while true do t = { t } end"] = "executed too many",
+        ["local s, n = ' ', 0 for i = 1, 23 do s = s .. s end while true do n = n + (tonumber(s) or 1) end"] = "took too long",
+        ["return setmetatable({}, {})"] = "global 'setmetatable'",
+        ["return getmetatable('').__index"] = "global 'getmetatable'",
+        ["return rawset({}, 1, 1)"] = "global 'rawset'",
+        ["return { pcall(error) }"] = "global 'pcall'",
+        ["load('return 1')()"] = "global 'load'",
+        ["dofile 'configs/environment.lua'"] = "global 'dofile'",
+        ["return { coroutine.create(print) }"] = "global 'coroutine'",
+        ["debug.getinfo(1)"] = "global 'debug'",
+        ["package.loadlib('libc.so.6', 'system')"] = "global 'package'",
+        ["return { string.rep('x', 1e9) }"] = "global 'string'",
+        ["return { table.concat({ 'x' }, ('y')) }"] = "global 'table'",
+        ["return { ('%s'):format(1) }"] = "attempt to index a string",
+        ["return { ('x').gsub }"] = "attempt to index a string",
+        ["collectgarbage()"] = "global 'collectgarbage'",
+        ["_G.os = 1"] = "global '_G'",
+        ["kava.seed(1)"] = "global 'kava'",
+        ["arg[0] = 1"] = "global 'arg'",
+        ["utf8.char(1)"] = "global 'utf8'",
+        ["print 'hello'"] = "global 'print'",
+        ["math.randomseed(1)"] = "random",
+        ["error({})"] = "table:",
+        ["error 'no'"] = "no",
+        ["goto out"] = "out",
+        ["return require"] = "returns nil",
+        ["\xff\xfe"] = "unexpected symbol",
         ["local s = 'x' s = s:rep(1e9)"] = "attempt to index a string",
         ["math.random()"] = "random",
         ["return 5"] = "returns a table, this one returns number",
@@ -100,6 +166,15 @@ describe("config", function()
       assert.equal("aa", ("a"):rep(2)) -- string methods are back
       local _, message = config.read(dir .. "/absent.lua")
       assert.truthy(message:find("absent.lua", 1, true))
+      local file = assert(io.open(dir .. "/b.lua", "wb"))
+      file:write(string.dump(function() return {} end))
+      file:close()
+      _, message = config.read(dir .. "/b.lua")
+      assert.truthy(message:find("attempt to load a binary chunk", 1, true), message)
+      _, message = read("return {" .. ("{"):rep(100000))
+      assert.truthy(message:find("c.lua: C stack overflow", 1, true), message)
+      _, message = read("os.exit()")
+      assert.truthy(message:find("config files are data", 1, true), message)
       _, message = config.read(dir)
       assert.truthy(message:find("cannot be read", 1, true))
       _, message = read(("-"):rep(1 << 20 | 1))
@@ -109,6 +184,58 @@ describe("config", function()
     it("do not change the library's tables", function()
       assert(read "math.max = nil return {}")
       assert.equal(2, math.max(1, 2))
+    end)
+  end)
+
+  describe("variables", function()
+    -- The layer of an environment given as a table. -> its values, their sources | nil, message
+    local function environment(set, values)
+      local names = {}
+      for name in pairs(set) do names[#names + 1] = name end
+      values = values or { ["paths.env_vars.models"] = "KAVA_MODEL_PATH" }
+      local below = config.resolve(schema, { assert(config.layer(schema, values, "d")) })
+      local layer, strange = config.environment(schema, below, function(name) return set[name] end, names, { KAVA_HOME = true })
+      if not layer then return nil, strange end
+      return layer.values, layer.sources, strange
+    end
+
+    it("set keys by their names", function()
+      local values, sources, strange = environment { KAVA_KV_METHOD = "mean", KAVA_STEPS = "7", KAVA_DEEP_ER_FLAG = "true",
+        KAVA_LR = "0.5", KAVA_MODEL_PATH = "/m", KAVA_KV_WEIGHTS = "{1,2}", KAVA_USE_ALL = "false", KAVA_RATE = " ", KAVA_HOME = "/h",
+        KAVA_MY_OWN_THING = "x" }
+      assert.same({ ["kv.method"] = "mean", steps = 7, ["deep.er.flag"] = true, rate = 0.5, ["paths.models"] = "/m",
+        ["kv.weights"] = { 1, 2 }, layers = "last" }, values)
+      assert.equal("KAVA_LR", sources.rate)
+      assert.equal("KAVA_MODEL_PATH", sources["paths.models"])
+      assert.same({ "KAVA_MY_OWN_THING" }, strange)
+      values = environment({ KAVA_MODEL_PATH = "/m", LLM_MODELS = "/llm" }, { ["paths.env_vars.models"] = "LLM_MODELS" })
+      assert.same({ ["paths.models"] = "/llm" }, values)
+    end)
+
+    local function refuses(set, part, values)
+      local none, message = environment(set, values)
+      assert.is_nil(none)
+      assert.truthy(message:find(part, 1, true), message)
+    end
+
+    it("are refused where they are malformed, near to a key's, or contradict each other", function()
+      refuses({ KAVA_STEPS = "many" }, 'steps = "many" (KAVA_STEPS): integer or "auto", at least 1 expected')
+      refuses({ KAVA_RATE = "2" }, "rate = 2 (KAVA_RATE): number above 0, at most 1 expected")
+      refuses({ KAVA_KV_METHD = "mean" }, "unknown variable KAVA_KV_METHD; did you mean KAVA_KV_METHOD, which sets kv.method?")
+      refuses({ KAVA_MODEL_PAHT = "/m" }, "did you mean KAVA_MODEL_PATH, which sets paths.models?")
+      refuses({ KAVA_LR = "0.5", KAVA_RATE = "0.25" }, "KAVA_LR and KAVA_RATE both set rate, and disagree: unset one")
+    end)
+
+    it("of a secret's name are neither read nor mentioned", function()
+      for _, name in ipairs { "KAVA_TOKEN", "KAVA_API_KEY", "KAVA_SECRET", "KAVA_PASSWORD", "KAVA_NAME_TOKEN" } do
+        local values, _, strange = environment { [name] = "canary" }
+        assert.same({}, values)
+        assert.same({}, strange)
+      end
+      refuses({}, 'paths.env_vars.models = "HF_TOKEN" (d): a variable of such a name is never read',
+        { ["paths.env_vars.models"] = "HF_TOKEN" })
+      assert.error(function() config.schema { { "api_key", "string", "no" } } end)
+      assert.error(function() config.schema { { "a.b", "string", "x" }, { "a_b", "string", "y" } } end)
     end)
   end)
 

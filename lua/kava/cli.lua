@@ -1,7 +1,7 @@
 -- kava.cli: the front door.
 --   cli.main runs the program: kava FILE.lua [key=value …] [--flag …], -e CODE, -i, --help, --version.
---   cli.recipe is how a recipe becomes a command: it reads key=value, --config, --cluster, --help and --json, resolves the
---   config with the provenance of every value, and turns errors into exit codes.
+--   cli.recipe is how a recipe becomes a command: it reads key=value, --config, --cluster, --help, --print-config and --json, resolves
+--   the config with the provenance of every value, and turns errors into exit codes.
 -- Nothing native is loaded before it is needed: --help costs a few milliseconds.
 local cli = {}
 
@@ -95,7 +95,7 @@ local function parse(recipe, args)
         placed, text = placed + 1, place .. "=" .. text
       end
       options.assignments[#options.assignments + 1] = text
-    elseif flag == "help" or flag == "json" then
+    elseif flag == "help" or flag == "json" or flag == "print-config" then
       if text:find("=", 1, true) then usage(("--%s takes no value"):format(flag)) end
       options[flag] = true
     elseif flag == "config" or flag == "cluster" then
@@ -108,7 +108,8 @@ local function parse(recipe, args)
     else
       local near = recipe.schema.by[flag] and "; keys are written without dashes: " .. flag .. "=…" or ""
       if near == "" then
-        local guess = require("kava.config").nearest(flag, { help = true, json = true, config = true, cluster = true })
+        local guess = require("kava.config").nearest(flag,
+          { help = true, json = true, config = true, cluster = true, ["print-config"] = true })
         near = guess and ("; did you mean --%s?"):format(guess) or ("; %s --help lists the known ones"):format(recipe.name)
       end
       usage(("unknown option --%s%s"):format(flag, near))
@@ -134,7 +135,12 @@ local function add(layers, schema, layer)
   layers[#layers + 1] = layer
 end
 
---- Resolves a recipe's config from its arguments: defaults, cluster, config files, command line. -> resolved, options
+-- Variables that begin with KAVA_ and are no keys: those of the program, of ranks and jobs, of the suite.
+local OWN_VARIABLES = { KAVA_HOME = true, KAVA_CLUSTER = true, KAVA_ISA = true, KAVA_BLAS_CORE = true, KAVA_RANK = true,
+  KAVA_WORLD_SIZE = true, KAVA_LOCAL_RANK = true, KAVA_LOCAL_SIZE = true, KAVA_JOB_ID = true, KAVA_RESTARTS = true, KAVA_BUILD = true,
+  KAVA_TEST_GC = true }
+
+--- Resolves a recipe's config from its arguments: defaults, cluster, config files, variables, command line. -> resolved, options
 function cli.resolve(recipe, args)
   local config = require "kava.config"
   local schema = recipe.schema
@@ -143,21 +149,44 @@ function cli.resolve(recipe, args)
   local defaults = type(recipe.defaults) == "string" and need(cli.find(recipe.defaults), recipe.defaults .. ": not there") or nil
   add(layers, schema, defaults and read_layer(schema, defaults) or need(config.layer(schema, recipe.defaults or {}, "default")))
   if options.help then return config.resolve(schema, layers), options end
-  if options.cluster then
-    local name = "configs/clusters/" .. options.cluster .. ".lua"
-    add(layers, schema, read_layer(schema, need(cli.find(name), ("--cluster=%s: %s is not there"):format(options.cluster, name))))
+  local cluster
+  if recipe.environment or options.cluster then
+    local problem
+    cluster, problem = require("kava.cluster").choose(options.cluster, { host = require("kava.core").host().name, getenv = os.getenv },
+      { ".", cli.root() })
+    if problem then usage(problem) end
+    if cluster then add(layers, schema, need(config.layer(schema, cluster.values, cluster.path))) end
   end
   if #options.configs == 0 and recipe.default_config then options.configs[1] = recipe.default_config end
   for _, name in ipairs(options.configs) do
     add(layers, schema, read_layer(schema, need(cli.find(name), ("--config=%s: no such file"):format(name))))
   end
+  if recipe.environment then
+    local names = require("kava.core").variables "KAVA_"
+    local layer, strange = config.environment(schema, config.resolve(schema, layers), os.getenv, names, OWN_VARIABLES)
+    add(layers, schema, need(layer, strange))
+    for _, name in ipairs(strange) do io.stderr:write(("kava: %s is no variable of KAVA's: it changes nothing\n"):format(name)) end
+  end
   add(layers, schema, need(config.assignments(schema, options.assignments)))
-  return config.resolve(schema, layers), options
+  local resolved = config.resolve(schema, layers)
+  resolved.cluster = cluster
+  return resolved, options
+end
+
+-- --print-config: each value with its source, as a config file; with --json as { key = { value =, source = } }.
+local function print_config(resolved, json)
+  if not json then return print((resolved:text():gsub("\n$", ""))) end
+  local values = {}
+  for name, value, from in resolved:each() do
+    values[name] = { value = type(value) == "function" and require("kava.config").literal(value) or value, source = from }
+  end
+  print(assert(require("kava.core").json.encode(values, { indent = 2 })))
 end
 
 --- Makes a command of a recipe. At the end of a recipe's file: `return cli.recipe({ … }, ...)`.
 --- name, about; keys: a list for kava.config.schema; defaults: a table, or the path of a config file; default_config: the
---- config file used when none is named; json: whether --json is understood; positional: the keys of arguments that name none, in
+--- config file used when none is named; environment: whether a cluster's file and variables such as KAVA_BATCH_SIZE hold without being
+--- asked for; json: whether --json is understood; positional: the keys of arguments that name none, in
 --- their order; run(values, options, resolved) -> exit code.
 --- As a script the recipe runs and gives its exit code; loaded by require it is returned, so that others may build on it.
 function cli.recipe(recipe, ...)
@@ -168,10 +197,11 @@ function cli.recipe(recipe, ...)
     local resolved, options = cli.resolve(recipe, arg)
     if options.help then
       local flags = recipe.json and " [--json]" or ""
-      print(("kava %s [key=value …] [--config FILE] [--cluster=NAME]%s\n\n%s"):format(arg[0], flags, recipe.about))
+      print(("kava %s [key=value …] [--config FILE] [--cluster=NAME] [--print-config]%s\n\n%s"):format(arg[0], flags, recipe.about))
       print(config.help(recipe.schema, resolved))
       return cli.exit.done
     end
+    if options["print-config"] then return print_config(resolved, options.json) end
     if options.json and not recipe.json then usage(("--json: %s does not report in JSON"):format(recipe.name)) end
     return recipe.run(resolved.values, options, resolved)
   end)

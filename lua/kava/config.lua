@@ -1,21 +1,25 @@
 -- kava.config: configuration as Lua data.
--- A schema lists the keys: name, type, range, meaning. Layers of values (defaults, a cluster's file, an experiment's file, the
--- command line) are checked against it one by one, later ones over earlier ones, and every value remembers where it came from.
--- Nested tables and dotted names are the same thing: { kv = { method = "mean" } } is kv.method=mean.
--- Config files are data: text only, an environment with nothing but a few pure functions, a bound on what they may execute.
+-- A schema lists the keys: name, type, range, meaning. Layers of values (defaults, a cluster's file, an experiment's file, variables of
+-- the environment, the command line) are checked against it one by one, later ones over earlier ones, and every value remembers where
+-- it came from. Nested tables and dotted names are the same thing: { kv = { method = "mean" } } is kv.method=mean, and KAVA_KV_METHOD=mean.
+-- Config files are data: text only, an environment with nothing but a few pure functions, bounds on what they may execute and hold.
 local config = {}
 
 local FILE_LIMIT = 1 << 20 -- bytes a config file may have
 local HELP_WIDTH = 118
-local STEP_LIMIT = 1000000 -- virtual-machine instructions it may execute
+local BOUNDS = { instructions = 1000000, memory = 32 << 20, seconds = 1 } -- what evaluating it may take
+local TABLE_DEPTH, TABLE_ITEMS = 8, 10000 -- of a value
+local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL" } -- variables of such names are nobody's business here
 
 -- ---------------------------------------------------------------------------------------------------------------- schema
 
 --- Makes a schema of a list of { name, type, meaning, … }. Types: string number integer boolean list table function, joined by "|".
---- choices: the strings allowed; min, max, above: the range of numbers; alias: another name, or several;
---- free: the key may change between a checkpoint and the run that resumes it; heading entries { heading = "…" } structure --help.
+--- choices: the strings allowed; synonyms: other spellings of them; min, max, above: the range of numbers; alias: another name, or
+--- several; old: other names whose values mean others: old = { use_all_layers = { [true] = "all", [false] = "last" } };
+--- sets: the value is the name of an environment variable that sets this key; free: the key may change between a checkpoint and the run
+--- that resumes it; heading entries { heading = "…" } structure --help.
 function config.schema(list)
-  local schema = { list = list, by = {}, alias = {}, groups = {} }
+  local schema = { list = list, by = {}, alias = {}, old = {}, groups = {}, variables = {} }
   for _, spec in ipairs(list) do
     if not spec.heading then
       local name = spec[1]
@@ -32,14 +36,42 @@ function config.schema(list)
         max = spec.max,
         above = spec.above,
         free = spec.free,
-        alias = spec.alias,
+        synonyms = spec.synonyms or {},
+        sets = spec.sets,
+        also = type(spec.alias) == "table" and table.move(spec.alias, 1, #spec.alias, 1, {}) or { spec.alias },
       }
-      local aliases = type(spec.alias) == "table" and spec.alias or { spec.alias }
-      for _, alias in ipairs(aliases) do schema.alias[alias] = name end
+      local also = schema.by[name].also
+      for _, alias in ipairs(also) do schema.alias[alias] = name end
+      for old, values in pairs(spec.old or {}) do
+        schema.alias[old], schema.old[old] = name, values
+        also[#also + 1] = old
+      end
       for at in name:gmatch("()%.") do schema.groups[name:sub(1, at - 1)] = true end
     end
   end
+  for name in pairs(schema.by) do
+    local variable = config.variable(name)
+    assert(not schema.variables[variable], variable .. " could be two keys")
+    assert(not config.secret(variable), variable .. ": the name of a secret's variable")
+    schema.variables[variable] = name
+  end
+  for alias in pairs(schema.alias) do
+    local variable = config.variable(alias)
+    schema.variables[variable] = schema.variables[variable] or alias
+  end
   return schema
+end
+
+--- The environment variable that sets a key: batch_size is KAVA_BATCH_SIZE, kv.method is KAVA_KV_METHOD.
+function config.variable(name) return "KAVA_" .. name:upper():gsub("%.", "_") end
+
+--- Whether a variable's name looks like a secret's: such are never read, printed or kept.
+function config.secret(name)
+  name = name:upper()
+  for _, word in ipairs(SECRET) do
+    if name:find(word, 1, true) then return true end
+  end
+  return false
 end
 
 --- A new schema: the entries of `schema`, then those of `list`.
@@ -142,6 +174,22 @@ local function is_list(value)
   return count == #value
 end
 
+-- What a table is not, where it is more than data of a bounded size: a table within itself, a function in it.
+local function excess(value, depth, count)
+  count = count or { 0 }
+  for key, item in next, value do
+    count[1] = count[1] + 1
+    if count[1] > TABLE_ITEMS then return ("more than %d items"):format(TABLE_ITEMS) end
+    local kind = type(item)
+    if type(key) == "table" or type(key) == "function" or kind == "function" then return "a function within a table" end
+    if kind == "table" then
+      if depth >= TABLE_DEPTH then return ("tables nested deeper than %d"):format(TABLE_DEPTH) end
+      local what = excess(item, depth + 1, count)
+      if what then return what end
+    end
+  end
+end
+
 -- The value as the schema wants it, or nil and a message.
 local function check(spec, value, from)
   local kind, types = type(value), spec.types
@@ -153,11 +201,17 @@ local function check(spec, value, from)
     elseif not types.number then
       return wrong(spec, config.literal(value), from)
     end
-    if value ~= value or (spec.min and value < spec.min) or (spec.max and value > spec.max) or (spec.above and value <= spec.above) then
+    local finite = value == value and value ~= math.huge and value ~= -math.huge
+    if not finite or (spec.min and value < spec.min) or (spec.max and value > spec.max) or (spec.above and value <= spec.above) then
       return wrong(spec, config.literal(value), from)
     end
     return value
   end
+  if kind == "table" then
+    local what = excess(value, 1)
+    if what then return nil, ("%s (%s): %s; %s expected"):format(spec.name, from, what, expected(spec)) end
+  end
+  value = spec.synonyms[value] or value
   if value == "" then return nil, ("%s (%s): nothing given; %s expected"):format(spec.name, from, expected(spec)) end
   if kind == "string" and spec.choices then
     for _, choice in ipairs(spec.choices) do
@@ -174,13 +228,24 @@ local function check(spec, value, from)
   return value
 end
 
+-- What the value of another name for a key means. -> value | nil, message
+local function meant(schema, given, value, from)
+  local values = schema.old[given]
+  if not values then return value end
+  if values[value] ~= nil then return values[value] end
+  local names = {}
+  for name in pairs(values) do names[#names + 1] = tostring(name) end
+  table.sort(names)
+  return nil, ("%s = %s (%s): %s expected"):format(given, config.literal(value), from, table.concat(names, " or "))
+end
+
 -- A command line's text as a value of the key's type; the text itself where no type fits, so that the message can show it.
-local function parse(spec, text)
-  local types = spec.types
+local function parse(schema, given, text)
+  local spec = schema.by[schema.alias[given] or given]
+  local types = schema.old[given] and { boolean = true } or spec.types
   if text:match("^%s*{") and (types.table or types.list) then
-    local chunk = load("return " .. text, "=" .. spec.name, "t", {})
-    local ok, value = pcall(chunk or error)
-    return ok and value or text
+    local value = config.evaluate("return " .. text, "=" .. spec.name, {})
+    return type(value) == "table" and value or text
   end
   if types.list and text:match("^[%d,%s]+$") and text:find(",", 1, true) then
     local list = {}
@@ -210,9 +275,12 @@ local function flatten(schema, values, prefix, from, flat)
     local name = schema.alias[full] or full
     local spec = schema.by[name]
     if spec and not (schema.groups[full] and type(value) == "table") then -- `data` is a group of keys and an alias of data.train
-      local checked, message = check(spec, value, from)
+      local checked, message = meant(schema, full, value, from)
+      if checked ~= nil then checked, message = check(spec, checked, from) end
       if checked == nil then return nil, message end
-      if flat[name] ~= nil then return nil, ("%s is given twice (%s), once under another name"):format(name, from) end
+      if flat[name] ~= nil and config.literal(flat[name]) ~= config.literal(checked) then
+        return nil, ("%s is given twice (%s), once under another name"):format(name, from)
+      end
       flat[name] = checked
     elseif schema.groups[full] then
       if type(value) ~= "table" then
@@ -245,7 +313,8 @@ function config.assignments(schema, texts, from)
     local name = schema.alias[key] or key
     local spec = schema.by[name]
     if not spec then return nil, unknown(schema, key, from) end
-    local checked, message = check(spec, parse(spec, value), from)
+    local checked, message = meant(schema, key, parse(schema, key, value), from)
+    if checked ~= nil then checked, message = check(spec, checked, from) end
     if checked == nil then return nil, message end
     if values[name] ~= nil and spec.types.list then
       return nil, ("%s (%s): given more than once; a list is written %s=2,4,6 (a shell splits {2,4,6})"):format(key, from, key)
@@ -253,6 +322,51 @@ function config.assignments(schema, texts, from)
     values[name] = checked
   end
   return { from = from, values = values }
+end
+
+--- The layer of the environment: a variable for every key (config.variable), and those that keys marked `sets` name: their values are
+--- taken from `below`, what the layers below resolve to. An empty variable is one that is not set. names: all variables that begin with
+--- KAVA_; others: those of them that are no keys'. -> layer | nil, message; a list of the variables that mean nothing
+function config.environment(schema, below, getenv, names, others)
+  local layer, first = { from = "environment", values = {}, sources = {} }, {}
+  local known, strange = {}, {}
+  for variable, name in pairs(schema.variables) do known[variable] = name end
+  for name, spec in pairs(schema.by) do
+    local variable = spec.sets and below:get(name)
+    if variable then
+      if config.secret(variable) then
+        return nil, ("%s = %q (%s): a variable of such a name is never read"):format(name, variable, below.from[name])
+      end
+      known[variable] = spec.sets
+    end
+  end
+  for variable, given in pairs(known) do
+    local text = getenv(variable)
+    if text and text:find "%S" then first[#first + 1] = { variable, given, text } end
+  end
+  table.sort(first, function(a, b) return a[1] < b[1] end)
+  for _, one in ipairs(first) do
+    local variable, given, text = table.unpack(one)
+    local part, message = config.assignments(schema, { given .. "=" .. text }, variable)
+    if not part then return nil, message end
+    local name, value = next(part.values)
+    if layer.values[name] ~= nil and config.literal(layer.values[name]) ~= config.literal(value) then
+      return nil, ("%s and %s both set %s, and disagree: unset one"):format(layer.sources[name], variable, name)
+    end
+    layer.values[name], layer.sources[name] = value, variable
+  end
+  for _, variable in ipairs(names) do
+    if not known[variable] and not others[variable] and not config.secret(variable) then
+      local near, best = nil, math.max(2, #variable // 6) + 1
+      for candidate in pairs(known) do
+        local d = config.distance(variable, candidate)
+        if d < best or d == best and near and candidate < near then near, best = candidate, d end
+      end
+      if near then return nil, ("unknown variable %s; did you mean %s, which sets %s?"):format(variable, near, known[near]) end
+      strange[#strange + 1] = variable
+    end
+  end
+  return layer, strange
 end
 
 local function pure(source, without)
@@ -263,14 +377,32 @@ local function pure(source, without)
   return copy
 end
 
-local function environment()
+local function pure_functions()
   local env = { ipairs = ipairs, pairs = pairs, select = select, type = type, tonumber = tonumber, tostring = tostring }
   env.error, env.assert, env.math = error, assert, pure(math, { random = true, randomseed = true })
   return env
 end
 
---- Evaluates a config file: text only, nothing in reach but a few pure functions, a bound on the instructions.
---- -> the table it returns | nil, message
+--- Evaluates a text of Lua as data: no bytecode, nothing in reach but `env`, bounds on instructions, memory and time.
+--- -> what it returns | nil, message
+function config.evaluate(text, name, env)
+  local bounded = require("kava.core").bounded
+  -- String methods are out of reach meanwhile: ("x"):rep(1e9) would be one instruction.
+  local strings = debug.getmetatable("")
+  local methods = strings.__index
+  strings.__index = nil
+  local called, ok, value = pcall(bounded, function()
+    local chunk, problem = load(text, name, "t", env)
+    if not chunk then error(problem, 0) end
+    return (chunk())
+  end, BOUNDS)
+  strings.__index = methods
+  if not called then return nil, tostring(ok) end
+  if not ok then return nil, tostring(value) end
+  return value
+end
+
+--- Evaluates a config file. -> the table it returns | nil, message
 function config.read(path)
   local file, message = io.open(path, "rb")
   if not file then return nil, message end
@@ -278,18 +410,11 @@ function config.read(path)
   file:close()
   if not text then return nil, path .. ": cannot be read (a folder?)" end
   if #text > FILE_LIMIT then return nil, ("%s: more than %d bytes: this is no config file"):format(path, FILE_LIMIT) end
-  local chunk, problem = load(text, "@" .. path, "t", environment())
-  if not chunk then return nil, problem:find(path, 1, true) and problem or path .. ": " .. problem end
-  -- In a coroutine of its own, so that the bound does not displace a hook that is already set. String methods are out of reach
-  -- meanwhile: ("x"):rep(1e9) would be one instruction.
-  local thread, strings = coroutine.create(chunk), debug.getmetatable("")
-  local methods = strings.__index
-  local too_many = ("%s: executed %d instructions: config files are data"):format(path, STEP_LIMIT)
-  debug.sethook(thread, function() error(too_many, 0) end, "", STEP_LIMIT)
-  strings.__index = nil
-  local ok, value = coroutine.resume(thread)
-  strings.__index = methods
-  if not ok then return nil, tostring(value) end
+  local value, problem = config.evaluate(text, "@" .. path, pure_functions())
+  if problem then
+    local hint = problem:find("global '", 1, true) and " (config files are data: no functions but Lua's arithmetic are in reach)" or ""
+    return nil, (problem:find(path, 1, true) and problem or path .. ": " .. problem) .. hint
+  end
   if type(value) ~= "table" then return nil, ("%s: a config file returns a table, this one returns %s"):format(path, type(value)) end
   return value
 end
@@ -334,6 +459,7 @@ end
 --- The resolved config as a config file that says where each value came from.
 function Resolved:text()
   local lines = { "-- The resolved config: each value and where it came from.", "return {" }
+  if self.cluster then table.insert(lines, 2, ("-- %s holds here: %s"):format(self.cluster.path, self.cluster.why)) end
   for name, value, from in self:each() do
     local line = ("  [%q] = %s,"):format(name, config.literal(value))
     if type(value) == "function" then line = "  -- " .. line:sub(3) end
@@ -400,7 +526,7 @@ function config.resolve(schema, layers)
     end
   end
   for _, layer in ipairs(layers) do
-    for name, value in pairs(layer.values) do resolved:set(name, value, layer.from) end
+    for name, value in pairs(layer.values) do resolved:set(name, value, layer.sources and layer.sources[name] or layer.from) end
   end
   return resolved
 end
@@ -415,7 +541,7 @@ function config.help(schema, defaults)
       local spec = schema.by[entry[1]]
       local default = defaults:get(spec.name)
       local shown = default ~= nil and "=" .. (type(default) == "string" and default:gsub("\n", "\\n") or config.literal(default)) or ""
-      local also = spec.alias and "; also " .. (type(spec.alias) == "table" and table.concat(spec.alias, ", ") or spec.alias) or ""
+      local also = #spec.also > 0 and "; also " .. table.concat(spec.also, ", ") or ""
       local line = ("  %-30s %s"):format(spec.name .. shown, spec.about)
       local kinds = ("(%s%s)"):format(expected(spec), also)
       lines[#lines + 1] = #line + #kinds < HELP_WIDTH and line .. " " .. kinds or ("%s\n%33s%s"):format(line, "", kinds)

@@ -43,7 +43,9 @@ function KV:list(opts)
     error(('part: "keys" or "values" expected, got %s'):format(tostring(part)), 2)
   end
   local wanted = opts.layers
-  if not wanted then
+  if wanted == "last" then
+    wanted = { self.raw.layers }
+  elseif not wanted or wanted == "all" then
     wanted = {}
     for i = 1, self.raw.layers do wanted[i] = i end
   end

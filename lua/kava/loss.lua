@@ -40,7 +40,9 @@ loss.kv_defaults = {
   project = "teacher", -- whose aggregate goes through the projector: "teacher" (towards the student), "student", or "none"
   hidden_ratio = nil, --  of the projector; nil: 1.0 below 30 billion teacher weights, 2.0 from there
   dropout = 0.1, --       of the projector
-  layers = nil, --  a list of layers to aggregate, or {teacher = list, student = list}; layer_matched: the student's layers
+  initialization = "xavier_uniform", -- of the projector's matrices
+  validate_shapes = true, -- try the loss on a test batch while building it
+  layers = nil, --  "all", "last", a list of layers to aggregate, or {teacher =, student =}; layer_matched: the student's layers
   weights = nil, -- of the aggregation "weighted": a list, or {teacher = list, student = list}
 }
 
@@ -137,7 +139,7 @@ function loss.aggregated(context, part)
   if project ~= "none" then
     local into = project == "teacher" and "student" or "teacher"
     projector = kava.projector { in_dim = dims[project], out_dim = dims[into], hidden_ratio = kv.hidden_ratio or context.hidden_ratio,
-      dropout = kv.dropout }
+      dropout = kv.dropout, initialization = kv.initialization }
   end
   local parameters = {}
   for name, t in pairs(projector and projector:parameters() or {}) do parameters[part .. "." .. name] = t end
@@ -191,7 +193,9 @@ function loss.matched(context, part)
   local map = loss.layer_map(context.loss.layer_map, context.student, context.teacher)
   local kv, parameters, chosen, last = context.kv, {}, {}, { teacher = 0, student = 0 }
   local wanted = side(kv.layers, "student")
-  if not wanted then
+  if wanted == "last" then
+    wanted = { #map }
+  elseif not wanted or wanted == "all" then
     wanted = {}
     for i = 1, #map do wanted[i] = i end
   end
@@ -353,7 +357,7 @@ function loss.build(name, context)
       error(("loss.name = %s: attention maps of unlike tokens cannot be aligned"):format(tostring(self.name)), 0)
     end
   end
-  self:check()
+  if self.kv.validate_shapes then self:check() end
   return self
 end
 

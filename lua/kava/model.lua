@@ -258,11 +258,29 @@ end
 --- How far this model's keys and values are from those of `reference`, layer by layer: a quantised teacher against its 16-bit self.
 function Model:quantisation_error(opts) return require("kava.fidelity").of_model(self, opts) end
 
--- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size).
+-- One layer's part of a layout, and the whole's sums.
+local function add_layer(out, heads, dim, value_dim)
+  out.per_layer[#out.per_layer + 1] = { kv_heads = heads, head_dim = dim, dim = heads * dim, value_dim = value_dim }
+  out.total_dim = out.total_dim + heads * dim
+end
+
+local function finish_layout(out)
+  local first = out.per_layer[1]
+  out.kv_heads, out.head_dim, out.layer_dim = first.kv_heads, first.head_dim, first.dim
+  return out
+end
+
+-- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size); with measure = false
+-- only as the configuration has it.
 function Model:probe(opts)
   opts = opts or {}
-  check_options(opts, { batch = true, length = true }, "probe")
+  check_options(opts, { batch = true, length = true, measure = true }, "probe")
   local batch, length = opts.batch or 1, opts.length or 32
+  if opts.measure == false then
+    local out = { layers = #self.spec.layer, per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = "cpu" }
+    for _, layer in ipairs(self.spec.layer) do add_layer(out, layer.kv_heads, layer.head_dim, layer.kv_heads * layer.head_dim) end
+    return finish_layout(out)
+  end
   return kava.no_grad(function()
     local ids = kava.zeros({ batch, length }, { dtype = "i64" })
     local cache = self:forward({ input_ids = ids, logits = false }).kv
@@ -273,14 +291,10 @@ function Model:probe(opts)
       if shape[1] ~= batch or shape[3] ~= length then
         error(("probe: layer %d's keys are [%s], expected [%d, heads, %d, dim]"):format(i, table.concat(shape, ", "), batch, length))
       end
-      local value_dim = values.shape[2] * values.shape[4]
-      out.per_layer[i] = { kv_heads = shape[2], head_dim = shape[4], dim = shape[2] * shape[4], value_dim = value_dim }
-      out.total_dim = out.total_dim + out.per_layer[i].dim
+      add_layer(out, shape[2], shape[4], values.shape[2] * values.shape[4])
       out.dtype = keys.dtype
     end
-    local first = out.per_layer[1]
-    out.kv_heads, out.head_dim, out.layer_dim = first.kv_heads, first.head_dim, first.dim
-    return out
+    return finish_layout(out)
   end)
 end
 

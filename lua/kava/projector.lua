@@ -8,7 +8,7 @@ Projector.__index = Projector
 Projector.__name = "kava.Projector"
 
 local activations = { silu = "silu", gelu = "gelu" }
-local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, dtype = true }
+local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, initialization = true, dtype = true }
 
 local function dimension(opts, key)
   local value = math.tointeger(opts[key])
@@ -18,12 +18,17 @@ local function dimension(opts, key)
   return value
 end
 
--- Glorot and Bengio 2010: uniform in ±sqrt(6 / (fan_in + fan_out)).
-local function xavier_uniform(rows, columns, dtype)
-  local bound = math.sqrt(6 / (rows + columns))
-  local w = (kava.rand({ rows, columns }, { dtype = dtype }) - 0.5) * (2 * bound)
-  return w:requires_grad(true)
-end
+local function uniform(rows, columns, dtype, bound) return (kava.rand({ rows, columns }, { dtype = dtype }) - 0.5) * (2 * bound) end
+
+local initializations = {
+  -- Glorot and Bengio 2010: uniform in ±sqrt(6 / (fan_in + fan_out)), or normal with the same variance.
+  xavier_uniform = function(rows, columns, dtype) return uniform(rows, columns, dtype, math.sqrt(6 / (rows + columns))) end,
+  xavier_normal = function(rows, columns, dtype)
+    return kava.randn({ rows, columns }, { dtype = dtype }) * math.sqrt(2 / (rows + columns))
+  end,
+  -- He et al. 2015 as torch's nn.Linear has it (a = sqrt(5)): uniform in ±1 / sqrt(fan_in).
+  kaiming_uniform = function(rows, columns, dtype) return uniform(rows, columns, dtype, 1 / math.sqrt(columns)) end,
+}
 
 local function new(_, opts)
   if type(opts) ~= "table" then error("projector: a table {in_dim =, out_dim =} expected", 2) end
@@ -34,6 +39,11 @@ local function new(_, opts)
   local ratio, dropout, dtype = opts.hidden_ratio or 1.0, opts.dropout or 0.1, opts.dtype or "f32"
   local activation = opts.activation or "silu"
   if not activations[activation] then error(("projector: activation: silu or gelu expected, got '%s'"):format(tostring(activation)), 2) end
+  local init = initializations[opts.initialization or "xavier_uniform"]
+  if not init then
+    error(("projector: initialization: xavier_uniform, xavier_normal or kaiming_uniform expected, got '%s'"):format(
+      tostring(opts.initialization)), 2)
+  end
   if type(dropout) ~= "number" or dropout < 0 or dropout >= 1 then
     error(("projector: dropout: a number from 0 to below 1 expected, got %s"):format(tostring(dropout)), 2)
   end
@@ -44,9 +54,9 @@ local function new(_, opts)
   self.weights = {
     ["0.weight"] = kava.ones({ in_dim }, { dtype = dtype }):requires_grad(true),
     ["0.bias"] = zeros(in_dim),
-    ["1.weight"] = xavier_uniform(hidden, in_dim, dtype),
+    ["1.weight"] = init(hidden, in_dim, dtype):requires_grad(true),
     ["1.bias"] = zeros(hidden),
-    ["4.weight"] = xavier_uniform(out_dim, hidden, dtype),
+    ["4.weight"] = init(out_dim, hidden, dtype):requires_grad(true),
     ["4.bias"] = zeros(out_dim),
   }
   return self

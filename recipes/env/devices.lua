@@ -159,12 +159,13 @@ local function rocm(at)
     second and name or first and "ROCR_VISIBLE_DEVICES" or "the kernel's list (/sys/class/kfd)"
 end
 
---- Puts isa, device ("cuda", "rocm", "cpu"), gpus (those this job may use), gpu (this rank's, from 1), precision, and
+--- Puts isa, isa_bf16, device ("cuda", "rocm", "cpu"), gpus (those this job may use), gpu (this rank's, from 1), precision, and
 --- visible_devices where a mask says which.
 function devices.read(at)
   local from, facts = at.from, at.facts
   local isa, bf16 = from.isa()
   at:put("isa", isa, "the processor's features (KAVA_ISA lowers it)")
+  at:put("isa_bf16", bf16, "how the kernels multiply bf16")
   local nvidia, mask = cuda(at)
   local amd, amd_mask = rocm(at)
   local gpus, why = nvidia, mask

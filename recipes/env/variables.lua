@@ -1,12 +1,12 @@
 -- Environment variables as facts need them: absent, or of the right form. Malformed ones are reported once each, with what to do, and
 -- then count as absent; those that say which rank this process is end the program instead (env/launch.lua).
 -- A variable whose name looks like a secret's cannot be read here at all.
+local config = require "kava.config"
+
 local variables = {}
 
 local Variables = {}
 Variables.__index = Variables
-
-local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD" }
 
 --- getenv -> a reader; reader.warnings collects what was malformed.
 function variables.new(getenv)
@@ -19,9 +19,7 @@ end
 
 --- As it is set, the empty text included; nil where it is not.
 function Variables:raw(name)
-  for _, word in ipairs(SECRET) do
-    if name:upper():find(word, 1, true) then error(name .. ": a variable of that name is never read", 2) end
-  end
+  if config.secret(name) then error(name .. ": a variable of that name is never read", 2) end
   return self.getenv(name)
 end
 

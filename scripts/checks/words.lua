@@ -5,7 +5,7 @@ local forbidden = {
   { "%f[%w]TODO%f[%W]", "a TODO: do it or file it" },
   { "%f[%w]FIXME%f[%W]", "a FIXME: do it or file it" },
   { "%f[%w]XXX%f[%W]", "an XXX: do it or file it" },
-  { "%f[%w/]/work/", "a path of one machine" },
+  { "%f[%w/]/work/[ms]%a+", "a path of one machine" }, -- clusters have a /work of their own
   { "%f[%w/]/tmp/w/", "a path of one machine" },
   { "%f[%w/]/root/", "a path of one machine" },
 }

@@ -1,7 +1,6 @@
 local helper = require "spec.helper"
 local devices = require "recipes.env.devices"
 local env = require "recipes.env"
-local paths = require "recipes.paths"
 local program = require "spec.program"
 
 local MEMINFO = "MemTotal:       16384000 kB\nMemFree:         100 kB\nMemAvailable:    8192000 kB\n"
@@ -171,30 +170,6 @@ describe("env", function()
   end)
 end)
 
-describe("paths", function()
-  local config = { paths = { models = "/scratch/{username}/kava/{job}/{other}", data = "./d", output = "./o", cache = "{home}/c" } }
-
-  it("put variables over patterns", function()
-    local variables = { USER = "ada", HOME = "/home/ada", SLURM_JOB_ID = "5", KAVA_DATA_PATH = "/data", KAVA_OUTPUT_PATH = "" }
-    local facts = machine { set = variables }
-    local resolved = paths.resolve(facts, config)
-    assert.equal("/scratch/ada/kava/5/{other}", resolved.models)
-    assert.equal("/data", resolved.data)
-    assert.equal("KAVA_DATA_PATH", resolved.why.data)
-    assert.equal("./o", resolved.output)
-    assert.equal("/home/ada/c", resolved.cache)
-    variables.KAVA_PROJECT_ROOT, variables.KAVA_MODEL_PATH = "/project", "/m"
-    resolved = paths.resolve(machine { set = variables }, config)
-    assert.same({ "/m", "/data", "/project/o", "/home/ada/c" }, { resolved.models, resolved.data, resolved.output, resolved.cache })
-    assert.equal("paths.output, below KAVA_PROJECT_ROOT", resolved.why.output)
-  end)
-
-  it("list where a name may be", function()
-    assert.same({ "/abs" }, paths.candidates("/abs", "m", "h"))
-    assert.same({ "x", "m/x", "h/x" }, paths.candidates("x", "m", "h"))
-  end)
-end)
-
 describe("check_environment", function()
   it("reports, and in JSON", function()
     local code, out = program.run "recipes/check_environment.lua"
@@ -206,7 +181,7 @@ describe("check_environment", function()
     assert.truthy(report.cpus >= 1)
     assert.equal(0, report.launch.rank)
     assert.equal(require("cjson").null, report.device.index)
-    assert.equal("paths.models, configs/environment.lua", report.paths.models.source)
+    assert.equal("paths.defaults, configs/environment.lua", report.paths.models.source)
     assert.truthy(report.paths.outputs.free_bytes > 0)
     assert.equal("5.4", report.dependencies[1].version)
     assert.equal("blas", report.dependencies[2].name)

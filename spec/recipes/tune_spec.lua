@@ -5,7 +5,8 @@ local shape = { layers = 2, hidden = 64, intermediate = 128, kv_dim = 64 }
 local small = { fixed_bytes = 1 << 20, row_tokens = 512, typical_tokens = 64, student = shape }
 
 local function decide(config, models, other)
-  local full = { batch_size = "auto", target_batch = 32, precision = "auto", threads = 0 }
+  local full = { batch_size = "auto", target_batch = 32, device = "auto", precision = "auto", threads = 0,
+    hardware = { gpu_detection = { auto_detect = true, fallback_to_cpu = true }, precision = { auto_detect = true, fallback = "f32" } } }
   for key, value in pairs(config) do full[key] = value end
   return tune.decide(other or facts, full, models or small)
 end

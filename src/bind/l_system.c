@@ -7,8 +7,11 @@
 #include "tape/tape.h"
 #include <limits.h>
 #include <pwd.h>
+#include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+
+extern char **environ; /* POSIX declares it nowhere */
 
 #define SCOPE_TYPE "kava.Scope"
 
@@ -76,6 +79,21 @@ static int l_user(lua_State *L) {
     lua_pushstring(L, entry->pw_name);
   else
     lua_pushnil(L);
+  return 1;
+}
+
+/* [-0, +1, e] variables(prefix) -> names (never values) of the environment's variables that begin with it */
+static int l_variables(lua_State *L) {
+  size_t length;
+  const char *prefix = luaL_checklstring(L, 1, &length);
+  lua_newtable(L);
+  lua_Integer count = 0;
+  for (char **entry = environ; entry && *entry; entry++) {
+    const char *end = strchr(*entry, '=');
+    if (!end || strncmp(*entry, prefix, length) != 0) continue;
+    lua_pushlstring(L, *entry, (size_t)(end - *entry));
+    lua_rawseti(L, -2, ++count);
+  }
   return 1;
 }
 
@@ -159,6 +177,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"cpus", l_cpus},
                                        {"host", l_host},
                                        {"user", l_user},
+                                       {"variables", l_variables},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"memory_fail_after", l_memory_fail_after},

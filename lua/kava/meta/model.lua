@@ -72,9 +72,10 @@ function Model:forward(opts) end
 ---@return kava.Tensor [B, T, T]
 function Model:attention_map(out, i) end
 
----The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims.
----@param opts? {batch?: integer, length?: integer}
----@return {layers: integer, kv_heads: integer, head_dim: integer, layer_dim: integer, total_dim: integer, per_layer: table[], config_dim: integer, dtype: string, device: string}
+---The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims. measure = false: no pass is
+---run, the layout is what the configuration says (without a dtype).
+---@param opts? {batch?: integer, length?: integer, measure?: boolean}
+---@return {layers: integer, kv_heads: integer, head_dim: integer, layer_dim: integer, total_dim: integer, per_layer: table[], config_dim: integer, dtype: string?, device: string}
 function Model:probe(opts) end
 
 ---@class kava.Fidelity
@@ -172,6 +173,6 @@ function kava.norm_linear(x, gamma, beta, w, b, eps) end
 ---LayerNorm -> Linear -> SiLU -> Dropout -> Linear. Callable: x [..., in_dim] -> [..., out_dim].
 ---@class kava.Projector
 ---@field dims {input: integer, hidden: integer, output: integer}
----@param opts {in_dim: integer, out_dim: integer, hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", dtype?: string}
+---@param opts {in_dim: integer, out_dim: integer, hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", initialization?: "xavier_uniform"|"xavier_normal"|"kaiming_uniform", dtype?: string}
 ---@return kava.Projector
 function kava.projector(opts) end

@@ -46,6 +46,19 @@ function kava.host() end
 ---@return string?
 function kava.user() end
 
+--- Names, never values, of the environment's variables that begin with `prefix`, in no order.
+---@param prefix string
+---@return string[]
+function kava.variables(prefix) end
+
+--- Runs f, which a file of data brought, and ends it where it would not end by itself: instructions of Lua's machine, bytes more than
+--- there were, seconds of processor time. -> true, f's results; false, message.
+---@param f fun(): ...
+---@param limits { instructions: integer?, memory: integer?, seconds: number? }
+---@return boolean ok
+---@return any ...
+function kava.bounded(f, limits) end
+
 ---@class kava.MemoryStats
 ---@field current integer bytes handed out
 ---@field peak integer bytes, at most since the start or memory_reset_peak

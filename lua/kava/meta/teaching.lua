@@ -24,6 +24,8 @@
 ---@field project string? whose aggregate goes through the projector: "teacher", "student" or "none"; "teacher"
 ---@field hidden_ratio number? of the projector; 1.0 below 30 billion teacher weights, else 2.0
 ---@field dropout number? of the projector, 0.1
+---@field initialization "xavier_uniform"|"xavier_normal"|"kaiming_uniform"|nil of the projector's matrices
+---@field validate_shapes boolean? whether building tries the loss on a test batch; true
 ---@field layers (integer[]|table)? layers to aggregate or match, or {teacher, student}; all
 ---@field weights (number[]|table)? for the aggregation "weighted", or {teacher, student}
 
