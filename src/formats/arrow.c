@@ -9,12 +9,10 @@
  */
 #include "formats/arrow_schema.h"
 #include "formats/codec.h"
-#include <stdio.h>
 
 #define SLICE_BYTES ((int64_t)4 << 20) /* of a record batch's wanted buffers at a time */
-#define ROWS_MOST ((int64_t)1 << 48)   /* so that no product of a row and a width overflows */
+#define BYTES_MOST ((int64_t)1 << 48)  /* of a column: no product of a row and a width overflows */
 #define METADATA_MOST ((size_t)64 << 20)
-#define FIELDS_MOST 100000
 
 enum { MESSAGE_SCHEMA = 1, MESSAGE_DICTIONARY = 2, MESSAGE_BATCH = 3 };
 enum { CODEC_NONE = -1, CODEC_LZ4 = 0, CODEC_ZSTD = 1 };
@@ -209,6 +207,14 @@ static kava_status read_index(arrow *a) {
 
 /* ---- batches */
 
+/* Whether items of such a column need no bytes: then nothing but the batch's size bounds how many there may be. */
+static bool is_weightless(const kava_arrow_node *n, const kava_field *field) {
+  if (field->kind == KAVA_FIELD_OTHER) return false; /* none of them is ever read */
+  bool sized = n->layout == KAVA_LAYOUT_FIXED || n->layout == KAVA_LAYOUT_ARRAY;
+  return n->layout == KAVA_LAYOUT_NULL || (sized && n->width == 0) ||
+         (n->layout == KAVA_LAYOUT_STRUCT && field->count == 0);
+}
+
 /* Gives a field and those in it their nodes and buffers in this batch. */
 static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *at_node, size_t *at_buffer,
                           size_t *at_view) {
@@ -217,7 +223,8 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
   memcpy(&n->length, b->flat.data + b->nodes.at + *at_node * 16, 8);
   memcpy(&n->nulls, b->flat.data + b->nodes.at + *at_node * 16 + 8, 8);
   ++*at_node;
-  if (n->length < 0 || n->nulls < 0 || n->length > ROWS_MOST) return broken(a, "a column's length");
+  if (n->length < 0 || n->nulls < 0 || n->length > BYTES_MOST / (n->width ? n->width : 1))
+    return broken(a, "a column's length");
   n->first_buffer = (int)*at_buffer;
   *at_buffer += (size_t)n->buffers;
   if (n->views) {
@@ -235,13 +242,12 @@ static kava_status assign(arrow *a, batch *b, const kava_field *field, size_t *a
     kava_status st = assign(a, b, &field->children[i], at_node, at_buffer, at_view);
     if (st != KAVA_OK) return st;
     const kava_arrow_node *child = &a->schema.nodes[field->children[i].index];
-    n = &a->schema.nodes[field->index];
     bool fits = n->layout == KAVA_LAYOUT_STRUCT  ? child->length == n->length
                 : n->layout == KAVA_LAYOUT_ARRAY ? n->width == 0 || child->length / n->width >= n->length
                                                  : true;
     if (!fits) return broken(a, "a column shorter than the one it lies in");
-    if (child->layout == KAVA_LAYOUT_NULL && (uint64_t)child->length / 8 > b->body_size + (uint64_t)b->rows)
-      return broken(a, "a column of more nulls than bytes");
+    if (is_weightless(child, &field->children[i]) && (uint64_t)child->length / 8 > b->body_size + (uint64_t)b->rows)
+      return broken(a, "a column of more items that hold nothing than there are bytes");
   }
   return KAVA_OK;
 }

@@ -1,15 +1,20 @@
 #include "formats/arrow_schema.h"
 #include <string.h>
 
+#define FIELDS_MOST ((size_t)100000)
+#define FIELD_LEAST 12 /* bytes that one takes */
+#define NAME_MOST 4096 /* bytes; many fields may point to one name */
+
 static kava_status broken(const kava_arrow_schema *s, const char *what) {
   return kava_fail(KAVA_FORMAT, "%s: Arrow: %s", s->path, what);
 }
 
-static const char *text_of(kava_arrow_schema *s, kava_flat *f, size_t at) {
-  if (!at) return kava_arena_strndup(s->arena, "", 0);
-  uint32_t length = kava_flat_u32(f, at);
+static kava_status name_of(kava_arrow_schema *s, kava_flat *f, size_t at, const char **out) {
+  uint32_t length = at ? kava_flat_u32(f, at) : 0;
   if (!kava_flat_has(f, at + 4, length)) length = 0;
-  return kava_arena_strndup(s->arena, (const char *)f->data + at + 4, length);
+  if (length > NAME_MOST) return broken(s, "a field's name is longer than 4096 bytes");
+  *out = kava_arena_strndup(s->arena, (const char *)f->data + at + 4, length);
+  return *out ? KAVA_OK : KAVA_MEMORY;
 }
 
 static void set(kava_field *field, kava_arrow_node *n, kava_field_kind kind, kava_layout layout, uint32_t width,
@@ -168,21 +173,29 @@ static kava_status add_dictionary(kava_arrow_schema *s, kava_flat *f, size_t enc
   return KAVA_OK;
 }
 
+/* Room for a field's children. Offsets may point to the same place again and again: what all of them are together is
+ * held against what the bytes can hold. */
+static kava_status take_children(kava_arrow_schema *s, const kava_flat *f, size_t count, kava_field *field) {
+  s->field_count += count;
+  if (s->field_count > f->size / FIELD_LEAST || s->field_count > FIELDS_MOST)
+    return broken(s, "the schema names more fields than it holds, or than can be read");
+  field->children = kava_arena_alloc(s->arena, count * sizeof *field->children + 1);
+  field->count = (int)count;
+  return field->children ? KAVA_OK : KAVA_MEMORY;
+}
+
 static kava_status read_field(kava_arrow_schema *s, kava_flat *f, size_t at, kava_field *field, int depth) {
   kava_status st;
   if (depth > KAVA_TABLE_DEPTH) return broken(s, "fields nested too deep");
-  if ((size_t)s->node_count > f->size / 12) return broken(s, "the schema names more fields than it holds");
   if ((st = new_node(s, &field->index)) != KAVA_OK) return st;
-  if (!(field->name = text_of(s, f, kava_flat_table(f, at, 0)))) return KAVA_MEMORY;
+  if ((st = name_of(s, f, kava_flat_table(f, at, 0), &field->name)) != KAVA_OK) return st;
   if ((st = read_type(s, f, at, field, &s->nodes[field->index])) != KAVA_OK) return st;
   if (!field->type) return KAVA_MEMORY;
   kava_flat_vector children = kava_flat_list(f, at, 5, 4);
   bool one = field->kind == KAVA_FIELD_LIST, none = field->kind != KAVA_FIELD_OTHER && field->kind != KAVA_FIELD_STRUCT;
   if (f->broken || (one ? children.count != 1 : none && children.count != 0))
     return kava_fail(KAVA_FORMAT, "%s: Arrow: field '%.60s' has %zu children", s->path, field->name, children.count);
-  field->children = kava_arena_alloc(s->arena, children.count * sizeof *field->children + 1);
-  if (!field->children) return KAVA_MEMORY;
-  field->count = (int)children.count;
+  if ((st = take_children(s, f, children.count, field)) != KAVA_OK) return st;
   for (int i = 0; i < field->count; i++) {
     st = read_field(s, f, kava_flat_follow(f, children.at + 4 * (size_t)i), &field->children[i], depth + 1);
     if (st != KAVA_OK) return st;
@@ -195,14 +208,13 @@ kava_status kava_arrow_schema_read(kava_arrow_schema *s, kava_flat *f, size_t he
   if (kava_flat_integer(f, header, 0, 2, 0) != 0) return broken(s, "big-endian data");
   kava_field *record = &s->record;
   kava_flat_vector fields = kava_flat_list(f, header, 1, 4);
-  record->children = kava_arena_alloc(s->arena, fields.count * sizeof *record->children + 1);
-  if (!record->children) return KAVA_MEMORY;
   record->kind = KAVA_FIELD_STRUCT;
   record->name = "";
   record->type = "struct";
-  record->count = (int)fields.count;
+  kava_status st = take_children(s, f, fields.count, record);
+  if (st != KAVA_OK) return st;
   for (int i = 0; i < record->count; i++) {
-    kava_status st = read_field(s, f, kava_flat_follow(f, fields.at + 4 * (size_t)i), &record->children[i], 1);
+    st = read_field(s, f, kava_flat_follow(f, fields.at + 4 * (size_t)i), &record->children[i], 1);
     if (st != KAVA_OK) return st;
   }
   return f->broken ? broken(s, "the schema points out of its bounds") : KAVA_OK;

@@ -27,6 +27,7 @@ typedef struct kava_arrow_schema {
   const char *path;  /* for messages */
   kava_arena *arena; /* names and fields */
   kava_field record;
+  size_t field_count; /* promised by the lists of children read so far */
   kava_arrow_node *nodes;
   int node_count;
   kava_arrow_encoded *encoded;

@@ -330,7 +330,7 @@ static kava_status read_field(parquet *p, kava_field *f, int def, int rep, int i
   if (p->element_at >= p->element_count) return broken(p, "a schema that is cut off");
   const element *e = &p->elements[p->element_at++];
   if (depth > KAVA_TABLE_DEPTH) return broken(p, "fields nested too deep");
-  if (e->repetition < REQUIRED || e->repetition > REPEATED || e->children < 0) return broken(p, "a damaged schema");
+  if (e->repetition < REQUIRED || e->repetition > REPEATED) return broken(p, "a damaged schema");
   kava_status st;
   f->name = e->name;
   bool leaf = e->type >= 0 && e->children == 0;
@@ -388,8 +388,12 @@ static kava_status read_schema(parquet *p, kava_thrift *t) {
     return broken(p, "a schema of more elements than its bytes can hold");
   p->elements = kava_calloc(p->element_count, sizeof *p->elements);
   if (!p->elements) return KAVA_MEMORY;
-  for (size_t i = 0; i < p->element_count && !t->broken; i++)
+  uint64_t children = 0; /* of all elements: each is the child of one, but for the first */
+  for (size_t i = 0; i < p->element_count && !t->broken; i++) {
     if ((st = read_element(p, t, &p->elements[i])) != KAVA_OK) return st;
+    if (p->elements[i].children < 0 || (children += (uint64_t)p->elements[i].children) >= p->element_count)
+      return broken(p, "a damaged schema");
+  }
   if (t->broken) return broken(p, "a damaged footer");
   p->elements[0].repetition = REQUIRED;
   p->elements[0].type = -1;
@@ -546,26 +550,24 @@ static int64_t slice_rows(const parquet *p) {
 
 static kava_status parquet_next(kava_table *table, const kava_column **columns, int64_t *count) {
   parquet *p = (parquet *)table;
-  kava_status st;
+  kava_status st = KAVA_OK;
   *count = 0;
   if (p->row >= table->rows) return KAVA_OK;
   if (p->at < 0 || p->row == p->groups[p->at].first + p->groups[p->at].rows)
     if ((st = find_row(p)) != KAVA_OK) return st;
   int64_t rows = slice_rows(p);
   for (int i = 0; i < p->leaf_count; i++)
-    if (p->loaded[i] && (st = kava_leaf_rows(&p->leaves[i], rows)) != KAVA_OK) {
-      p->at = -1;
-      return st;
-    }
+    if (p->loaded[i]) KAVA_TRY(kava_leaf_rows(&p->leaves[i], rows));
   for (int i = 0; i < table->record.count; i++)
-    if (table->record.children[i].wanted &&
-        (st = fill_column(p, &table->record.children[i], &p->root.children[i], rows)) != KAVA_OK)
-      return st;
+    if (table->record.children[i].wanted)
+      KAVA_TRY(fill_column(p, &table->record.children[i], &p->root.children[i], rows));
   p->root.length = rows;
   p->row += rows;
   *columns = &p->root;
   *count = rows;
-  return KAVA_OK;
+out:
+  if (st != KAVA_OK) p->at = -1; /* the columns have read on, the row is the same: it is to be found again */
+  return st;
 }
 
 static kava_status parquet_seek(kava_table *table, int64_t row) {

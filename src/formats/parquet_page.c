@@ -278,7 +278,7 @@ static kava_status next_page(kava_leaf *l, int64_t *skip) {
     if (h.def_size < 0 || h.rep_size < 0) return broken(l, "levels of a negative size");
     kava_room *page = add_page(l);
     if (!page) return KAVA_MEMORY;
-    if ((st = read_body(l, &h, (size_t)(h.def_size + h.rep_size), page)) != KAVA_OK) return st;
+    if ((st = read_body(l, &h, (size_t)h.def_size + (size_t)h.rep_size, page)) != KAVA_OK) return st;
     l->p = page->data;
     l->page_end = page->data + page->size;
     if (h.type == PAGE_DATA) {
