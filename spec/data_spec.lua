@@ -243,6 +243,16 @@ describe("a dataset", function()
     end
   end)
 
+  it("removes what a process that died left of an earlier attempt", function()
+    local dir = helper.tmp()
+    local path = rows_file(5, dir)
+    local cache = assert(kava.data.tokens(path, tok(), { cache = dir })):stats().cache
+    os.remove(cache)
+    helper.write(cache .. ".tmp999999", "half of it")
+    assert(kava.data.tokens(path, tok(), { cache = dir }))
+    assert.are.same({ "rows.jsonl", (cache:match "[^/]+$") }, kava.fs.list(dir))
+  end)
+
   it("says when the cache cannot be written, and leaves nothing behind", function()
     local path = rows_file(5)
     local none, message, code = kava.data.tokens(path, tok(), { cache = "/dev/null/here" })
@@ -406,6 +416,25 @@ describe("batches", function()
     assert.is_true(real "bucket" > 0.95)
     assert.is_true(real "pack" > 0.9)
     assert.is_true(real "pad" < 0.9)
+  end)
+
+  it("are packed first fit, in shuffled order", function()
+    local data, length, sizes = dataset(1000), 24, {}
+    for b in data:batches { batch = 1, seed = 5, mode = "pad" } do sizes[#sizes + 1] = b.tokens end
+    local space, documents = {}, {} -- of each row: tokens that still fit, documents that begin in it
+    for _, size in ipairs(sizes) do
+      for begin = 0, size - 1, length do
+        local part, row = math.min(length, size - begin), 1
+        while space[row] and space[row] < part do row = row + 1 end
+        space[row] = (space[row] or length) - part
+        documents[row] = (documents[row] or 0) + (begin == 0 and 1 or 0)
+      end
+    end
+    local expected, got = {}, {}
+    for row = 1, #space do expected[row] = { length - space[row], documents[row] } end
+    for b in data:batches { batch = 1, length = length, seed = 5, mode = "pack" } do got[#got + 1] = { b.tokens, #b.rows } end
+    assert.are.same(expected, got)
+    assert.is_true(math.max(table.unpack(sizes)) > length and math.min(table.unpack(sizes)) < length) -- some are split
   end)
 
   it("split a document only where it is longer than a row", function()

@@ -76,6 +76,9 @@ describe("its relatives", function()
     assert.error_matches(function() kava.arange(1, 2, 0) end, "a step other than 0")
     local large = 2 ^ 53 | 1 -- integers are exact, also those that no double holds
     assert.same({ large, large + 1 }, kava.arange(large, large + 2):totable())
+    local least, step = math.mininteger, 1 << 62 -- the steps' sum alone is beyond an integer
+    assert.same({ least, least + step, 0, step }, kava.arange(least, math.maxinteger, step):totable())
+    assert.equal("f32", kava.zeros(1, setmetatable({}, { __index = { dtype = "f64" } })).dtype) -- options are what a table itself holds
     assert.same({ large }, kava.arange(large, large + 1):totable())
     assert.same({ math.maxinteger - 1 }, kava.arange(math.maxinteger - 1, math.mininteger, math.mininteger):narrow(1, 1, 1):totable())
     assert.equal(large, kava.full({ 1 }, large, { dtype = "i64" }):item())

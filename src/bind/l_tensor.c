@@ -297,7 +297,7 @@ l_arange(lua_State *L) { /* [-0, +1, e] arange(stop) or arange(start, stop [, st
   if (given == 1) at[1] = at[0], at[0] = 0;
   luaL_argcheck(L, at[2] != 0 && at[2] == at[2], 3, "a step other than 0 expected");
   double steps = ceil((at[1] - at[0]) / at[2]);
-  if (whole) { /* counted exactly, beyond 2^53 too; from + i * step stays this side of stop: nothing overflows */
+  if (whole) { /* counted exactly, beyond 2^53 too */
     int64_t stop = (int64_t)lua_tointeger(L, given > 1 ? 2 : 1);
     uint64_t span = step > 0 ? (uint64_t)stop - (uint64_t)from : (uint64_t)from - (uint64_t)stop;
     uint64_t stride = step > 0 ? (uint64_t)step : 0 - (uint64_t)step;
@@ -310,7 +310,8 @@ l_arange(lua_State *L) { /* [-0, +1, e] arange(stop) or arange(start, stop [, st
   kava_tensor **values = kava_l_result(L), **y = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_tensor_new(whole ? KAVA_I64 : KAVA_F64, 1, &count, values));
   if (whole)
-    for (int64_t i = 0; i < count; i++) kava_i64(*values)[i] = from + i * step;
+    for (int64_t i = 0; i < count; i++) /* i * step alone may overflow, its sum with from does not */
+      kava_i64(*values)[i] = (int64_t)((uint64_t)from + (uint64_t)i * (uint64_t)step);
   else
     for (int64_t i = 0; i < count; i++) kava_f64(*values)[i] = at[0] + (double)i * at[2];
   kava_l_check(L, kava_contiguous_as(*values, dtype, y));

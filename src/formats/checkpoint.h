@@ -1,8 +1,12 @@
 /* formats/checkpoint: the state of a run in one file: tensors and a text. The file is a safetensors file that any tool
  * reads; its metadata adds
+ *
  *   kava.crc32c   8 hexadecimal digits of CRC-32C for the header (these 8 taken as zeros), then 8 for each tensor, in
- * the order of their data kava.state    the text A save replaces the file at once or leaves the one before as it was,
- * whatever happens: a full disk, a crash, a kill. */
+ *                 the order of their data
+ *   kava.state    the text
+ *
+ * A save replaces the file at once or leaves the one before as it was, whatever happens: a full disk, a crash, a kill.
+ */
 #ifndef KAVA_FORMATS_CHECKPOINT_H
 #define KAVA_FORMATS_CHECKPOINT_H
 #include "formats/safetensors.h"

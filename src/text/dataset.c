@@ -359,6 +359,7 @@ static kava_status build(kava_dataset *data, kava_source *source, kava_tokenizer
   }
   for (int i = 0; i < threads; i++) KAVA_TRY(kava_encoder_new(tok, &j.workers[i].encoder));
   if (data->cache_path) {
+    kava_writer_sweep(data->cache_path);
     KAVA_TRY(kava_writer_open(&j.writer, data->cache_path));
     j.writing = true;
     KAVA_TRY(kava_writer_put(&j.writer, &(header){0}, sizeof(header)));

@@ -93,18 +93,24 @@ static kava_status add_item(window *w, stretch item) {
   return KAVA_OK;
 }
 
-/* First fit: each stretch goes to the first row with room for it. Rows that are full are passed over for good. */
+/* First fit: each stretch goes to the first row with room for it. Rows with room are few, beside those that a document
+ * longer than a row fills. */
 static kava_status pack(window *w, int64_t length) {
-  int64_t *space = kava_alloc((size_t)(w->count + 1) * sizeof *space), open = 0, *fill = NULL;
+  int64_t *space = kava_alloc((size_t)(w->count + 1) * 2 * sizeof *space), *open, open_count = 0, *fill = NULL;
   if (!space) return KAVA_MEMORY;
+  open = space + w->count + 1;
   w->bins = 0;
   for (int64_t i = 0; i < w->count; i++) {
-    int64_t bin = open;
-    while (bin < w->bins && space[bin] < w->items[i].length) bin++;
-    if (bin == w->bins) space[w->bins++] = length;
-    space[bin] -= w->items[i].length;
+    int64_t size = w->items[i].length, at = size == length ? open_count : 0;
+    while (at < open_count && space[open[at]] < size) at++;
+    if (at == open_count) {
+      space[w->bins] = length;
+      open[open_count++] = w->bins++;
+    }
+    int64_t bin = open[at];
     w->items[i].place = bin;
-    while (open < w->bins && space[open] == 0) open++;
+    space[bin] -= size;
+    if (space[bin] == 0) memmove(open + at, open + at + 1, (size_t)(--open_count - at) * sizeof *open);
   }
   /* by row, stable: counted, then placed */
   stretch *sorted = kava_alloc((size_t)(w->count + 1) * sizeof *sorted);

@@ -1,10 +1,12 @@
 /* text/packer: the rows of a dataset as batches, in an order that is a pure function of (seed, epoch).
  *
  * Each row comes once an epoch. Any batch can be gone to: in O(1) where rows are padded, by repacking lengths (no ids
- * are read) where they are packed. pad     `batch` rows in shuffled order, as long as the longest of them bucket  in
- * windows of 64 batches rows are sorted by length, cut into batches, and those are shuffled pack    documents fill rows
- * of `length` tokens, first fit in shuffled order within windows of 1024 documents; one is split only where it is
- * longer than a row
+ * are read) where they are packed.
+ *
+ *   pad      `batch` rows in shuffled order, as long as the longest of them
+ *   bucket   in windows of 64 batches rows are sorted by length, cut into batches, and those are shuffled
+ *   pack     documents fill rows of `length` tokens, first fit in shuffled order within windows of 1024 documents; one
+ *            is split only where it is longer than a row
  *
  * Tensors [B, T], the last batch of an epoch may have fewer rows:
  *   input_ids i64; start i32, the first token (from 0) that attention may see; positions i32, from 0 in each document;
