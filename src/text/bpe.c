@@ -165,6 +165,7 @@ static bool unspell(const char *text, size_t length, uint8_t *out, size_t *size)
 }
 
 #define LONGEST_TOKEN (1u << 20)
+#define LONGEST_MADE 1024u /* bytes of a token that a merge makes */
 
 kava_status kava_unspell(const uint8_t *text, size_t length, kava_buffer *out) {
   size_t size;
@@ -299,6 +300,8 @@ kava_status kava_bpe_merge_by_score(kava_bpe *bpe, const float *scores, const bo
     if (!joined[id] || !kava_bpe_has(bpe, id)) continue;
     kava_token token = bpe->tokens[id];
     const uint8_t *bytes = bpe->bytes.data + token.offset;
+    if (token.length > LONGEST_MADE)
+      KAVA_FAIL(KAVA_FORMAT, "token %d has %u bytes: too long to be made of others", id, token.length);
     const float *place = bsearch(&scores[id], sorted, different, sizeof *sorted, falling);
     for (uint32_t cut = 1; cut < token.length; cut++) {
       if ((bytes[cut] & 0xc0) == 0x80) continue;
@@ -357,10 +360,10 @@ static int32_t find_made(const kava_bpe *bpe, const uint8_t *bytes, size_t lengt
 
 kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size, const char *right,
                                size_t right_size) {
-  uint8_t bytes[1024];
+  uint8_t bytes[LONGEST_MADE];
   size_t a = 0, b = 0;
-  const char *why = "is longer than 512 bytes";
-  if (left_size <= 512 && right_size <= 512) {
+  const char *why = "is longer than 1024 bytes";
+  if (left_size <= LONGEST_MADE && right_size <= LONGEST_MADE - left_size) {
     why = "has a side that is not spelt in the byte-level alphabet";
     bool read = true;
     if (bpe->chars) {

@@ -16,8 +16,8 @@
 
 typedef struct kava_token {
   uint32_t offset; /* into bytes */
-  /* special: an added token that decoding may skip; unlisted: text never becomes it */
-  uint32_t length : 29, literal : 1, special : 1, unlisted : 1;
+  /* added: among the added tokens; special: one that decoding may skip; unlisted: text never becomes it */
+  uint32_t length : 28, literal : 1, added : 1, special : 1, unlisted : 1;
 } kava_token;
 #define KAVA_TOKEN_ABSENT UINT32_MAX /* offset of an id that has no token */
 

@@ -16,12 +16,17 @@ static uint32_t read_u32(const uint8_t *p) {
   return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static bool open_charsmap(const uint8_t *data, size_t size, charsmap *map) {
+static charsmap parts_of(const uint8_t *data, size_t size) {
+  uint32_t bytes = read_u32(data);
+  return (charsmap){data + 4, bytes / 4, data + 4 + bytes, size - 4 - bytes};
+}
+
+static bool is_charsmap(const uint8_t *data, size_t size) {
   if (size < 8) return false;
   uint32_t bytes = read_u32(data);
-  if (bytes % 4 != 0 || bytes < 4 || bytes > size - 4 || (size > bytes + 4u && data[size - 1] != 0)) return false;
-  *map = (charsmap){data + 4, bytes / 4, data + 4 + bytes, size - 4 - bytes};
-  return kava_utf8_valid(map->texts, map->size, NULL) == map->size;
+  if (bytes % 4 != 0 || bytes < 4 || bytes > size - 4) return false;
+  charsmap map = parts_of(data, size);
+  return (map.size == 0 || map.texts[map.size - 1] == 0) && kava_utf8_valid(map.texts, map.size, NULL) == map.size;
 }
 
 /* What the shortest prefix of `key` that the map knows becomes; false where it knows none. (The shortest, and for the
@@ -50,14 +55,13 @@ static bool look_up(const charsmap *map, const uint8_t *key, size_t length, cons
 /* ---- building */
 
 kava_status kava_normalizer_add(kava_normalizer *normalizer, const kava_normal *model) {
-  charsmap map;
   if (normalizer->count == KAVA_NORMAL_STEPS)
     return kava_fail(KAVA_UNSUPPORTED, "more than %d normalizers", KAVA_NORMAL_STEPS);
   kava_normal step = *model;
   step.match = NULL;
   step.content = NULL;
   step.pattern = (kava_pattern){0};
-  if (step.kind == KAVA_NORMAL_CHARSMAP && !open_charsmap(model->content, model->length, &map))
+  if (step.kind == KAVA_NORMAL_CHARSMAP && !is_charsmap(model->content, model->length))
     return kava_fail(KAVA_FORMAT, "precompiled_charsmap: not a map of characters as SentencePiece writes it");
   if (model->match) {
     kava_status st = kava_pattern_compile(model->match, model->literal, &step.pattern);
@@ -207,11 +211,9 @@ static kava_status replace(kava_normal_scratch *s, const kava_normal *step, cons
 /* A short grapheme as a whole where the map knows it, else its characters one by one. */
 static kava_status map_chars(const kava_normal *step, const kava_view *in, kava_aligned *out) {
   kava_status st = KAVA_OK;
-  charsmap map;
+  charsmap map = parts_of(step->content, step->length);
   const uint8_t *text;
   size_t size;
-  if (!open_charsmap(step->content, step->length, &map))
-    return kava_fail(KAVA_FORMAT, "precompiled_charsmap is broken");
   for (size_t i = 0; i < in->length && st == KAVA_OK;) {
     size_t end = i + kava_grapheme(in->text + i, in->length - i);
     if (end - i < 6 && look_up(&map, in->text + i, end - i, &text, &size)) {

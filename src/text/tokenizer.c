@@ -2,6 +2,7 @@
 #include "text/unicode.h"
 #include "text/utf8.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 /* ---- building */
@@ -80,6 +81,7 @@ static kava_status append_added(kava_tokenizer *tok, const kava_added *model) {
   }
   tok->added_count++;
   tok->bpe.tokens[model->id].special = model->special;
+  tok->bpe.tokens[model->id].added = true;
   return KAVA_OK;
 }
 
@@ -106,7 +108,7 @@ kava_status kava_tokenizer_add(kava_tokenizer *tok, const kava_added *model) {
   } else {
     st = kava_bpe_add_unlisted(&tok->bpe, added.sought, added.sought_length, model->id);
     if (st != KAVA_OK) {
-      st = kava_fail_in(st, "added token '%.60s'", model->content);
+      st = kava_fail_in(st, "added token '%.*s'", (int)(model->length < 60 ? model->length : 60), model->content);
       goto out;
     }
   }
@@ -170,8 +172,21 @@ static void digest_number(digest *d, int64_t number) {
   digest_add(d, bytes, 8);
 }
 
-static void fingerprint(kava_tokenizer *tok) {
+/* Added tokens in the order of ids, whichever the file has. */
+typedef struct place {
+  int32_t id, at;
+} place;
+static int by_id(const void *a, const void *b) {
+  const place *x = a, *y = b;
+  return x->id != y->id ? (x->id > y->id) - (x->id < y->id) : (x->at > y->at) - (x->at < y->at);
+}
+
+static kava_status fingerprint(kava_tokenizer *tok) {
   digest d = {1, 2};
+  place *order = kava_alloc(((size_t)tok->added_count + 1) * sizeof *order);
+  if (!order) return KAVA_MEMORY;
+  for (int32_t i = 0; i < tok->added_count; i++) order[i] = (place){tok->added[i].id, i};
+  qsort(order, (size_t)tok->added_count, sizeof *order, by_id);
   const kava_bpe *bpe = &tok->bpe;
   digest_number(&d, bpe->size);
   for (int32_t id = 0; id < bpe->size; id++) {
@@ -202,16 +217,10 @@ static void fingerprint(kava_tokenizer *tok) {
     digest_add(&d, step->content, step->length);
     if (step->pattern.text) digest_add(&d, step->pattern.text, strlen(step->pattern.text));
   }
-  /* added tokens in the order of ids, whichever the file has */
-  int32_t last = -1;
-  for (int32_t n = 0; n < tok->added_count; n++) {
-    int32_t next = -1;
-    for (int32_t i = 0; i < tok->added_count; i++)
-      if (tok->added[i].id > last && (next < 0 || tok->added[i].id < tok->added[next].id)) next = i;
-    if (next < 0) break;
-    const kava_added *added = &tok->added[next];
-    last = added->id;
-    digest_number(&d, last);
+  for (int32_t i = 0; i < tok->added_count; i++) {
+    if (i > 0 && order[i].id == order[i - 1].id) continue;
+    const kava_added *added = &tok->added[order[i].at];
+    digest_number(&d, added->id);
     digest_add(&d, added->content, added->length);
     /* where nothing is normalised the flag changes nothing */
     digest_number(&d, (added->normalized && tok->normalizer.count > 0) | added->lstrip << 1 | added->rstrip << 2 |
@@ -229,6 +238,8 @@ static void fingerprint(kava_tokenizer *tok) {
   digest_number(&d, -2);
   snprintf(tok->fingerprint, sizeof tok->fingerprint, "%016llx%016llx", (unsigned long long)d.a,
            (unsigned long long)d.b);
+  kava_free(order);
+  return KAVA_OK;
 }
 
 kava_status kava_tokenizer_finish(kava_tokenizer *tok) {
@@ -243,8 +254,7 @@ kava_status kava_tokenizer_finish(kava_tokenizer *tok) {
   for (int i = 0; i < tok->splitter.count; i++)
     tok->track |= tok->splitter.steps[i].kind == KAVA_SPLIT_METASPACE &&
                   tok->splitter.steps[i].prepend == KAVA_PREPEND_FIRST && tok->normalizer.count > 0;
-  fingerprint(tok);
-  return KAVA_OK;
+  return fingerprint(tok);
 }
 
 kava_status kava_tokenizer_pattern(kava_tokenizer *tok, const char *name) {
@@ -329,6 +339,7 @@ const char *kava_tokenizer_fingerprint(const kava_tokenizer *tok) { return tok->
 bool kava_tokenizer_has(const kava_tokenizer *tok, int64_t id) { return kava_bpe_has(&tok->bpe, id); }
 
 static const kava_added *find_added(const kava_tokenizer *tok, int32_t id) {
+  if (!kava_bpe_has(&tok->bpe, id) || !tok->bpe.tokens[id].added) return NULL;
   for (int32_t i = 0; i < tok->added_count; i++)
     if (tok->added[i].id == id) return &tok->added[i];
   return NULL;
