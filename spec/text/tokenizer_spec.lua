@@ -76,6 +76,14 @@ describe("a tokenizer", function()
       { again.vocab_size, again.eos_id, again.bos_id, again.pad_id })
   end)
 
+  it("puts marks into canonical order, however many there are", function()
+    local tok = small { pattern = "qwen2" }
+    for _, n in ipairs { 2, 40, 20000 } do
+      local marks = ("\u{301}\u{323}"):rep(n)
+      assert.is_true("\u{1ea1}" .. ("\u{323}"):rep(n - 1) .. ("\u{301}"):rep(n) == tok:decode(tok:encode("a" .. marks)))
+    end
+  end)
+
   for _, pattern in ipairs { "gpt2", "llama3", "qwen2", "smollm" } do
     it("gives back what it was given: " .. pattern, function()
       local tok = small { pattern = pattern }

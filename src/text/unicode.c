@@ -281,19 +281,56 @@ size_t kava_grapheme(const uint8_t *text, size_t length) {
   return at;
 }
 
+/* Puts a run of combining marks into canonical order: by class, those of one class as they came. `spare`: room for as
+ * many. */
+static void order_marks(utf8proc_int32_t *run, size_t count, utf8proc_int32_t *spare) {
+  size_t place[257] = {0};
+  bool ordered = true;
+  for (size_t i = 0; i < count; i++) {
+    int class = utf8proc_get_property(run[i])->combining_class;
+    ordered = ordered && (i == 0 || class >= utf8proc_get_property(run[i - 1])->combining_class);
+    place[class + 1]++;
+  }
+  if (ordered) return;
+  for (int k = 0; k < 256; k++) place[k + 1] += place[k];
+  for (size_t i = 0; i < count; i++) spare[place[utf8proc_get_property(run[i])->combining_class]++] = run[i];
+  memcpy(run, spare, count * sizeof *run);
+}
+
+/* As utf8proc_decompose, whose own order takes a time that grows with the square of a run of marks: returns how many
+ * code points there are, of which `codes` gets at most `room`, all of them in order where they fit. Behind those it has
+ * room for as many again. */
+static utf8proc_ssize_t decompose(const uint8_t *text, size_t length, utf8proc_option_t options,
+                                  utf8proc_int32_t *codes, size_t room) {
+  size_t count = 0, n;
+  int bound = 0;
+  for (size_t i = 0; i < length; i += n) {
+    utf8proc_int32_t c = (utf8proc_int32_t)kava_utf8_read(text + i, &n);
+    size_t at = count < room ? count : room;
+    utf8proc_ssize_t came = utf8proc_decompose_char(c, codes + at, (utf8proc_ssize_t)(room - at), options, &bound);
+    if (came < 0) return came;
+    count += (size_t)came;
+  }
+  for (size_t i = 0, end; i < count && count <= room; i = end + 1) {
+    for (end = i; end < count && utf8proc_get_property(codes[end])->combining_class > 0;) end++;
+    if (end > i + 1) order_marks(codes + i, end - i, codes + room);
+  }
+  return (utf8proc_ssize_t)count;
+}
+
 kava_status kava_normal_form(const uint8_t *text, size_t length, kava_form form, kava_buffer *out, bool *changed) {
   static const int of_form[] = {UTF8PROC_COMPOSE, UTF8PROC_DECOMPOSE, UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
                                 UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
+  enum { FEW = 64 };
   *changed = false;
-  /* utf8proc decomposes to code points, puts them into canonical order and composes in place */
   const utf8proc_option_t options = (utf8proc_option_t)(UTF8PROC_STABLE | of_form[form]);
   kava_status st = KAVA_OK;
-  utf8proc_int32_t few[64], *codes = few;
-  utf8proc_ssize_t need = utf8proc_decompose(text, (utf8proc_ssize_t)length, few, 64 - 1, options);
-  if (need >= 64) { /* reencoding wants one more */
-    codes = kava_alloc(((size_t)need + 1) * sizeof *codes);
+  utf8proc_int32_t few[2 * FEW + 1], *codes = few; /* reencoding wants one more */
+  utf8proc_ssize_t need = decompose(text, length, options, few, FEW);
+  if (need > FEW) {
+    codes = kava_alloc((2 * (size_t)need + 1) * sizeof *codes);
     if (!codes) return KAVA_MEMORY;
-    need = utf8proc_decompose(text, (utf8proc_ssize_t)length, codes, need, options);
+    need = decompose(text, length, options, codes, (size_t)need);
   }
   utf8proc_ssize_t size = need < 0 ? need : utf8proc_reencode(codes, need, options);
   if (size < 0) KAVA_FAIL(KAVA_MISUSE, "a normal form: %s", utf8proc_errmsg(size));
