@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -114,44 +113,4 @@ void kava_map_forget(kava_map *map, const void *data, size_t size) {
   begin = (begin + page - 1) / page * page; /* the map begins at a page */
   end = end == map->size ? end : end / page * page;
   if (begin < end) madvise(map->data + begin, end - begin, MADV_DONTNEED);
-}
-
-static kava_status sync_directory_of(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *directory = slash ? kava_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : kava_strdup(".");
-  if (!directory) return KAVA_MEMORY;
-  int file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  kava_free(directory);
-  if (file < 0) return kava_fail(KAVA_IO, "%s: its directory: %s", path, strerror(errno));
-  fsync(file); /* some file systems refuse it on directories; the rename itself has succeeded */
-  close(file);
-  return KAVA_OK;
-}
-
-kava_status kava_file_write(const char *path, const void *data, size_t size) {
-  kava_status st = KAVA_OK;
-  int file = -1;
-  char *temporary = kava_format("%s.tmp%ld", path, (long)getpid());
-  if (!temporary) return KAVA_MEMORY;
-  file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file < 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
-  for (size_t done = 0; done < size;) {
-    ssize_t n = write(file, (const char *)data + done, size - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
-    done += (size_t)n;
-  }
-  if (fsync(file) != 0) KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
-  if (close(file) != 0) {
-    file = -1;
-    KAVA_FAIL(KAVA_IO, "%s: cannot be written: %s", temporary, strerror(errno));
-  }
-  file = -1;
-  if (rename(temporary, path) != 0) KAVA_FAIL(KAVA_IO, "%s: %s", path, strerror(errno));
-  st = sync_directory_of(path);
-out:
-  if (file >= 0) close(file);
-  if (st != KAVA_OK) unlink(temporary);
-  kava_free(temporary);
-  return st;
 }

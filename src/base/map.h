@@ -23,6 +23,4 @@ void kava_map_forget(kava_map *map, const void *data, size_t size);
  * with a message that names the file, and exit status 1, instead of a signal (SIGBUS). There is nothing to go on with:
  * the bytes cannot be had any more. Files that are only read through are read by position instead (base/file). */
 void kava_map_guard(void);
-/* Writes `size` bytes of `data` to `path` by way of a temporary file, fsync, rename and fsync of the directory. */
-kava_status kava_file_write(const char *path, const void *data, size_t size);
 #endif

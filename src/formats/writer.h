@@ -27,6 +27,6 @@ void kava_writer_abort(kava_writer *w); /* removes the temporary file; harmless 
  */
 void kava_writer_sweep(const char *path);
 
-/* The whole of `text` as a file, in the same way. */
+/* `size` bytes of `data` as a file, in the same way. */
 kava_status kava_writer_file(const char *path, const void *data, size_t size);
 #endif

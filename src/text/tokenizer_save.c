@@ -1,4 +1,5 @@
 /* text/tokenizer_save: a tokenizer as Hugging Face's tokenizer.json and tokenizer_config.json. */
+#include "formats/writer.h"
 #include "text/tokenizer_json.h"
 #include "text/tokenizer_parts.h"
 #include <errno.h>
@@ -152,7 +153,7 @@ static kava_status write_tokenizer(const kava_tokenizer *tok, const char *path) 
   KAVA_TRY(put_model(&w, tok, &text));
   kava_json_close(&w, '}');
   KAVA_TRY(w.status);
-  st = kava_file_write(path, w.data, w.size);
+  st = kava_writer_file(path, w.data, w.size);
 out:
   kava_buffer_free(&text);
   kava_free(w.data);
@@ -184,7 +185,7 @@ static kava_status write_config(const kava_tokenizer *tok, const char *path) {
   if (tok->chat_template) put_text(&w, "chat_template", tok->chat_template);
   kava_json_close(&w, '}');
   KAVA_TRY(w.status);
-  st = kava_file_write(path, w.data, w.size);
+  st = kava_writer_file(path, w.data, w.size);
 out:
   kava_buffer_free(&text);
   kava_free(w.data);
@@ -220,7 +221,7 @@ static kava_status copy_beside(const kava_tokenizer *tok, const char *folder, co
     to = kava_format("%s/%s", folder, name);
     if (!to) KAVA_FAIL(KAVA_MEMORY, "out of memory");
     KAVA_TRY(kava_map_open(from, &map));
-    st = kava_file_write(to, map->data, map->size);
+    st = kava_writer_file(to, map->data, map->size);
   }
 out:
   kava_map_release(&map);
@@ -236,8 +237,8 @@ kava_status kava_tokenizer_save(const kava_tokenizer *tok, const char *folder) {
   if (!folder[0]) KAVA_FAIL(KAVA_MISUSE, "save: a folder's name expected, got an empty string");
   KAVA_TRY(make_folder(folder));
   if (tok->json_file) {
-    KAVA_TRY(kava_file_write(json, tok->json_file->data, tok->json_file->size));
-    if (tok->config_file) KAVA_TRY(kava_file_write(config, tok->config_file->data, tok->config_file->size));
+    KAVA_TRY(kava_writer_file(json, tok->json_file->data, tok->json_file->size));
+    if (tok->config_file) KAVA_TRY(kava_writer_file(config, tok->config_file->data, tok->config_file->size));
     KAVA_TRY(copy_beside(tok, folder, "special_tokens_map.json"));
     KAVA_TRY(copy_beside(tok, folder, "chat_template.jinja"));
   } else {
