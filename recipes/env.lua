@@ -70,4 +70,18 @@ function env.facts(from, wanted)
   return facts
 end
 
+--- A name of the job, the same whenever its scheduler starts it again; nil outside of one.
+function env.job(facts)
+  local job = facts.array_task and facts.array_job or facts.job
+  if facts.scheduler == "none" or not job then return nil end
+  return ("%s job %s%s"):format(facts.scheduler, job, facts.array_task and " task " .. facts.array_task or "")
+end
+
+--- The seconds left of the job that facts describe, asked anew: limits are prolonged, and suspended jobs wait. nil: no answer
+function env.time_left(facts, from)
+  local again = setmetatable({ time_left_s = false, limit_s = false, ends_at = false, why = {} }, { __index = facts })
+  clock.read(setmetatable({ facts = again, from = from or system() }, At))
+  return again.time_left_s or nil
+end
+
 return env

@@ -9,8 +9,10 @@ local kava = require "kava"
 local cli = require "kava.cli"
 local config = require "kava.config"
 local checkpoints = require "kava.checkpoints"
+local claim = require "kava.claim"
 local log = require "kava.log"
 local progress = require "kava.progress"
+local deadline = require "recipes.deadline"
 local env = require "recipes.env"
 local hardware = require "recipes.hardware"
 local folders = require "recipes.env.folders"
@@ -164,13 +166,35 @@ local function snapshot(run)
   for name, t in pairs(run.objective:parameters()) do tensors["objective." .. name] = t end
   for name, t in pairs(run.optimizer:state()) do tensors["optimizer." .. name] = t end
   local meta = { step = run.step, identity = run.identity, mark = run.mark, decided = run.decided, bad = run.bad, skipped = run.skipped,
-    best = run.best, before = run.before, after = run.after, finished = run.finished }
+    best = run.best, evaluated = run.evaluated or 0, before = run.before, after = run.after, finished = run.finished }
   return tensors, meta
 end
 
 local function save(run, best)
+  local started = kava.clock()
   local tensors, meta = snapshot(run)
-  return try(run.store:save(run.step, tensors, meta, best))
+  local path = try(run.store:save(run.step, tensors, meta, best))
+  run.deadline:took("save", kava.clock() - started)
+  return path
+end
+
+-- Where a signal, or the clock, asks the run to stop: it saves the state of its last mark and ends with 85. Where nothing was gained since
+-- it began there is nothing to save, and it ends with 75: whoever starts it again should not do so forever. Between steps (`step`) the
+-- clock looks for room for one more, within them for a checkpoint.
+local function leave_if_asked(run, step)
+  try(run.claim:held(true))
+  local signal = kava.signals.pending()
+  local late = not signal and run.deadline:reached(step)
+  if not signal and not late then return end
+  local reason = signal and "SIG" .. signal or late
+  if run.bar then run.bar:done() end
+  if run.step == run.began then
+    try(run.claim:held())
+    cli.fail(("%s: stopped before a step was done, nothing to save; the same command begins %s%s"):format(reason,
+      run.step == 0 and "anew" or "there again", late and ". " .. run.deadline:too_short() or ""), cli.exit.again)
+  end
+  local path = save(run)
+  cli.fail(("%s: saved %s after step %d; the same command goes on from there"):format(reason, path, run.step), cli.exit.checkpointed)
 end
 
 local function restore(run, checkpoint)
@@ -187,7 +211,8 @@ local function restore(run, checkpoint)
   end
   if next(optimizer) then try(run.optimizer:load_state(optimizer)) end
   run.step, run.bad, run.skipped, run.best, run.before = meta.step, meta.bad, meta.skipped, meta.best, meta.before
-  run.finished, run.after = meta.finished, meta.after
+  run.evaluated, run.finished, run.after = meta.evaluated or meta.step, meta.finished, meta.after
+  run.began = run.step
   run.epoch = meta.mark.epoch
   run.sampler = run.batches(run.epoch)
   run.sampler:seek(meta.mark.sampler)
@@ -219,15 +244,7 @@ end
 
 -- -------------------------------------------------------------------------------------------------------------- evaluation
 
--- A signal before the first step: there is nothing to save, and nobody waits for an evaluation then.
-local function leave_if_asked(run)
-  local signal = run.step == 0 and kava.signals.pending()
-  if signal then
-    cli.fail(("SIG%s: stopped before the first step, nothing saved; the same command begins anew"):format(signal), cli.exit.checkpointed)
-  end
-end
-
--- The held-out batches: always the same rows in the same order.
+-- The held-out batches: always the same rows in the same order. Nobody waits for an evaluation to end: a resumed run makes it.
 local function held_out(run)
   local sampler = run.data.eval:batches { batch = run.batch_size, seed = 0, epoch = 1, mode = "bucket" }
   local rows, limit = 0, run.config.eval.rows
@@ -243,7 +260,6 @@ end
 local function answers(run, model, tokenizer)
   local count, rows = run.config.eval.generate, {}
   if count == 0 then return nil end
-  leave_if_asked(run)
   for text in try(kava.data.rows(run.data.eval_file, { json = true, skip = run.config.data.skip })) do
     local row = kava.json.decode(text)
     if type(row) ~= "table" or type(row.question) ~= "string" or type(row.answer) ~= "string" then
@@ -253,7 +269,7 @@ local function answers(run, model, tokenizer)
     rows[#rows + 1] = row
     if #rows == count then break end
   end
-  return (kava.generate.exact_match(model, tokenizer or run.tokenizer, rows))
+  return (kava.generate.exact_match(model, tokenizer or run.tokenizer, rows, { each = function() leave_if_asked(run) end }))
 end
 
 -- Without what is not finite: neither JSON nor a table can show it.
@@ -336,7 +352,7 @@ local function next_batches(run)
   return list, tokens
 end
 
--- One optimizer step -> its metrics, or nil when a signal came. A micro-batch weighs as much as it has real tokens, so that the gradient
+-- One optimizer step -> its metrics. A micro-batch weighs as much as it has real tokens, so that the gradient
 -- is that of the mean over all tokens of the step, however it was cut into micro-batches.
 local function optimizer_step(run)
   local batches, tokens = next_batches(run)
@@ -348,7 +364,7 @@ local function optimizer_step(run)
     local weighted = loss * share
     if weighted:requires_grad() then weighted:backward() end
     for name, value in pairs(kava.loss.numbers(metrics)) do sums[name] = (sums[name] or 0) + value * share end
-    if kava.signals.pending() then return nil end
+    leave_if_asked(run)
   end
   sums.tokens = tokens
   sums.grad_norm = kava.optim.clip_grad_norm(run.parameters, run.config.clip > 0 and run.config.clip or math.huge)
@@ -367,19 +383,26 @@ local function optimizer_step(run)
   return sums
 end
 
--- Steps until the end -> true, or false when a signal came: the state is saved then.
+-- Steps until the end.
 local function train_steps(run)
   local c = run.config
   local bar = progress.new { total = run.steps, from = run.step }
+  run.bar = bar
   while run.step < run.steps do
     set_mark(run)
-    local metrics = not kava.signals.pending() and optimizer_step(run)
-    if not metrics then
-      run.optimizer:zero_grad()
-      local path = save(run)
-      bar:line(("SIG%s: saved %s after step %d; the same command goes on from there"):format(kava.signals.pending(), path, run.step))
-      return false
+    if run.step > 0 and c.eval.every > 0 and run.step % c.eval.every == 0 and run.evaluated ~= run.step then
+      local figures = evaluate(run, bar)
+      run.evaluated = run.step
+      if figures.ce and (not run.best or figures.ce < run.best) then
+        run.best = figures.ce
+        save(run, "best")
+      end
     end
+    if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
+    leave_if_asked(run, "step")
+    local started = kava.clock()
+    local metrics = optimizer_step(run)
+    run.deadline:took("step", kava.clock() - started)
     bar:step(run.step, metrics)
     if metrics.skipped then
       bar:line(("step %d: loss %s, gradient norm %s: skipped (%d in all)"):format(run.step, metrics.loss, metrics.grad_norm, run.skipped))
@@ -391,19 +414,9 @@ local function train_steps(run)
       metrics.step, metrics.kind, metrics.tokens_per_s = run.step, "train", bar:rate()
       try(run.log:record(metrics))
     end
-    if run.step == run.steps then break end
-    set_mark(run)
-    if c.eval.every > 0 and run.step % c.eval.every == 0 then
-      local figures = evaluate(run, bar)
-      if figures.ce and (not run.best or figures.ce < run.best) then
-        run.best = figures.ce
-        save(run, "best")
-      end
-    end
-    if c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
   end
   bar:done()
-  return true
+  run.bar = nil
 end
 
 -- ----------------------------------------------------------------------------------------------------------------- the run
@@ -418,12 +431,16 @@ end
 
 local function train(c, _, resolved)
   choose_student(c, resolved)
-  kava.signals.watch { "INT", "TERM", "USR1" }
-  local run = { config = c, step = 0, bad = 0, skipped = 0, epoch = 1 }
+  kava.signals.watch { "INT", "TERM", "USR1", "USR2" } -- USR2: Grid Engine's and LSF's
+  local run = { config = c, step = 0, began = 0, bad = 0, skipped = 0, epoch = 1 }
 
   local wanted, malformed = paths.variables(c)
   if not wanted then cli.fail(malformed, cli.exit.usage) end
   local facts = env.facts(nil, wanted)
+  if facts.launch.world_size > 1 then
+    cli.fail(("%d ranks were started (%s), and training runs in one process: start one, as srun --ntasks=1 does"):format(
+      facts.launch.world_size, facts.launch.source), cli.exit.usage)
+  end
   local job = facts.scheduler ~= "none" and (", %s %s"):format(facts.scheduler, facts.job or "") or ""
   stage("detect", ("%s%s, %d CPUs, %s of memory, %s"):format(facts.kind, job, facts.cpus, bytes(facts.memory), facts.isa),
     facts.time_left_s and progress.duration(facts.time_left_s) .. " left")
@@ -443,10 +460,10 @@ local function train(c, _, resolved)
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
   local made, reason = kava.fs.mkdir(run.output)
   if not made then cli.fail(("output: the folder cannot be made: %s"):format(reason)) end
-  local lock, problem, code = kava.fs.lock(run.output .. "/lock") -- held as long as `run` lives
-  if not lock then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
-  run.lock = lock
-  run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep }))
+  local own, problem, code = claim.take(run.output, { job = env.job(facts) })
+  if not own then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
+  run.claim = own
+  run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep, claim = own }))
   local checkpoint = find_checkpoint(c, run, resolved)
   kava.seed(c.seed)
 
@@ -470,7 +487,8 @@ local function train(c, _, resolved)
   run.has_projector = next(extra) ~= nil
   stage("project", run.has_projector and ("%d weights beside the student's, tried on a test batch"):format(count) or "nothing to project")
 
-  local decisions = tune.decide(facts, c, measure(c, models, run.data, student_probe))
+  local measured = measure(c, models, run.data, student_probe)
+  local decisions = tune.decide(facts, c, measured)
   if checkpoint then
     for key, value in pairs(checkpoint.meta.decided) do decisions[key], decisions.why[key] = value, "as in the checkpoint" end
   end
@@ -493,6 +511,8 @@ local function train(c, _, resolved)
   local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
   if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
   run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
+  run.deadline = deadline.new { left = facts.time_left_s, clock = kava.clock, checkpoint_bytes = measured.fixed_bytes,
+    ask = function() return env.time_left(facts) end }
   if checkpoint then restore(run, checkpoint) end
   run.log = try(log.open(run.output, checkpoint and run.step))
   try(kava.fs.write(run.output .. "/config.lua", resolved:text()))
@@ -517,16 +537,16 @@ local function train(c, _, resolved)
     c.learning_rate.student, c.learning_rate.projector, c.schedule.name, c.schedule.warmup))
   local started = kava.clock()
   kava.train(true)
-  local finished = train_steps(run)
+  train_steps(run)
   kava.train(false)
-  if not finished then return cli.exit.checkpointed end
   stage("trained", ("%s"):format(progress.duration(kava.clock() - started)), ("%d steps skipped"):format(run.skipped))
 
+  set_mark(run)
   run.after = evaluate(run)
   run.after.exact = answers(run, run.student)
-  set_mark(run)
   run.finished = true
   stage("save", save(run))
+  try(run.claim:held())
   try(run.student:save(run.output .. "/student"))
   stage("", run.output .. "/student", "a Hugging Face folder")
   final_table(run)

@@ -1,5 +1,6 @@
 -- kava.checkpoints: which checkpoints a run keeps, and which one it goes on from. How one is written so that no crash can harm it
 -- (temporary file, fsync, rename, checksums) is kava.checkpoint's affair.
+-- It is written under the name of the folder's claim first: what a copy that has lost the folder was writing never gets its final name.
 --   step-00000200.kava   the state after 200 optimizer steps; the newest and `keep` more stay
 --   best.kava            the state with the best figure on the held-out rows
 local kava = require "kava"
@@ -10,11 +11,15 @@ local checkpoints = {}
 local Checkpoints = {}
 Checkpoints.__index = Checkpoints
 
---- options.keep: periodic checkpoints kept beside the last. -> store | nil, message
+--- options.keep: periodic checkpoints kept beside the last. claim: of the run's folder; what others left unfinished is removed.
+--- -> store | nil, message
 function checkpoints.open(folder, options)
   local ok, message = kava.fs.mkdir(folder)
   if not ok then return nil, message end
-  return setmetatable({ folder = folder, keep = options.keep }, Checkpoints)
+  for _, name in ipairs(kava.fs.list(folder)) do
+    if name:find "%.kava%." then os.remove(folder .. "/" .. name) end
+  end
+  return setmetatable({ folder = folder, keep = options.keep, claim = options.claim }, Checkpoints)
 end
 
 local function path_of(self, step)
@@ -32,16 +37,24 @@ function Checkpoints:steps()
   return steps
 end
 
+-- -> true | nil, message
+local function commit(self, path, tensors, meta)
+  local unnamed = ("%s.%s"):format(path, self.claim.holder)
+  local ok, message = kava.checkpoint.save(unnamed, tensors, meta)
+  if not ok then return nil, message end
+  ok, message = self.claim:held()
+  if ok then ok, message = kava.fs.rename(unnamed, path) end
+  if not ok then os.remove(unnamed) end
+  return ok, message
+end
+
 --- Saves a state: tensors { name = tensor }, meta (numbers, strings, booleans, tables of them). The older ones that need not be kept
 --- are removed afterwards, never before. -> path | nil, message
 function Checkpoints:save(step, tensors, meta, best)
-  if best then
-    local ok, message = kava.checkpoint.save(self.folder .. "/best.kava", tensors, meta)
-    return ok and self.folder .. "/best.kava" or nil, message
-  end
-  local path = path_of(self, step)
-  local ok, message = kava.checkpoint.save(path, tensors, meta)
+  local path = best and self.folder .. "/best.kava" or path_of(self, step)
+  local ok, message = commit(self, path, tensors, meta)
   if not ok then return nil, message end
+  if best then return path end
   for i, old in ipairs(self:steps()) do
     if i > 1 + self.keep then os.remove(path_of(self, old)) end
   end

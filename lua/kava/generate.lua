@@ -5,7 +5,7 @@ local kava = require "kava"
 
 local generate = {}
 
-local known = { max_tokens = true, stop = true, batch = true, tokenizer = true }
+local known = { max_tokens = true, stop = true, batch = true, tokenizer = true, each = true }
 
 -- The next token of each row: argmax over the vocabulary at its last position.
 local function next_tokens(model, rows, ids)
@@ -46,6 +46,7 @@ local function complete(model, tokenizer, prompts, opts)
   for first = 1, #order, width do
     local rows = table.move(order, first, math.min(first + width - 1, #order), 1, {})
     for _ = 1, limit do
+      if opts.each then opts.each() end
       local step <close> = kava.scope() -- luacheck: ignore 211
       local ids_next, going = next_tokens(model, rows, ids), {}
       for n, row in ipairs(rows) do
@@ -65,7 +66,8 @@ local function complete(model, tokenizer, prompts, opts)
 end
 
 --- Completes each prompt greedily -> list of texts (the prompts not repeated).
---- opts: max_tokens (64), stop (list of Lua patterns that end a text; default: an answer "#### N" and one character more), batch (32).
+--- opts: max_tokens (64), stop (list of Lua patterns that end a text; default: an answer "#### N" and one character more), batch (32),
+--- each (called before every token: an error it raises ends the generation).
 function generate.complete(model, tokenizer, prompts, opts)
   opts = opts or {}
   for key in pairs(opts) do

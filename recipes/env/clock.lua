@@ -19,7 +19,7 @@ local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, 
 
 -- "Mon Nov 23 14:00:00 2026", local time -> since 1970
 local function date(text)
-  local month, day, hour, min, sec, year = (text or ""):match "(%a%a%a)%s+(%d+)%s+(%d+):(%d+):(%d+)%s+(%d+)"
+  local month, day, hour, min, sec, year = (text or ""):match "(%a%a%a)%s+(%d%d?)%s+(%d%d?):(%d%d):(%d%d)%s+(%d%d%d%d)%f[%D]"
   if not MONTHS[month] then return nil end
   return os.time { year = tonumber(year), month = MONTHS[month], day = tonumber(day), hour = tonumber(hour), min = tonumber(min),
     sec = tonumber(sec) }
@@ -34,7 +34,8 @@ local ASK = {
   pbs = {
     command = "qstat -f '%s'",
     read = function(at, text)
-      local limit, start = clock.seconds(text:match "Resource_List%.walltime = (%S+)"), date(text:match "stime = ([^\n]+)")
+      local limit = clock.seconds(text:match "Resource_List%.walltime = (%S+)")
+      local start = date(text:match "stime = ([^\n]+)" or text:match "start_time = ([^\n]+)") -- PBS Pro's name, Torque's
       local runs = math.tointeger(tonumber(text:match "run_count = (%d+)"))
       if runs and runs > 0 then at:put("restarts", runs - 1, "qstat -f, run_count") end
       if limit then at:put("limit_s", limit, "qstat -f, Resource_List.walltime") end
@@ -63,10 +64,18 @@ local ASK = {
   },
   flux = {
     command = "flux job timeleft '%s'",
+    enclosing = "flux job timeleft", -- a batch script is not told its job
     read = function(_, text) return math.tointeger(tonumber((text:match "^%s*(%d+)"))) end,
   },
 }
 ASK.torque = ASK.pbs
+
+-- The command that asks for this job's time; nil where there is none, or a name that no job has.
+local function command_of(ask, job)
+  if not ask then return nil end
+  if not job then return ask.enclosing end
+  return not job:find "[^%w._%-%[%]\x80-\xff]" and ask.command:format(job) or nil
+end
 
 --- Puts time_left_s.
 function clock.read(at)
@@ -76,12 +85,16 @@ function clock.read(at)
     return
   end
   local ask = ASK[facts.scheduler]
-  if not ask or not facts.job or facts.job:find "[^%w._%-%[%]\x80-\xff]" then return end
+  local command = command_of(ask, facts.job)
   if facts.launch.rank ~= 0 then return end
-  local command = ask.command:format(facts.job)
-  local text = at.from.run(command)
+  local limit, why = facts.limit_s, facts.why.limit_s
+  local text = command and at.from.run(command)
   local left = text and ask.read(at, text)
-  if left then at:put("time_left_s", math.max(0, math.floor(left)), command) end
+  if left then
+    at:put("time_left_s", math.max(0, math.floor(left)), command)
+  elseif limit and facts.mode == "batch" then
+    at:put("time_left_s", limit, why .. ", as if the job had begun just now")
+  end
 end
 
 return clock

@@ -175,7 +175,9 @@ return {
   { "PBS, GPUs by UUID", set = with(PBS, { CUDA_VISIBLE_DEVICES = "GPU-2000-aa" }), files = PBS_FILES, gpus = nvidia(2), backends = CUDA,
     expect = { device = "cuda", ["gpus.1.name"] = "A1", gpu = 1 } },
   { "Torque, batch", set = TORQUE, files = PBS_FILES, expect = { scheduler = "torque", nodes = 2, cpus_on_node = 4, limit_s = 3600,
-    also = NONE } },
+    also = NONE, time_left_s = 3600 } }, -- at the most: nobody says when the job began
+  { "Torque, asked too late", set = TORQUE, files = PBS_FILES, expect = { time_left_s = 0 }, commands = { ["qstat -f '9.srv'"] =
+    "    Resource_List.walltime = 00:00:01\n    start_time = " .. os.date("%a %b %d %H:%M:%S %Y", 999000) .. "\n" } },
   { "Torque, array", set = with(TORQUE, { PBS_ARRAYID = "2" }), files = PBS_FILES, expect = { array_task = 2 } },
   { "Torque, mpirun", set = with(TORQUE, OMPI), files = PBS_FILES, expect = { ["launch.rank"] = 2, cpus = 2 } },
   { "Torque, its GPU file", set = with(TORQUE, { PBS_GPUFILE = "/gpus" }), host = "h2.site.org", gpus = nvidia(2), backends = CUDA,
@@ -214,7 +216,9 @@ return {
   { "Flux, a task", set = FLUX, expect = { scheduler = "flux", job = "ƒ2oLkTLb", ["launch.rank"] = 3, ["launch.local_size"] = 2,
     mode = "step", scratch = "/tmp/flux" } },
   { "Flux, a batch script has no id", set = { FLUX_URI = "local:///x" }, expect = { kind = "hpc", scheduler = "flux", job = NONE,
-    mode = "batch", ["launch.world_size"] = 1 } },
+    mode = "batch", ["launch.world_size"] = 1, time_left_s = NONE } },
+  { "Flux, a batch script asked", set = { FLUX_URI = "local:///x" }, commands = { ["flux job timeleft"] = "598\n" },
+    expect = { time_left_s = 598 } },
   { "Flux, an array, asked", set = with(FLUX, { FLUX_JOB_CC = "5", FLUX_TASK_RANK = "0", FLUX_TASK_LOCAL_ID = "0" }),
     commands = { ["flux job timeleft 'ƒ2oLkTLb'"] = "1799\n" }, expect = { array_task = 5, time_left_s = 1799 } },
   { "HTCondor", set = CONDOR, files = CONDOR_FILES, expect = { scheduler = "htcondor", job = "800.3", restarts = 1, cpus = 3,
@@ -226,7 +230,7 @@ return {
   { "Cobalt, aprun says a rank and not of how many", set = with(COBALT, { ALPS_APP_PE = "1" }), files = PBS_FILES,
     fails = "ALPS_APP_PE=1" },
   { "OAR", set = OAR, files = PBS_FILES, host = "h1", expect = { scheduler = "oar", job = "21", array_job = "20", array_task = 2,
-    nodes = 2, cpus = 2, limit_s = 7200 } },
+    nodes = 2, cpus = 2, limit_s = 7200, time_left_s = 7200 } },
 
   -- Kubernetes
   { "a notebook in a pod is no job", set = POD, expect = { kind = "cloud", scheduler = "none" } },

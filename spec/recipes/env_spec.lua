@@ -83,6 +83,25 @@ describe("env", function()
     assert.equal("qstat -f '3.s'", facts.why.time_left_s)
   end)
 
+  it("asks for the time left anew, and only the scheduler", function()
+    local from = { now = function() return 1000000 end }
+    local facts = { scheduler = "slurm", job = "7", launch = { rank = 0 }, mode = "step", time_left_s = 60, ends_at = 1000060,
+      limit_s = 600, why = {} }
+    function from.run(command) return command == "squeue -h -j '7' -o %L" and "30:00\n" or nil end
+    assert.equal(1800, env.time_left(facts, from))
+    assert.equal(60, facts.time_left_s)
+    function from.run() end
+    assert.is_nil(env.time_left(facts, from))
+    facts.scheduler = "cobalt"
+    assert.is_nil(env.time_left(facts, from))
+  end)
+
+  it("names a job alike whenever it is started", function()
+    assert.is_nil(env.job { scheduler = "none" })
+    assert.equal("slurm job 7", env.job { scheduler = "slurm", job = "7" })
+    assert.equal("slurm job 5 task 3", env.job { scheduler = "slurm", job = "8", array_job = "5", array_task = 3 })
+  end)
+
   it("chooses the precision by what the hardware multiplies", function()
     for _, case in ipairs {
       { "bf16", { kind = "cuda", major = 9, minor = 0 } }, { "bf16", { kind = "cuda", major = 8, minor = 6 } },

@@ -175,14 +175,114 @@ describe("train_adaptive", function()
         end
         return term
       end]])
-    for _, signal in ipairs { "TERM", "USR1", "TERM" } do
-      local code, out = train(("loss.name=%s output=%s"):format(loss, folder), "KAVA_SIGNAL=" .. signal)
+    for _, signal in ipairs { "TERM", "USR1", "USR2" } do
+      local code, _, err = train(("loss.name=%s output=%s"):format(loss, folder), "KAVA_SIGNAL=" .. signal)
       assert.equal(85, code)
-      assert.truthy(out:find("SIG" .. signal .. ": saved " .. folder .. "/checkpoints/step-", 1, true), out)
+      assert.truthy(err:find("SIG" .. signal .. ": saved " .. folder .. "/checkpoints/step-", 1, true), err)
     end
     assert.equal(0, (train(("loss.name=%s output=%s"):format(loss, folder), "KAVA_SIGNAL=CONT")))
     assert.equal(weights(unbroken()), weights(folder))
     assert.same(records(whole), records(folder))
+  end)
+
+  -- A loss as it is by default, but that before(calls, training) runs before each call; calls: of this kind in this process.
+  local function hooked(name, before)
+    return helper.write(dir .. "/" .. name, ([[
+      local kava = require "kava"
+      local build = dofile "recipes/loss/layer_matched.lua"
+      local calls = { [true] = 0, [false] = 0 }
+      local function before(calls, training) %s end
+      return function(context)
+        local term = build(context)
+        local whole = term.loss
+        term.loss = function(...)
+          local training = kava.train()
+          calls[training] = calls[training] + 1
+          before(calls, training)
+          return whole(...)
+        end
+        return term
+      end]]):format(before))
+  end
+
+  it("leaves in the middle of an evaluation, and makes it when it goes on", function()
+    local loss = hooked("evaluated.lua", [[if calls[true] > 0 and not training then os.execute "kill -USR1 $PPID" end]])
+    local folder = dir .. "/evaluated"
+    local code, out, err = train(("loss.name=%s output=%s"):format(loss, folder))
+    assert.equal(85, code)
+    assert.truthy(err:find("SIGUSR1: saved " .. folder .. "/checkpoints/step-00000003.kava after step 3", 1, true), err)
+    assert.falsy(out:find("eval  step 3", 1, true))
+    -- nothing is gained where the same evaluation is left once more
+    code, out, err = train(("loss.name=%s output=%s"):format(hooked("evaluated.lua", [[os.execute "kill -USR1 $PPID"]]), folder))
+    assert.equal(75, code, out)
+    assert.truthy(err:find("stopped before a step was done, nothing to save; the same command begins there again", 1, true), err)
+    assert.equal(0, (train(("loss.name=%s output=%s"):format(hooked("evaluated.lua", ""), folder))))
+    assert.equal(weights(unbroken()), weights(folder))
+    assert.same(records(whole), records(folder))
+  end)
+
+  it("saves before the job's limit by its own clock, having asked the scheduler once more", function()
+    local bin, folder = dir .. "/bin", dir .. "/limited"
+    os.execute("mkdir " .. bin)
+    -- 13 s are left whenever it is asked, until the loss has slept long enough to ask again: then it is 1 s
+    helper.write(bin .. "/squeue", ("#!/bin/sh\nif mv '%s/late' '%s/was_late' 2>/dev/null; then echo 0:01; else echo 0:13; fi\n"):format(
+      dir, dir))
+    os.execute(("chmod +x %s/squeue"):format(bin))
+    local loss = hooked("limited.lua", ([[
+      if calls[true] == 6 and training and not kava.fs.exists "DIR/was_late" then
+        kava.fs.write("DIR/late", "")
+        os.execute "sleep 3.5"
+      end]]):gsub("DIR", dir))
+    local environment = ("PATH='%s':\"$PATH\" SLURM_JOB_ID=7 SLURMD_NODENAME=n0 SLURM_JOB_NODELIST=n0"):format(bin)
+    local saved, code = false, nil
+    for _ = 1, 10 do -- on a machine so loaded that a step takes seconds it leaves more often
+      local ended, _, err = train(("loss.name=%s output=%s"):format(loss, folder), environment)
+      code = ended
+      if code == 0 then break end
+      assert.truthy(code == 85 or code == 75, err)
+      saved = saved or code == 85 and err:find("^kava: [%d.]+ s are left of the job's time, and a .- takes [%d.e-]+ s.-: saved") ~= nil
+    end
+    assert.equal(0, code)
+    assert.is_true(saved)
+    assert.equal(weights(unbroken()), weights(folder))
+    assert.same(records(whole), records(folder))
+  end)
+
+  it("says what to do where the limit leaves no time for a step", function()
+    local bin = dir .. "/bin_short"
+    os.execute("mkdir " .. bin)
+    helper.write(bin .. "/squeue", "#!/bin/sh\necho 0:09\n")
+    os.execute(("chmod +x %s/squeue"):format(bin))
+    local code, _, err = train("output=" .. dir .. "/short", ("PATH='%s':\"$PATH\" SLURM_JOB_ID=7 SLURMD_NODENAME=n0"):format(bin))
+    assert.equal(75, code)
+    assert.truthy(err:find("9 s are left of the job's time", 1, true), err)
+    assert.truthy(err:find("the job's limit left 9 s at the start", 1, true), err)
+    assert.truthy(err:find("Ask the scheduler for more time", 1, true), err)
+  end)
+
+  it("stops where the scheduler has started the same job again elsewhere, and leaves the folder to that one", function()
+    local folder = dir .. "/stale"
+    -- the first copy starts the second in the middle of a step, waits until that has ended, and would go on
+    local environment = "SLURM_JOB_ID=7 SLURMD_NODENAME=n0 SLURM_JOB_NODELIST=n0 PATH=/usr/bin:/bin"
+    local second = ("STALE= %s %s %s --config=%s loss.name=%s output=%s >%s/second.log 2>&1"):format(environment, program.path, RECIPE,
+      experiment, dir .. "/stale.lua", folder, dir)
+    local loss = hooked("stale.lua", ([[
+      if training and calls[true] == 14 and os.getenv "STALE" == "1" then
+        assert(os.execute %q)
+        os.execute("cp -r FOLDER FOLDER.after")
+      end]]):format(second):gsub("FOLDER", folder))
+    local code, out, err = train(("loss.name=%s output=%s"):format(loss, folder), "STALE=1 " .. environment)
+    assert.equal(1, code, out)
+    assert.truthy(err:find(folder .. ": taken over by slurm job 7 on", 1, true), err)
+    assert.equal(weights(unbroken()), weights(folder))
+    assert.equal("", (helper.run(("diff -r %s %s.after"):format(folder, folder))))
+    assert.same(records(whole), records(folder))
+  end)
+
+  it("refuses several ranks, which would train beside one another", function()
+    local code, _, err = train("output=" .. dir .. "/ranks", "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0")
+    assert.equal(2, code)
+    assert.truthy(err:find("2 ranks were started (RANK, WORLD_SIZE, LOCAL_RANK), and training runs in one process", 1, true), err)
   end)
 
   it("leaves at once on a signal before the first step", function()
@@ -190,8 +290,8 @@ describe("train_adaptive", function()
       os.execute "kill -TERM $PPID"
       return dofile "recipes/loss/layer_matched.lua"]])
     local code, out, err = train(("loss.name=%s output=%s/early"):format(loss, dir))
-    assert.equal(85, code)
-    assert.truthy(err:find("SIGTERM: stopped before the first step, nothing saved", 1, true), err)
+    assert.equal(75, code)
+    assert.truthy(err:find("SIGTERM: stopped before a step was done, nothing to save; the same command begins anew", 1, true), err)
     assert.falsy(out:find("eval  step", 1, true))
     assert.same({}, require("kava").fs.list(dir .. "/early/checkpoints"))
   end)

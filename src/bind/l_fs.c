@@ -93,9 +93,25 @@ static int l_remove_tree(lua_State *L) { /* [-0, +1|3, e] remove_tree(path) -> t
   return 1;
 }
 
-static int l_rename(lua_State *L) { /* [-0, +1|3, e] rename(from, to) -> true; a file at `to` is replaced at once */
+/* Best effort: some file systems refuse to sync a folder, and one that may not be read cannot be. */
+static void sync_folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  size_t length = slash ? (size_t)(slash - path) + 1 : 1;
+  char folder[PATH_MAX];
+  if (length >= sizeof folder) return;
+  memcpy(folder, slash ? path : ".", length);
+  folder[length] = 0;
+  int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file < 0) return;
+  fsync(file);
+  close(file);
+}
+
+static int
+l_rename(lua_State *L) { /* [-0, +1|3, e] rename(from, to) -> true; a file at `to` is replaced at once, and for good */
   const char *from = luaL_checkstring(L, 1), *to = luaL_checkstring(L, 2);
   if (rename(from, to) != 0) return fail_path(L, from);
+  sync_folder_of(to);
   lua_pushboolean(L, 1);
   return 1;
 }

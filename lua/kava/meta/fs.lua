@@ -62,7 +62,7 @@ function fs.free(path) end
 ---@return string? code
 function fs.remove_tree(path) end
 
---- Renames; a file that is at `to` is replaced at once.
+--- Renames; a file that is at `to` is replaced at once. The folder is synced: the new name outlives a loss of power.
 ---@param from string
 ---@param to string
 ---@return true?

@@ -248,7 +248,7 @@ local generate = {}
 ---@param model kava.Model
 ---@param tokenizer kava.Tokenizer
 ---@param prompts string[]
----@param opts { max_tokens: integer?, stop: string[]?, batch: integer? }? 64, …, 32
+---@param opts { max_tokens: integer?, stop: string[]?, batch: integer?, each: fun()? }? 64, …, 32; each: called before every token
 ---@return string[]
 function generate.complete(model, tokenizer, prompts, opts) end
 
