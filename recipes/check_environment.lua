@@ -4,10 +4,18 @@ local cli = require "kava.cli"
 
 local function gib(n) return n and ("%.2f GiB"):format(n / (1 << 30)) end
 
+-- What would compute, and how: { device =, precision =, why = { … } }; device nil: what was asked for is not here.
+local function choose(facts, config)
+  local hardware = require "recipes.hardware"
+  local device, why, replaced = hardware.device(facts, config)
+  facts.warnings[#facts.warnings + 1] = replaced
+  local precision, reason = hardware.precision(facts, config, device or "cpu")
+  return { device = device, precision = precision, why = { device = why, precision = reason } }
+end
+
 -- What has to hold before training can start, each with what to do where it does not.
-local function checks(facts, config, places)
-  local paths, hardware = require "recipes.paths", require "recipes.hardware"
-  local list = {}
+local function checks(facts, config, places, chosen)
+  local paths, list = require "recipes.paths", {}
   local function check(name, ok, message) list[#list + 1] = { name = name, ok = ok and true or false, message = message } end
   local one = facts.launch
   check("launch", true, ("rank %d of %d, by %s"):format(one.rank, one.world_size, one.source))
@@ -21,9 +29,7 @@ local function checks(facts, config, places)
     check("time is left", facts.time_left_s > 60, ("%d s%s"):format(facts.time_left_s,
       facts.time_left_s > 60 and "" or ": too little to train in; ask for a longer limit"))
   end
-  local device, why, replaced = hardware.device(facts, config)
-  check("device", device, device and ("%s: %s"):format(device, why) or why)
-  facts.warnings[#facts.warnings + 1] = replaced
+  check("device", chosen.device, chosen.device and ("%s: %s"):format(chosen.device, chosen.why.device) or chosen.why.device)
   return list
 end
 
@@ -72,18 +78,17 @@ local function dependencies(kava, facts)
   if not blas.library then
     facts.warnings[#facts.warnings + 1] = "no BLAS library is found, and KAVA's own loops are slower: install libopenblas0"
   end
-  local config = blas.config and blas.config:match "^%S+ [%d.]+"
-  return {
-    { name = "lua", version = _VERSION:match "[%d.]+", detail = kava.host().machine },
-    { name = "blas", version = config or blas.library or "none",
-      detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
-      blas.library, blas.core or "an unnamed processor", blas.bf16) or "KAVA's own loops" },
-  }
+  local list = { { name = "blas", version = blas.config and blas.config:match "^%S+ [%d.]+" or blas.library or "none",
+    detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
+    blas.library, blas.core or "an unnamed processor", blas.bf16) or "KAVA's own loops" } }
+  for name, version in pairs(kava.libraries()) do list[#list + 1] = { name = name, version = version } end
+  table.sort(list, function(x, y) return x.name < y.name end)
+  return list
 end
 
 -- The report as programs read it: absent values are null. sources: the same facts, each with where it was read.
-local function as_json(kava, facts, places, workers, list, batch, stands_on)
-  local null = kava.json.null
+local function as_json(kava, it)
+  local facts, places, chosen, null = it.facts, it.places, it.chosen, kava.json.null
   local function pick(from, names)
     local part = {}
     for _, name in ipairs(names) do part[name] = from[name] == nil and null or from[name] end
@@ -92,10 +97,11 @@ local function as_json(kava, facts, places, workers, list, batch, stands_on)
   local environment = pick(facts, { "kind", "scheduler", "also", "mode", "array_job", "cluster", "nodes", "time_left_s", "limit_s",
     "scratch", "restarts", "host", "user" })
   if facts.scheduler == "none" then environment.scheduler = null end
+  environment.cluster_file = it.cluster and it.cluster.path or null
   environment.job_id = facts.job or null
   environment.array_task_id = facts.array_task or null
   environment.hosts = facts.hosts and kava.json.array(facts.hosts) or null
-  local gpu = facts.gpu and facts.gpus[facts.gpu]
+  local gpu = chosen.device == facts.device and facts.gpu and facts.gpus[facts.gpu] or nil
   local gpus = {}
   for i, one in ipairs(facts.gpus) do gpus[i] = { kind = one.kind, name = one.name or null, memory_bytes = one.memory or null } end
   local paths = {}
@@ -108,24 +114,25 @@ local function as_json(kava, facts, places, workers, list, batch, stands_on)
     version = kava.version,
     environment = environment,
     launch = pick(facts.launch, { "rank", "world_size", "local_rank", "local_size", "source" }),
-    device = { kind = facts.device, index = facts.gpu and facts.gpu - 1 or null, name = gpu and gpu.name or facts.isa,
-      memory_bytes = gpu and gpu.memory or facts.memory or null, source = facts.why.device, seen = kava.json.array(gpus),
+    device = { kind = chosen.device or null, index = gpu and facts.gpu - 1 or null, name = gpu and gpu.name or facts.isa,
+      memory_bytes = gpu and gpu.memory or facts.memory or null, source = chosen.why.device, seen = kava.json.array(gpus),
       visible = facts.visible_devices and kava.json.array(facts.visible_devices) or null },
-    precision = facts.precision,
+    precision = chosen.precision,
     cpus = facts.cpus,
-    workers = workers,
+    workers = it.workers,
     memory_bytes = facts.memory or null,
     paths = paths,
-    batch = batch or kava.json.null,
-    dependencies = kava.json.array(stands_on),
-    checks = kava.json.array(list),
+    batch = it.batch or null,
+    dependencies = kava.json.array(it.dependencies),
+    checks = kava.json.array(it.checks),
     warnings = kava.json.array(facts.warnings),
     sources = facts.why,
   }
   print(assert(kava.json.encode(report, { indent = 2 })))
 end
 
-local function as_text(kava, facts, places, workers, list, batch, stands_on)
+local function as_text(kava, it)
+  local facts, places, chosen, batch = it.facts, it.places, it.chosen, it.batch
   local function line(name, value, why)
     if value ~= nil then print((("  %-18s %-26s %s"):format(name, tostring(value), why or ""):gsub("%s+$", ""))) end
   end
@@ -138,25 +145,26 @@ local function as_text(kava, facts, places, workers, list, batch, stands_on)
   fact("limit_s", "limit", facts.limit_s and facts.limit_s .. " s")
   fact("time_left_s", "time left", facts.time_left_s and facts.time_left_s .. " s")
   for _, name in ipairs { "restarts", "scratch", "user" } do fact(name) end
+  if it.cluster then line("cluster's file", it.cluster.path, it.cluster.why) end
   local rank = facts.launch
   line("rank", ("%d of %d, local %d%s"):format(rank.rank, rank.world_size, rank.local_rank,
     rank.local_size and (" of %d"):format(rank.local_size) or ""), rank.source)
   print "resources"
   fact "cpus"
-  line("workers", workers, "tokenising threads: as many as CPUs, at most 8")
+  line("workers", it.workers, "tokenising threads: as many as CPUs, at most 8")
   fact("memory", nil, gib(facts.memory) or "unknown")
-  fact "device"
+  line("device", chosen.device or "none", chosen.why.device)
   for i, gpu in ipairs(facts.gpus) do line("gpu " .. i - 1, gpu.name or gpu.uuid or gpu.kind, gib(gpu.memory)) end
   if facts.visible_devices then fact("visible_devices", "visible devices", #facts.visible_devices == 0 and "none"
     or table.concat(facts.visible_devices, ",")) end
   fact "isa"
-  fact "precision"
+  line("precision", chosen.precision, chosen.why.precision)
   if batch then
     line("batch", ("%d x %d = %d rows"):format(batch.micro_batch, batch.accumulate, batch.target_batch), batch.reason)
     line("", "for a student of the shape of", batch.model)
   end
   print "dependencies"
-  for _, part in ipairs(stands_on) do line(part.name, part.version, part.detail) end
+  for _, part in ipairs(it.dependencies) do line(part.name, part.version, part.detail) end
   print "paths"
   for _, kind in ipairs { "project_root", "models", "data", "output", "cache" } do
     local seen = places.seen[kind]
@@ -165,7 +173,7 @@ local function as_text(kava, facts, places, workers, list, batch, stands_on)
       seen.exists and free or "not there yet, " .. free))
   end
   print "checks"
-  for _, check in ipairs(list) do print(("  %-6s %s: %s"):format(check.ok and "ok" or "FAILED", check.name, check.message)) end
+  for _, check in ipairs(it.checks) do print(("  %-6s %s: %s"):format(check.ok and "ok" or "FAILED", check.name, check.message)) end
   for _, warning in ipairs(facts.warnings) do print("warning: " .. warning) end
 end
 
@@ -178,13 +186,13 @@ local function report(config, options, resolved)
   end
   local facts = require("recipes.env").facts(nil, settled(paths.variables(config)))
   local places = settled(paths.resolve(facts, resolved, require("recipes.env.folders").look(kava.fs)))
-  local list = checks(facts, config, places)
-  local batch
-  list[#list + 1], batch = try_model(kava, facts, config, places)
-  local workers = require("recipes.tune").workers(facts, config)
+  local chosen = choose(facts, config)
+  local it = { facts = facts, places = places, chosen = chosen, cluster = resolved.cluster, checks = checks(facts, config, places, chosen),
+    workers = require("recipes.tune").workers(facts, config), dependencies = dependencies(kava, facts) }
+  it.checks[#it.checks + 1], it.batch = try_model(kava, facts, config, places)
   local show = options.json and as_json or as_text
-  show(kava, facts, places, workers, list, batch, dependencies(kava, facts))
-  for _, check in ipairs(list) do
+  show(kava, it)
+  for _, check in ipairs(it.checks) do
     if not check.ok then return cli.exit.failed end
   end
   return cli.exit.done

@@ -26,8 +26,9 @@ function hardware.device(facts, config)
   if not request then return "cpu", why end
   local found = here == "cpu" and why or ("here is %s (%s)"):format(here, why)
   if detection.fallback_to_cpu then
-    return "cpu", ("%s, but %s"):format(request, found),
-      ("%s, but %s: computing on the CPU; hardware.gpu_detection.fallback_to_cpu=false makes this an error"):format(request, found)
+    local said = ("%s, but %s"):format(request, found)
+    if wanted == "auto" then return "cpu", said end -- env/devices.lua has warned of GPUs that go unused
+    return "cpu", said, said .. ": computing on the CPU; hardware.gpu_detection.fallback_to_cpu=false makes this an error"
   end
   return nil, ("%s, but %s: ask the scheduler for a GPU, or give device=cpu (hardware.gpu_detection.fallback_to_cpu=false)"):format(
     request, found)

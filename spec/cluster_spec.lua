@@ -9,7 +9,8 @@ describe("a cluster's file", function()
     dir = helper.tmp()
     os.execute("mkdir -p " .. dir .. "/configs/clusters")
     helper.write(dir .. "/configs/clusters/alps.lua", [[return {
-      match = { host = { "alps-*", "n[0-3].alps.org" }, SLURM_CLUSTER_NAME = "alps" }, batch_size = 8, target_batch = 8, checkpoint = { every = 7 } }]])
+      match = { host = { "alps-*", "n[0-3].alps.org" }, SLURM_CLUSTER_NAME = "alps" },
+      batch_size = 8, target_batch = 8, checkpoint = { every = 7 } }]])
     helper.write(dir .. "/configs/clusters/jura.lua", "return { match = { SLURM_CLUSTER_NAME = { 'jura', 'alps2' } }, batch_size = 2 }")
     helper.write(dir .. "/configs/clusters/plain.lua", "return { batch_size = 1 }")
   end)

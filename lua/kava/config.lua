@@ -19,7 +19,7 @@ local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL" } 
 --- sets: the value is the name of an environment variable that sets this key; free: the key may change between a checkpoint and the run
 --- that resumes it; heading entries { heading = "…" } structure --help.
 function config.schema(list)
-  local schema = { list = list, by = {}, alias = {}, old = {}, groups = {}, variables = {} }
+  local schema = { list = list, by = {}, alias = {}, old = {}, groups = {}, within = {}, variables = {} }
   for _, spec in ipairs(list) do
     if not spec.heading then
       local name = spec[1]
@@ -47,6 +47,11 @@ function config.schema(list)
         also[#also + 1] = old
       end
       for at in name:gmatch("()%.") do schema.groups[name:sub(1, at - 1)] = true end
+    end
+  end
+  for _, names in ipairs { schema.by, schema.alias } do
+    for name in pairs(names) do
+      for at in name:gmatch("()%.") do schema.within[name:sub(1, at - 1)] = true end
     end
   end
   for name in pairs(schema.by) do
@@ -274,7 +279,7 @@ local function flatten(schema, values, prefix, from, flat)
     local full = prefix == "" and key or prefix .. "." .. key
     local name = schema.alias[full] or full
     local spec = schema.by[name]
-    if spec and not (schema.groups[full] and type(value) == "table") then -- `data` is a group of keys and an alias of data.train
+    if spec and not (schema.within[full] and type(value) == "table") then -- `data` is a group of keys and an alias of data.train
       local checked, message = meant(schema, full, value, from)
       if checked ~= nil then checked, message = check(spec, checked, from) end
       if checked == nil then return nil, message end
@@ -282,7 +287,7 @@ local function flatten(schema, values, prefix, from, flat)
         return nil, ("%s is given twice (%s), once under another name"):format(name, from)
       end
       flat[name] = checked
-    elseif schema.groups[full] then
+    elseif schema.within[full] then
       if type(value) ~= "table" then
         return nil, ("%s = %s (%s): a table of keys expected"):format(full, config.literal(value), from)
       end

@@ -202,8 +202,11 @@ describe("check_environment", function()
     assert.equal(require("cjson").null, report.device.index)
     assert.equal("paths.defaults, configs/environment.lua", report.paths.models.source)
     assert.truthy(report.paths.outputs.free_bytes > 0)
-    assert.equal("5.4", report.dependencies[1].version)
-    assert.equal("blas", report.dependencies[2].name)
+    local versions = {}
+    for _, part in ipairs(report.dependencies) do versions[part.name] = part.version end
+    assert.truthy(versions.lua:find "^5%.4%.%d+$", versions.lua)
+    for _, name in ipairs { "pcre2", "utf8proc", "zlib", "zstd" } do assert.truthy(versions[name]:find "^%d+%.%d+", name) end
+    assert.truthy(versions.blas)
     assert.equal(32, report.batch.micro_batch * report.batch.accumulate)
     for _, one in ipairs(report.checks) do assert.truthy(one.ok, one.name) end
   end)

@@ -1,4 +1,5 @@
 /* bind/l_system.c: the runtime's own switches: seed, threads, memory, gradients, scopes. */
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include "bind/bind.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -6,10 +7,14 @@
 #include "kernels/kernels.h"
 #include "tape/tape.h"
 #include <limits.h>
+#include <pcre2.h>
 #include <pwd.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#include <utf8proc.h>
+#include <zlib.h>
+#include <zstd.h>
 
 extern char **environ; /* POSIX declares it nowhere */
 
@@ -69,6 +74,26 @@ static int l_host(lua_State *L) { /* [-0, +1, m] host() -> {name, system, releas
     lua_pushstring(L, names.machine);
     lua_setfield(L, -2, "machine");
   }
+  return 1;
+}
+
+/* [-0, +1, m] libraries() -> {name = version} of those that are always there, as they say themselves; Lua's as at build
+ * time */
+static int l_libraries(lua_State *L) {
+  char pcre2[64] = "";
+  if (pcre2_config(PCRE2_CONFIG_VERSION, NULL) < (int)sizeof pcre2) pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
+  pcre2[strcspn(pcre2, " ")] = 0; /* a date follows */
+  lua_createtable(L, 0, 5);
+  lua_pushliteral(L, LUA_VERSION_MAJOR "." LUA_VERSION_MINOR "." LUA_VERSION_RELEASE);
+  lua_setfield(L, -2, "lua");
+  lua_pushstring(L, pcre2);
+  lua_setfield(L, -2, "pcre2");
+  lua_pushstring(L, utf8proc_version());
+  lua_setfield(L, -2, "utf8proc");
+  lua_pushstring(L, zlibVersion());
+  lua_setfield(L, -2, "zlib");
+  lua_pushstring(L, ZSTD_versionString());
+  lua_setfield(L, -2, "zstd");
   return 1;
 }
 
@@ -176,6 +201,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"threads", l_threads},
                                        {"cpus", l_cpus},
                                        {"host", l_host},
+                                       {"libraries", l_libraries},
                                        {"user", l_user},
                                        {"variables", l_variables},
                                        {"memory", l_memory},

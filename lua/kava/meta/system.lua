@@ -46,6 +46,10 @@ function kava.host() end
 ---@return string?
 function kava.user() end
 
+--- Versions of the libraries that KAVA is linked with, as they say themselves: lua, pcre2, utf8proc, zlib, zstd.
+---@return table<string, string>
+function kava.libraries() end
+
 --- Names, never values, of the environment's variables that begin with `prefix`, in no order.
 ---@param prefix string
 ---@return string[]
