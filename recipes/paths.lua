@@ -13,6 +13,8 @@ local BELOW = { models = "local_models", data = "local_data", cache = "cache", o
 local WRITTEN = { cache = true, output = true }
 local ROOM = { cache = 256 << 20, output = 256 << 20 } -- bytes; the demo's checkpoints and logs need a small part of it
 
+local EVERYBODYS = { ["/tmp"] = true, ["/var/tmp"] = true, ["/dev/shm"] = true } -- a TMPDIR that is no folder of this job's own
+
 local function gib(n) return ("%.2f GiB"):format(n / (1 << 30)) end
 
 -- ----------------------------------------------------------------------------------------------------------------- patterns
@@ -36,7 +38,8 @@ end
 
 --- A pattern with {username}, {home}, {job}, {scratch} and {$VARIABLE} replaced -> path | nil, what is not known
 function paths.expand(pattern, facts)
-  local known = { username = facts.user, home = facts.home, job = facts.job or "0", scratch = facts.scratch or false }
+  local own = facts.scratch and not EVERYBODYS[facts.scratch] and facts.scratch
+  local known = { username = facts.user, home = facts.home, job = facts.job or "0", scratch = own or false }
   local problem
   local path = pattern:gsub("{([^{}]*)}", function(name)
     local variable = name:match "^%$([%w_]+)$"
@@ -50,7 +53,7 @@ function paths.expand(pattern, facts)
         near and ", did you mean {" .. near .. "}?" or "")
     else
       value = known[name]
-      if not value then problem = problem or "the job has no " .. name .. " folder" end
+      if not value then problem = problem or "the job has no " .. name .. " folder of its own" end
     end
     return value or ""
   end)

@@ -47,6 +47,16 @@ describe("the front door", function()
     assert.equal("kava: KAVA_HOME=/nowhere: lua/kava/init.lua is not there\n", err)
   end)
 
+  it("knows the variables that its own scripts set", function()
+    local schema = require("kava.config").schema(require "recipes.keys")
+    local known = require("kava.cli").variables
+    for name in io.popen("grep -hoE '\\bKAVA_[A-Z_]*[A-Z]\\b' scripts/*.sh scripts/test scripts/run"):read("a"):gmatch "%S+" do
+      local folder = name:match "^KAVA_%a+_PATH$" or name == "KAVA_PROJECT_ROOT"
+      assert.truthy(known[name] or schema.variables[name] or folder, name)
+    end
+    for name in pairs(known) do assert.is_nil(schema.variables[name], name) end
+  end)
+
   it("gives a script its arguments and takes its exit code", function()
     local path = helper.write(dir .. "/args.lua", "print(arg[0], #arg, (...), (select(2, ...)), select('#', ...)) return 7")
     local code, out = run(path .. " a=1 'b c' --flag")

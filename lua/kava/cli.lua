@@ -135,10 +135,12 @@ local function add(layers, schema, layer)
   layers[#layers + 1] = layer
 end
 
--- Variables that begin with KAVA_ and are no keys: those of the program, of ranks and jobs, of the suite.
-local OWN_VARIABLES = { KAVA_HOME = true, KAVA_CLUSTER = true, KAVA_ISA = true, KAVA_BLAS_CORE = true, KAVA_RANK = true,
-  KAVA_WORLD_SIZE = true, KAVA_LOCAL_RANK = true, KAVA_LOCAL_SIZE = true, KAVA_JOB_ID = true, KAVA_RESTARTS = true, KAVA_BUILD = true,
-  KAVA_TEST_GC = true }
+--- Variables that begin with KAVA_ and are no keys: the program's, those of ranks and jobs, of the scripts that submit, of the suite.
+cli.variables = {}
+for name in ([[KAVA_HOME KAVA_CLUSTER KAVA_ISA KAVA_BLAS_CORE KAVA_RANK KAVA_WORLD_SIZE KAVA_LOCAL_RANK KAVA_LOCAL_SIZE KAVA_JOB_ID
+  KAVA_RESTARTS KAVA_PROGRAM KAVA_RECIPE KAVA_ARGS KAVA_IMAGE KAVA_CHAIN KAVA_BUILD KAVA_TEST_GC]]):gmatch "%S+" do
+  cli.variables[name] = true
+end
 
 --- Resolves a recipe's config from its arguments: defaults, cluster, config files, variables, command line. -> resolved, options
 function cli.resolve(recipe, args)
@@ -163,7 +165,7 @@ function cli.resolve(recipe, args)
   end
   if recipe.environment then
     local names = require("kava.core").variables "KAVA_"
-    local layer, strange = config.environment(schema, config.resolve(schema, layers), os.getenv, names, OWN_VARIABLES)
+    local layer, strange = config.environment(schema, config.resolve(schema, layers), os.getenv, names, cli.variables)
     add(layers, schema, need(layer, strange))
     for _, name in ipairs(strange) do io.stderr:write(("kava: %s is no variable of KAVA's: it changes nothing\n"):format(name)) end
   end

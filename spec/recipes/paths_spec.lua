@@ -66,6 +66,7 @@ describe("paths", function()
     local found = place(resolve(), { ["/tmp/job5"] = true }, { scratch = "/tmp/job5" })
     assert.equal("/tmp/job5/kava/cache", found.cache)
     assert.equal("./outputs", found.output)
+    assert.equal("./cache", place(resolve(), { ["/tmp"] = true }, { scratch = "/tmp" }).cache) -- everybody's
     local only = resolve { "c.lua", { paths = { hpc_patterns = { "{scratch}/kava" } } } }
     found = place(only, { ["/tmp/job5"] = true }, { scratch = "/tmp/job5" })
     assert.equal("./outputs", found.output)
