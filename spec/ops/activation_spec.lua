@@ -37,6 +37,21 @@ describe("activation", function()
       local y = kava[name](kava.full({ 20 }, 0 / 0)):totable()
       for i = 1, 20 do assert.is_true(y[i] ~= y[i]) end
     end)
+    it(name .. " and its gradient of what is huge are those of the reference", function()
+      local function of(dtype)
+        local x = kava.tensor({ math.huge, -math.huge, 1e4, -1e4, 87, -87, 100, -100 }, { dtype = dtype }):requires_grad(true)
+        local y = kava[name](x)
+        y:sum():backward()
+        return y:totable(), x.grad:totable()
+      end
+      local values, slopes = of "f32"
+      local exact, exact_slopes = of "f64"
+      local function same(got, expected) return got == expected or got ~= got and expected ~= expected or math.abs(got - expected) < 1e-30 end
+      for i = 1, #values do
+        assert(same(values[i], exact[i]), ("value %d is %g, not %g"):format(i, values[i], exact[i]))
+        assert(same(slopes[i], exact_slopes[i]), ("slope %d is %g, not %g"):format(i, slopes[i], exact_slopes[i]))
+      end
+    end)
   end
 
   it("softcap is c tanh(x/c), with the gradients that finite differences have, and the same in f32", function()

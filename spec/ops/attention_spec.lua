@@ -33,6 +33,26 @@ local start = { { 0, 0, 0, 3, 3, 3, 3 }, { 1, 1, 0, 1, 2, 5, 6 } } -- two docume
 describe("attention", function()
   before_each(function() kava.seed(31) end)
 
+  it("shows a NaN of v to those alone that see it", function()
+    local T, at = 150, 41 -- within a tile of queries, whose products are made together
+    local q, k, v = kava.randn { 1, T, 4, 8 }, kava.randn { 1, T, 2, 8 }, kava.randn { 1, T, 2, 8 }
+    local begins = {}
+    for t = 1, T do begins[t] = t > 100 and 100 or 0 end -- a second document, from 101 on
+    local plain = kava.attention({ q = q, k = k, v = v, start = integers { begins } }):totable()[1]
+    for _, value in ipairs { 0 / 0, math.huge } do
+      local other = v:clone()
+      other:narrow(2, at, 1):narrow(3, 2, 1):copy_(kava.full({ 1, 1, 1, 8 }, value))
+      local got = kava.attention({ q = q, k = k, v = other, start = integers { begins } }):totable()[1]
+      for t = 1, T do
+        for h = 1, 4 do
+          local sees = h > 2 and t >= at and t <= 100
+          if sees then assert.is_true(got[t][h][1] ~= got[t][h][1] or got[t][h][1] == math.huge)
+          else assert.near(plain[t][h][1], got[t][h][1], 1e-6) end
+        end
+      end
+    end
+  end)
+
   it("is the softmax of scaled scores times v, head by head", function()
     local B, T, H, G, D = 2, 7, 4, 2, 3
     local q, k, v = f64(B, T, H, D), f64(B, T, G, D), f64(B, T, G, D)

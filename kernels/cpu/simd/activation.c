@@ -1,6 +1,6 @@
 /* kernels/cpu/simd/activation.c: elementwise nonlinearities, gated pairs, dropout.
  * gelu stands on Phi(-|x|) = p(t) exp(-x^2/2) / 2, t = 1/(1 + 0.3275911 |x|/sqrt 2) (Abramowitz & Stegun 7.1.26,
- * absolute error of erf below 1.5e-7): gelu(x) = max(x, 0) - |x| Phi(-|x|), which loses nothing in the negative tail.
+ * absolute error of erf below 1.5e-7): Phi(x) is this for x < 0, 1 less this for x > 0; nothing is lost in the tail.
  */
 #include "kernels/cpu/simd/tail.h"
 #include "base/threads.h"
@@ -10,7 +10,7 @@
 #define GRAIN 8192
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE vf sigmoid(vf x) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_set(0.0f), x)))); }
+INLINE vf sigmoid(vf x) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp_all(vf_sub(vf_set(0.0f), x)))); }
 
 /* Phi(-|x|) */
 INLINE vf lower_tail(vf x, vf size) {
@@ -19,7 +19,7 @@ INLINE vf lower_tail(vf x, vf size) {
   p = vf_fma(p, t, vf_set(1.421413741f));
   p = vf_fma(p, t, vf_set(-0.284496736f));
   p = vf_fma(p, t, vf_set(0.254829592f));
-  return vf_mul(vf_mul(p, vf_mul(t, vf_set(0.5f))), vf_exp(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
+  return vf_mul(vf_mul(p, vf_mul(t, vf_set(0.5f))), vf_exp_all(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
 }
 
 /* The argument of gelu_tanh's sigmoid: 2 sqrt(2/pi) (x + 0.044715 x^3) */
@@ -31,12 +31,14 @@ INLINE vf magnitude(vf x) { return vf_max(x, vf_sub(vf_set(0.0f), x)); }
 /* 1 where x > 0, 0 where x <= 0 (numbers below 1e-30 in between) */
 INLINE vf step(vf x) { return vf_min(vf_max(vf_mul(x, vf_set(1e30f)), vf_set(0.0f)), vf_set(1.0f)); }
 
+/* Phi(x) from step(x) and Phi(-|x|) */
+INLINE vf phi(vf h, vf tail) { return vf_fma(vf_fma(h, vf_set(-2.0f), vf_set(1.0f)), tail, h); }
+
 INLINE vf value_of(kava_activation kind, vf x) {
   switch (kind) {
   case KAVA_SILU: return vf_mul(x, sigmoid(x));
   case KAVA_GELU: {
-    vf size = magnitude(x);
-    return vf_sub(vf_max(vf_set(0.0f), x), vf_mul(size, lower_tail(x, size)));
+    return vf_mul(x, phi(step(x), lower_tail(x, magnitude(x))));
   }
   case KAVA_GELU_TANH: return vf_mul(x, sigmoid(tanh_argument(x)));
   default: return vf_max(vf_set(0.0f), x); /* in this order a NaN stays one */
@@ -51,9 +53,8 @@ INLINE vf slope_of(kava_activation kind, vf x) {
   }
   case KAVA_GELU: {
     vf tail = lower_tail(x, magnitude(x)), h = step(x),
-       density = vf_mul(vf_set(0.39894228f), vf_exp(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
-    /* Phi = h + (1 - 2h) tail */
-    return vf_fma(x, density, vf_fma(vf_fma(h, vf_set(-2.0f), vf_set(1.0f)), tail, h));
+       density = vf_mul(vf_set(0.39894228f), vf_exp_all(vf_mul(vf_mul(x, x), vf_set(-0.5f))));
+    return vf_fma(x, density, phi(h, tail));
   }
   case KAVA_GELU_TANH: {
     vf s = sigmoid(tanh_argument(x));

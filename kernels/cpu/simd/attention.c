@@ -23,6 +23,7 @@ typedef struct operand {
   const float *x;
   int64_t heads;
   char *across, *along; /* per (row, head); NULL: not wanted */
+  bool *wild;           /* per (row, head): holds an infinity or a NaN; NULL: nobody asks */
 } operand;
 
 typedef struct attention_job {
@@ -63,6 +64,14 @@ typedef struct pack_job {
   const operand *x;
 } pack_job;
 
+static bool has_wild(const float *x, int64_t ld, int64_t rows, int64_t columns) {
+  vf sum = vf_set(0); /* of zeros, unless one of them is a NaN */
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t d = 0; d < columns; d += VF_LANES)
+      sum = vf_fma(vf_load_n(x + i * ld + d, least(columns - d, VF_LANES)), vf_set(0), sum);
+  return isnan(vf_sum(sum));
+}
+
 /* Tasks: (row, head, block of 32 positions) */
 static void pack_positions(void *ctx, int64_t begin, int64_t end) {
   const pack_job *job = ctx;
@@ -78,6 +87,7 @@ static void pack_positions(void *ctx, int64_t begin, int64_t end) {
     for (int64_t d = 0; d < a->head_dim && x->along; d += PANEL)
       pack_plain(PANEL_F32, from + d, ld, least(a->head_dim - d, PANEL), count, true,
                  x->along + head * along_bytes(a) + (d / PANEL * a->length + t) * STEP_BYTES);
+    if (x->wild && has_wild(from, ld, count, a->head_dim)) __atomic_store_n(x->wild + head, true, __ATOMIC_RELAXED);
   }
 }
 
@@ -143,11 +153,6 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring
   int64_t first = from / VF_LANES * VF_LANES;
   float most = -INFINITY;
   int64_t i = from;
-  if (c->capped) {
-    for (int64_t j = first; j < to; j += VF_LANES)
-      vf_store(s + j, vf_mul(c->cap, vf_tanh(vf_mul(vf_load(s + j), c->inverse))));
-    scale = 1;
-  }
   for (; i < least(to, first + VF_LANES); i++) most = s[i] > most ? s[i] : most;
   if (i + VF_LANES <= to) {
     vf high = vf_load(s + i);
@@ -156,12 +161,12 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring
     most = rest > most ? rest : most;
   }
   for (; i < to; i++) most = s[i] > most ? s[i] : most;
-  most *= scale;
+  most = c->capped ? vf_hmax(vf_mul(c->cap, vf_tanh(vf_mul(vf_set(most), c->inverse)))) : most * scale; /* it rises */
   if (most < *top) most = *top;
   float shrink = *top == -INFINITY ? 0.0f : expf(*top - most);
-  vf total = vf_set(0);
+  vf total = vf_set(0), unused;
   for (i = first; i < to; i += VF_LANES) {
-    vf p = vf_exp(vf_fma(vf_load(s + i), vf_set(scale), vf_set(-most)));
+    vf p = softmax_of(c, vf_load(s + i), vf_set(most), &unused);
     vf_store(s + i, p);
     if (i >= from && i + VF_LANES <= to)
       total = vf_add(total, p);
@@ -178,6 +183,16 @@ static float soften(float *s, int64_t from, int64_t to, int64_t n, const scoring
 
 static void scale_row(float *x, int64_t count, float factor) {
   for (int64_t i = 0; i < count; i += VF_LANES) vf_store(x + i, vf_mul(vf_load(x + i), vf_set(factor)));
+}
+
+/* The same as weigh(), of each query's own keys only: 0 times what it does not see is no 0 where that is a NaN. */
+static void weigh_seen(const attention_job *job, const float *p, int64_t b, int64_t t, int64_t m, const char *along,
+                       int64_t j, int64_t n, float *sum) {
+  for (int64_t r = 0; r < m; r++) {
+    int64_t from = start_of(job->a, b, t + r) - j, to = least(t + r + 1 - j, n);
+    if (from < 0) from = 0;
+    if (from < to) weigh(job, p + r * TILE_N + from, 1, along, j + from, to - from, sum + r * job->width);
+  }
 }
 
 static void forward_block(const attention_job *job, int64_t b, int64_t h, int64_t t, int64_t m, float *s, float *sum) {
@@ -200,7 +215,10 @@ static void forward_block(const attention_job *job, int64_t b, int64_t h, int64_
                             top + r, total + r);
       if (shrink < 1 && j > first) scale_row(sum + r * job->width, job->width, shrink);
     }
-    weigh(job, s, m, job->v.along + hk * along_bytes(a), j, n, sum);
+    if (job->v.wild[hk])
+      weigh_seen(job, s, b, t, m, job->v.along + hk * along_bytes(a), j, n, sum);
+    else
+      weigh(job, s, m, job->v.along + hk * along_bytes(a), j, n, sum);
   }
   for (int64_t r = 0; r < m; r++) {
     float *o = (float *)a->o + at_row(a, &job->q, b, t + r, h);
@@ -487,6 +505,7 @@ static void let_go(attention_job *job) {
   for (int i = 0; i < 4; i++) {
     kava_free(all[i]->across);
     kava_free(all[i]->along);
+    kava_free(all[i]->wild);
   }
   kava_free(job->scratch);
   kava_free(job->delta);
@@ -497,6 +516,7 @@ static kava_status attention(const kava_attention_args *a) {
   attention_job job = prepare(a);
   kava_status st = KAVA_MEMORY;
   if (!get(a, &job.k, true, false) || !get(a, &job.v, false, true)) goto out;
+  if (!(job.v.wild = kava_calloc((size_t)(a->batch * a->kv_heads), sizeof(bool)))) goto out;
   if (!(job.scratch = kava_alloc((size_t)(kava_threads() * job.scratch_each) * sizeof(float)))) goto out;
   pack(a, &job.k);
   pack(a, &job.v);

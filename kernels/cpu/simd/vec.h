@@ -11,6 +11,8 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define VF_LANES 16
+#define VF_EXP_LEAST (-200.0f) /* vf_scale2 takes any n */
+#define VF_EXP_MOST 200.0f
 typedef __m512 vf;
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
@@ -33,6 +35,8 @@ static inline void vf_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define VF_LANES 8
+#define VF_EXP_LEAST (-88.1f) /* n from -127, which is 0 for vf_scale2, */
+#define VF_EXP_MOST 88.8f     /* to 128, which is infinite */
 typedef __m256 vf;
 static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
@@ -68,6 +72,8 @@ static inline void vf_store_n(float *p, vf v, int64_t n) { _mm256_maskstore_ps(p
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #define VF_LANES 4
+#define VF_EXP_LEAST (-88.1f) /* as AVX2 */
+#define VF_EXP_MOST 88.8f
 typedef float32x4_t vf;
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
@@ -128,6 +134,12 @@ static inline vf vf_tanh(vf x) {
  */
 static inline vf vf_exp(vf x) {
   vf less_1, n = vf_exp_parts(vf_within(vf_set(-87.33654f), vf_set(88.37626f), x), &less_1);
+  return vf_scale2(vf_add(less_1, vf_set(1.0f)), n);
+}
+
+/* exp(x) to both of its ends: 0 below 2^-126.5 and infinite above 2^127.5, or, with AVX-512, as f32 has it */
+static inline vf vf_exp_all(vf x) {
+  vf less_1, n = vf_exp_parts(vf_within(vf_set(VF_EXP_LEAST), vf_set(VF_EXP_MOST), x), &less_1);
   return vf_scale2(vf_add(less_1, vf_set(1.0f)), n);
 }
 #endif
