@@ -247,13 +247,9 @@ end
 -- The held-out batches: always the same rows in the same order. Nobody waits for an evaluation to end: a resumed run makes it.
 local function held_out(run)
   local sampler = run.data.eval:batches { batch = run.batch_size, seed = 0, epoch = 1, mode = "bucket" }
-  local rows, limit = 0, run.config.eval.rows
   return function()
     leave_if_asked(run)
-    if limit > 0 and rows >= limit then return nil end
-    local batch = sampler:next()
-    rows = rows + (batch and batch.input_ids.shape[1] or 0)
-    return batch
+    return sampler:next()
   end
 end
 
@@ -284,7 +280,8 @@ end
 
 -- Figures on the held-out rows, with a line on the console, a record in the log, and a collapse named in words.
 local function evaluate(run, bar)
-  local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step) })
+  local rows = run.config.eval.rows
+  local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step), rows = rows > 0 and rows or nil })
   local collapse = figures.collapse
   local text = ("eval  step %d: CE %.3f"):format(run.step, figures.ce)
   if run.objective.align then -- the teacher's logits are of another vocabulary

@@ -132,12 +132,27 @@ function evaluate.verdict(c)
   return false, ("no collapse: cosine %.4f with its own document's target, %.4f with another's"):format(c.agreement, c.shuffled_agreement)
 end
 
-local function iterate(batches)
-  if type(batches) == "function" then return batches end
-  local i = 0
+-- The first rows of a batch: of every tensor of it.
+local function first_rows(batch, rows)
+  local fewer = {}
+  for name, field in pairs(batch) do
+    if type(field) == "userdata" then fewer[name] = field:narrow(1, 1, rows) end
+  end
+  return fewer
+end
+
+-- The batches up to `rows` rows; nil: all.
+local function iterate(batches, rows)
+  local i, left = 0, rows or math.huge
   return function()
+    if left <= 0 then return nil end
     i = i + 1
-    return batches[i]
+    local batch
+    if type(batches) == "function" then batch = batches() else batch = batches[i] end
+    local has = batch and batch.input_ids.shape[1] or 0
+    if has > left then batch = first_rows(batch, left) end
+    left = left - has
+    return batch
   end
 end
 
@@ -149,8 +164,7 @@ local function run(loss, batches, opts)
   local wants_teacher = teacher ~= nil
   local wants_logits = wants_teacher and not loss.align -- aligned, teacher and student have no vocabulary in common
   local tokens, batch_count = 0, 0
-  for batch in iterate(batches) do
-    if opts.limit and batch_count >= opts.limit then break end
+  for batch in iterate(batches, opts.rows) do
     batch_count = batch_count + 1
     local mask = kava.loss.mask(batch)
     local real = count(mask, batch.input_ids)
@@ -215,7 +229,7 @@ end
 
 --- figures: tokens, loss, kv, ce, kl, agreement (same top-1 token), teacher_ce: nats a token; cosine, cosine_by_layer (keys of matched
 --- layers; false where widths differ); collapse = {agreement, shuffled_agreement, shuffled, effective_rank, mean_direction, dim,
---- collapsed, verdict}. opts: limit (batches), step (of scheduled weights), collapse = false, collapse_batches (4), after_batch(n).
+--- collapsed, verdict}. opts: rows (no more of them), step (of scheduled weights), collapse = false, collapse_batches (4), after_batch(n).
 function evaluate.run(loss, batches, opts)
   local training = kava.train()
   kava.train(false)

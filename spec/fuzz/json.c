@@ -1,42 +1,71 @@
-/* spec/fuzz/json: whatever is accepted, written and read again, must be the same text. */
+/* spec/fuzz/json: whatever is accepted, written and read again, must be the same text; every key is found; what an
+ * outline leaves unread and a walk goes through are the same items. */
 #include "base/json.h"
 #include "base/memory.h"
 #include <stdlib.h>
 #include <string.h>
 
-static void put(kava_json_writer *w, const kava_json *v) {
-  switch ((kava_json_kind)v->kind) {
-  case KAVA_JSON_NULL: kava_json_null(w); break;
-  case KAVA_JSON_BOOLEAN: kava_json_boolean(w, v->boolean); break;
-  case KAVA_JSON_INTEGER: kava_json_integer(w, v->integer); break;
-  case KAVA_JSON_REAL: kava_json_real(w, v->real); break;
-  case KAVA_JSON_STRING: kava_json_string(w, v->string, v->length); break;
-  case KAVA_JSON_ARRAY:
-    kava_json_open(w, '[');
-    for (uint32_t i = 0; i < v->length; i++) put(w, &v->items[i]);
-    kava_json_close(w, ']');
-    break;
-  case KAVA_JSON_OBJECT:
-    kava_json_open(w, '{');
-    for (uint32_t i = 0; i < v->length; i++) {
-      const kava_json_member *m = &v->members[i];
-      if (kava_json_find(v, m->key, m->key_length) != &m->value) abort();
-      kava_json_key(w, m->key, m->key_length);
-      put(w, &m->value);
-    }
-    kava_json_close(w, '}');
-    break;
+static void look_up(const kava_json *v) {
+  for (uint32_t i = 0; kava_json_is(v, KAVA_JSON_ARRAY) && i < v->length; i++) look_up(&v->items[i]);
+  for (uint32_t i = 0; kava_json_is(v, KAVA_JSON_OBJECT) && i < v->length; i++) {
+    const kava_json_member *m = &v->members[i];
+    if (kava_json_find(v, m->key, m->key_length) != &m->value) abort();
+    look_up(&m->value);
   }
+}
+
+static bool same(const kava_json *a, const kava_json *b) {
+  kava_json_writer x = {0}, y = {0};
+  kava_json_value(&x, a);
+  kava_json_value(&y, b);
+  if (x.status != KAVA_OK || y.status != KAVA_OK) abort();
+  bool is = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+  kava_free(x.data);
+  kava_free(y.data);
+  return is;
+}
+
+/* `whole`: the same part, read; NULL where the text was refused. */
+static void walk(const kava_json_doc *doc, const kava_json *part, const kava_json *whole) {
+  kava_json_walk *walk = NULL;
+  const kava_json_member *item = NULL;
+  uint32_t count = 0;
+  if (!kava_json_is(part, KAVA_JSON_LEFT)) return;
+  if (kava_json_walk_open(doc, part, &walk) != KAVA_OK) abort();
+  kava_status st;
+  while ((st = kava_json_walk_next(walk, &item)) == KAVA_OK && item) {
+    if (count == part->length) abort();
+    if (whole) {
+      bool object = kava_json_is(whole, KAVA_JSON_OBJECT);
+      const kava_json_member *m = object ? &whole->members[count] : NULL;
+      if (m && (m->key_length != item->key_length || memcmp(m->key, item->key, m->key_length) != 0)) abort();
+      if (!same(&item->value, m ? &m->value : &whole->items[count])) abort();
+    }
+    count++;
+  }
+  if (whole && (st != KAVA_OK || count != whole->length || count != part->length)) abort();
+  kava_json_walk_close(&walk);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  kava_json_doc *doc = NULL, *again = NULL;
-  if (kava_json_parse((const char *)data, size, &doc) != KAVA_OK) return 0;
+  static const char *const left[] = {"a", "b.c", NULL};
+  kava_json_doc *doc = NULL, *again = NULL, *outline = NULL;
+  bool accepted = kava_json_parse((const char *)data, size, &doc) == KAVA_OK;
+  if (kava_json_outline((const char *)data, size, left, &outline) == KAVA_OK) {
+    const kava_json *whole = accepted ? kava_json_root(doc) : NULL, *root = kava_json_root(outline);
+    walk(outline, kava_json_get(root, "a"), kava_json_get(whole, "a"));
+    walk(outline, kava_json_get(kava_json_get(root, "b"), "c"), kava_json_get(kava_json_get(whole, "b"), "c"));
+  } else if (accepted) {
+    abort();
+  }
+  kava_json_release(&outline);
+  if (!accepted) return 0;
+  look_up(kava_json_root(doc));
   kava_json_writer first = {0}, second = {0};
-  put(&first, kava_json_root(doc));
+  kava_json_value(&first, kava_json_root(doc));
   if (first.status != KAVA_OK || kava_json_parse(first.data, first.size, &again) != KAVA_OK) abort();
-  put(&second, kava_json_root(again));
+  kava_json_value(&second, kava_json_root(again));
   if (first.size != second.size || memcmp(first.data, second.data, first.size) != 0) abort();
   kava_free(first.data);
   kava_free(second.data);

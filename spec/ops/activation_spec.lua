@@ -46,7 +46,9 @@ describe("activation", function()
       end
       local values, slopes = of "f32"
       local exact, exact_slopes = of "f64"
-      local function same(got, expected) return got == expected or got ~= got and expected ~= expected or math.abs(got - expected) < 1e-30 end
+      local function same(got, expected)
+        return got == expected or got ~= got and expected ~= expected or math.abs(got - expected) < 1e-30
+      end
       for i = 1, #values do
         assert(same(values[i], exact[i]), ("value %d is %g, not %g"):format(i, values[i], exact[i]))
         assert(same(slopes[i], exact_slopes[i]), ("slope %d is %g, not %g"):format(i, slopes[i], exact_slopes[i]))

@@ -65,6 +65,14 @@ describe("kava.evaluate", function()
     assert.equal(16, figures.tokens)
   end)
 
+  it("takes as many rows as asked, a part of a batch too", function()
+    local loss = build("layer_matched", { ce = 1 })
+    for rows, tokens in ipairs { 6, 10, 13, 16, 16 } do assert.equal(tokens, kava.evaluate(loss, batches, { rows = rows }).tokens) end
+    local cut = { batches[1], { input_ids = ids { { 11, 12, 13 } }, attention_mask = ids { { 1, 1, 1 } } } }
+    local expected, got = kava.evaluate(loss, cut), kava.evaluate(loss, batches, { rows = 3 })
+    for _, name in ipairs { "ce", "kl", "loss", "cosine" } do assert.near(expected[name], got[name], 1e-6) end
+  end)
+
   it("weighs batches by tokens, as one batch would", function()
     local loss = build("layer_matched", { ce = 0 })
     local both = kava.evaluate(loss, batches)

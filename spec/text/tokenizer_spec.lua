@@ -306,12 +306,40 @@ describe("a tokenizer", function()
     refused("format", "out of range", edited(replaced('"vocab": {', '"vocab": {"zz": -1,')))
     refused("format", "id 3", edited(replaced('"vocab": {', '"vocab": {"zz": 3,')))
     refused("format", "an integer", edited(replaced('"vocab": {', '"vocab": {"zz": "1",')))
+    refused("format", "vocab 'zz': the token is there twice", edited(replaced('"vocab": {', '"vocab": {"zz": 900, "zz": 901,')))
+    refused("format", "byte %d+: ',' or '}' expected", edited(replaced('"vocab": {', '"vocab": {"zz": 900]')))
+    refused("format", "byte %d+: control character", edited(replaced('"vocab": {', '"vocab": {"z\1": 900,')))
+    refused("format", "nested deeper", edited(replaced('"merges": [', '"merges": [' .. ("["):rep(300) .. ("]"):rep(300) .. ",")))
+    refused("format", "vocab: an object expected, got an array", edited(replaced('"vocab": {', '"vocab": [7], "other": {')))
+    refused("format", "merges: a list expected, got nothing", edited(replaced('"merges": [', '"other": [')))
     local saved, message, code = small():save "/dev/null/x"
     assert.is_nil(saved)
     assert.are.equal("io", code)
     assert.matches("/dev/null", message)
     helper.write(dir .. "/bad.gguf", "GGUF\3\0\0\0")
     refused("format", "bad.gguf", dir .. "/bad.gguf")
+  end)
+
+  it("takes no more memory than twice the file, whatever that promises", function()
+    local vocab = {}
+    for i = 1, 20000 do vocab[i] = ('"%d": %d'):format(i, i) end
+    local files = {
+      '"vocab": {' .. table.concat(vocab, ", ") .. '}, "merges": []',
+      '"vocab": {}, "merges": [' .. (","):rep(500000) .. "]",
+      '"vocab": {' .. ("[0,"):rep(150000) .. '}, "merges": []',
+    }
+    for i, lists in ipairs(files) do
+      local path = helper.tmp() .. "/tokenizer.json"
+      local text = ('{"model": {"type": "BPE", %s}, "pre_tokenizer": {"type": "ByteLevel"}}'):format(lists)
+      helper.write(path, text)
+      collectgarbage()
+      local before = kava.memory().cpu.current
+      kava.memory_reset_peak()
+      local tok = kava.tokenizer.load(path)
+      assert.equal(i == 1, tok ~= nil)
+      assert.is_true(kava.memory().cpu.peak - before < 2 * #text + 300000, ("%d bytes for a file of %d"):format(kava.memory().cpu.peak
+        - before, #text))
+    end
   end)
 
   it("gives the bytes each token comes from", function()

@@ -1,7 +1,8 @@
 /* base/json: see json.h. The reader is one recursive descent. All strings of a document go into one buffer as large as
  * the text (a decoded string with its NUL is never longer than its source with the quotes). The children of a container
  * that is still open lie on a stack and move into the arena, side by side, when it closes. Objects of more than SMALL
- * members carry a hash index right behind their members. */
+ * members carry a hash index right behind their members. What an outline leaves unread is passed over by its brackets
+ * and strings alone; walking it later reads one item after the other with the same descent, and so checks it. */
 #include "base/json.h"
 #include "base/map.h"
 #include "base/memory.h"
@@ -17,6 +18,8 @@
 #define SLACK 8  /* strings are copied in words */
 
 struct kava_json_doc {
+  const char *text; /* an outline's, whose parts are in it */
+  size_t size;
   kava_arena arena;
   char *strings;
   size_t strings_room;
@@ -27,18 +30,20 @@ struct kava_json_doc {
 
 typedef struct reader {
   const unsigned char *start, *p, *end;
-  char *strings; /* where the next string goes */
+  char *strings; /* where the next string goes; where something is left unread, each has its own place in the arena */
   kava_arena *arena;
   unsigned char *stack;
   size_t top, room;
   int depth;
+  const char *const *left; /* paths of what is left unread, up to a NULL; NULL: none */
+  char path[64];           /* of the value that is being read; as far as it fits and is looked for */
 } reader;
 
 /* ---- numbers in the C locale, whatever the program's locale is ---- */
 
 static locale_t c_locale;
 static void make_locale(void) { c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); }
-static double to_double(const char *text) {
+double kava_json_double(const char *text) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, make_locale);
   return c_locale ? strtod_l(text, NULL, c_locale) : strtod(text, NULL);
@@ -155,8 +160,23 @@ static inline uint64_t special_bytes(uint64_t w) {
   return (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | (w - ones * 0x20) | w) & high;
 }
 
+/* The quote that ends the string whose inside begins at p; NULL: there is none. */
+static const unsigned char *string_end(const unsigned char *p, const unsigned char *end) {
+  for (const unsigned char *q = p; (q = memchr(q, '"', (size_t)(end - q))); q++) {
+    size_t slashes = 0; /* an odd number of them makes it a part of the string */
+    while (slashes < (size_t)(q - p) && q[-1 - (ptrdiff_t)slashes] == '\\') slashes++;
+    if (slashes % 2 == 0) return q;
+  }
+  return NULL;
+}
+
 static kava_status read_string(reader *r, const char **out, uint32_t *length) { /* at the opening quote */
   const unsigned char *open = r->p++;
+  if (r->left) { /* room for this one alone */
+    const unsigned char *close = string_end(r->p, r->end);
+    if (!close) return fail_at(r, open, "a string that does not end");
+    if (!(r->strings = kava_arena_alloc(r->arena, (size_t)(close - r->p) + 1 + SLACK))) return KAVA_MEMORY;
+  }
   char *begin = r->strings, *to = begin;
   for (;;) {
     while (r->end - r->p >= 8) {
@@ -259,7 +279,7 @@ static kava_status read_number(reader *r, kava_json *out) {
     if (!copy) return KAVA_MEMORY;
     memcpy(copy, at, length);
     copy[length] = 0;
-    value = to_double(copy);
+    value = kava_json_double(copy);
     if (copy != small) kava_free(copy);
     if (!isfinite(value)) return fail_at(r, at, "a number too large");
   }
@@ -329,6 +349,62 @@ static kava_status index_members(const reader *r, const unsigned char *open, kav
 
 static kava_status read_value(reader *r, kava_json *out);
 
+/* Past a container, by its brackets and strings; *items: one more than its commas, 0 where nothing is in it. */
+static kava_status pass_over(reader *r, uint64_t *items) {
+  static const bool counts[256] = {['"'] = true, ['['] = true, ['{'] = true, [']'] = true, ['}'] = true, [','] = true};
+  const unsigned char *open = r->p++, *close;
+  uint64_t commas = 0;
+  size_t depth = 1;
+  skip_space(r);
+  const unsigned char *p = r->p, *end = r->end;
+  bool filled = p < end && *p != ']' && *p != '}';
+  for (; p < end; p++) {
+    if (!counts[*p]) continue;
+    switch (*p) {
+    case '"':
+      if (!(close = string_end(p + 1, end))) return fail_at(r, p, "a string that does not end");
+      p = close;
+      break;
+    case ',': commas += depth == 1; break;
+    case '[':
+    case '{': depth++; break;
+    default:
+      if (--depth > 0) break;
+      r->p = p + 1;
+      *items = filled ? commas + 1 : 0;
+      return KAVA_OK;
+    }
+  }
+  return fail_at(r, open, "an array or an object that does not end");
+}
+
+static bool is_left(const reader *r) {
+  for (const char *const *path = r->left; path && *path; path++)
+    if (strcmp(*path, r->path) == 0) return true;
+  return false;
+}
+
+/* A member's value. Of an outline, the path is kept beside it. */
+static kava_status read_member(reader *r, const kava_json_member *member, kava_json *out) {
+  if (!r->left) return read_value(r, out);
+  size_t before = strlen(r->path), room = sizeof r->path - before;
+  bool fits = member->key_length + 2u < room && strlen(member->key) == member->key_length;
+  if (!fits || before + 2 > sizeof r->path) return read_value(r, out); /* no path that is looked for */
+  snprintf(r->path + before, room, before ? ".%s" : "%s", member->key);
+  kava_status st = KAVA_OK;
+  if (r->p < r->end && (*r->p == '[' || *r->p == '{') && is_left(r)) {
+    uint64_t items = 0;
+    *out = (kava_json){.kind = KAVA_JSON_LEFT, .string = (const char *)r->p};
+    st = pass_over(r, &items);
+    if (items > UINT32_MAX / 4) st = kava_fail(KAVA_UNSUPPORTED, "%s: %llu items", r->path, (unsigned long long)items);
+    out->length = (uint32_t)items;
+  } else {
+    st = read_value(r, out);
+  }
+  r->path[before] = 0;
+  return st;
+}
+
 static kava_status read_array(reader *r, kava_json *out) {
   size_t base = r->top;
   r->p++;
@@ -379,7 +455,7 @@ static kava_status read_object(reader *r, kava_json *out) {
     if (r->p >= r->end || *r->p != ':') return unexpected(r, "':'");
     r->p++;
     skip_space(r);
-    if ((st = read_value(r, &member.value)) != KAVA_OK) return st;
+    if ((st = read_member(r, &member, &member.value)) != KAVA_OK) return st;
     if (!(slot = push(r, sizeof member))) return KAVA_MEMORY;
     *slot = member;
     skip_space(r);
@@ -427,7 +503,7 @@ static kava_status read_value(reader *r, kava_json *out) {
   }
 }
 
-kava_status kava_json_again(const char *text, size_t size, kava_json_doc **at) {
+static kava_status parse(const char *text, size_t size, const char *const *left, kava_json_doc **at) {
   kava_status st = KAVA_OK;
   const unsigned char *start = (const unsigned char *)(text ? text : "");
   kava_json_doc *doc = *at ? *at : kava_calloc(1, sizeof *doc);
@@ -435,7 +511,10 @@ kava_status kava_json_again(const char *text, size_t size, kava_json_doc **at) {
   *at = doc;
   doc->root = (kava_json){.kind = KAVA_JSON_NULL};
   kava_arena_reset(&doc->arena);
-  if (doc->strings_room < size + SLACK) {
+  if (left) {
+    doc->text = text;
+    doc->size = size;
+  } else if (doc->strings_room < size + SLACK) {
     kava_free(doc->strings);
     doc->strings_room = 0;
     if (!(doc->strings = kava_alloc(size + SLACK))) return KAVA_MEMORY;
@@ -447,7 +526,8 @@ kava_status kava_json_again(const char *text, size_t size, kava_json_doc **at) {
               .arena = &doc->arena,
               .strings = doc->strings,
               .stack = doc->stack,
-              .room = doc->stack_room};
+              .room = doc->stack_room,
+              .left = left};
   kava_json root;
   skip_space(&r);
   KAVA_TRY(read_value(&r, &root));
@@ -463,9 +543,11 @@ out:
   return st;
 }
 
-kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
+kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc) { return parse(text, size, NULL, doc); }
+
+kava_status kava_json_outline(const char *text, size_t size, const char *const *left, kava_json_doc **out) {
   kava_json_doc *doc = NULL;
-  kava_status st = kava_json_again(text, size, &doc);
+  kava_status st = parse(text, size, left, &doc);
   if (doc) {
     kava_free(doc->stack);
     doc->stack = NULL;
@@ -476,6 +558,77 @@ kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) 
   else
     *out = doc;
   return st;
+}
+
+kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
+  return kava_json_outline(text, size, NULL, out);
+}
+
+/* ---- walking ---- */
+
+struct kava_json_walk {
+  reader r;
+  kava_arena arena;
+  unsigned char close; /* the bracket at the end; 0: passed */
+  bool begun;
+  kava_json_member item;
+};
+
+kava_status kava_json_walk_open(const kava_json_doc *doc, const kava_json *part, kava_json_walk **out) {
+  static const char *const nothing[] = {NULL};
+  if (!kava_json_is(part, KAVA_JSON_LEFT)) return kava_fail(KAVA_MISUSE, "only what was left unread can be walked");
+  kava_json_walk *w = kava_calloc(1, sizeof *w);
+  if (!w) return KAVA_MEMORY;
+  const unsigned char *start = (const unsigned char *)doc->text;
+  w->r = (reader){.start = start,
+                  .p = (const unsigned char *)part->string + 1,
+                  .end = start + doc->size,
+                  .arena = &w->arena,
+                  .left = nothing};
+  w->close = part->string[0] == '[' ? ']' : '}';
+  *out = w;
+  return KAVA_OK;
+}
+
+kava_status kava_json_walk_next(kava_json_walk *w, const kava_json_member **item) {
+  reader *r = &w->r;
+  kava_status st;
+  *item = NULL;
+  if (!w->close) return KAVA_OK;
+  kava_arena_reset(&w->arena);
+  skip_space(r);
+  if (r->p < r->end && *r->p == w->close) {
+    r->p++;
+    w->close = 0;
+    return KAVA_OK;
+  }
+  if (w->begun) {
+    if (r->p >= r->end || *r->p != ',') return unexpected(r, w->close == ']' ? "',' or ']'" : "',' or '}'");
+    r->p++;
+    skip_space(r);
+  }
+  w->begun = true;
+  w->item = (kava_json_member){0};
+  if (w->close == '}') {
+    if (r->p >= r->end || *r->p != '"') return unexpected(r, "a key");
+    if ((st = read_string(r, &w->item.key, &w->item.key_length)) != KAVA_OK) return st;
+    skip_space(r);
+    if (r->p >= r->end || *r->p != ':') return unexpected(r, "':'");
+    r->p++;
+    skip_space(r);
+  }
+  if ((st = read_value(r, &w->item.value)) != KAVA_OK) return st;
+  *item = &w->item;
+  return KAVA_OK;
+}
+
+void kava_json_walk_close(kava_json_walk **at) {
+  kava_json_walk *w = *at;
+  *at = NULL;
+  if (!w) return;
+  kava_free(w->r.stack);
+  kava_arena_free(&w->arena);
+  kava_free(w);
 }
 
 kava_status kava_json_load(const char *path, kava_json_doc **out) {
@@ -527,149 +680,6 @@ bool kava_json_is_text(const kava_json *value, const char *text) {
 
 const char *kava_json_kind_name(const kava_json *value) {
   static const char *const names[] = {"null",     "a boolean", "an integer", "a real number",
-                                      "a string", "an array",  "an object"};
+                                      "a string", "an array",  "an object",  "a part left unread"};
   return value ? names[value->kind] : "nothing";
-}
-
-/* ---- writing ---- */
-
-static void append(kava_json_writer *w, const char *text, size_t length) {
-  if (w->status != KAVA_OK) return;
-  if (w->room - w->size <= length) {
-    size_t room = w->room ? 2 * w->room : 256;
-    if (room <= w->size + length) room = w->size + length + 1;
-    char *grown = kava_realloc(w->data, room);
-    if (!grown) {
-      w->status = KAVA_MEMORY;
-      return;
-    }
-    w->data = grown;
-    w->room = room;
-  }
-  memcpy(w->data + w->size, text, length);
-  w->size += length;
-  w->data[w->size] = 0;
-}
-
-static void new_line(kava_json_writer *w) {
-  if (!w->indent) return;
-  append(w, "\n", 1);
-  for (int i = 0; i < w->indent * w->depth; i++) append(w, " ", 1);
-}
-
-/* What stands before a value or a key: nothing after a key, else the comma and the line. */
-static void separate(kava_json_writer *w) {
-  if (w->after_key) {
-    w->after_key = false;
-    return;
-  }
-  if (w->filled) append(w, ",", 1);
-  if (w->depth) new_line(w);
-  w->filled = true;
-}
-
-static void put_string(kava_json_writer *w, const char *text, size_t length) {
-  const unsigned char *p = (const unsigned char *)text, *end = p + length, *plain = p;
-  append(w, "\"", 1);
-  while (p < end && w->status == KAVA_OK) {
-    int n = kava_utf8_length(p, end);
-    if (n == 0) {
-      w->status =
-          kava_fail(KAVA_MISUSE, "a string that is not UTF-8 (byte 0x%02x at offset %zu) cannot be written as JSON", *p,
-                    (size_t)(p - (const unsigned char *)text));
-      return;
-    }
-    if (*p >= 0x20 && *p != '"' && *p != '\\') {
-      p += n;
-      continue;
-    }
-    append(w, (const char *)plain, (size_t)(p - plain));
-    char escape[8] = {'\\', (char)*p};
-    size_t size = 2;
-    switch (*p) {
-    case '"':
-    case '\\': break;
-    case '\b': escape[1] = 'b'; break;
-    case '\f': escape[1] = 'f'; break;
-    case '\n': escape[1] = 'n'; break;
-    case '\r': escape[1] = 'r'; break;
-    case '\t': escape[1] = 't'; break;
-    default: size = (size_t)snprintf(escape, sizeof escape, "\\u%04x", *p);
-    }
-    append(w, escape, size);
-    plain = ++p;
-  }
-  append(w, (const char *)plain, (size_t)(p - plain));
-  append(w, "\"", 1);
-}
-
-void kava_json_open(kava_json_writer *w, char bracket) {
-  if (w->depth >= KAVA_JSON_DEPTH && w->status == KAVA_OK)
-    w->status = kava_fail(KAVA_MISUSE, "nested deeper than %d: a table that contains itself?", KAVA_JSON_DEPTH);
-  separate(w);
-  append(w, &bracket, 1);
-  w->depth++;
-  w->filled = false;
-}
-
-void kava_json_close(kava_json_writer *w, char bracket) {
-  w->depth--;
-  if (w->filled) new_line(w);
-  append(w, &bracket, 1);
-  w->filled = true;
-}
-
-void kava_json_key(kava_json_writer *w, const char *key, size_t length) {
-  separate(w);
-  put_string(w, key, length);
-  append(w, w->indent ? ": " : ":", w->indent ? 2 : 1);
-  w->after_key = true;
-}
-
-void kava_json_string(kava_json_writer *w, const char *text, size_t length) {
-  separate(w);
-  put_string(w, text, length);
-}
-
-void kava_json_integer(kava_json_writer *w, int64_t value) {
-  char text[24];
-  separate(w);
-  append(w, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)value));
-}
-
-void kava_json_natural(kava_json_writer *w, uint64_t value) {
-  char text[24];
-  separate(w);
-  append(w, text, (size_t)snprintf(text, sizeof text, "%llu", (unsigned long long)value));
-}
-
-void kava_json_real(kava_json_writer *w, double value) {
-  char text[40];
-  size_t length = 0;
-  if (!isfinite(value)) {
-    if (w->status == KAVA_OK) w->status = kava_fail(KAVA_MISUSE, "%g cannot be written as JSON", value);
-    return;
-  }
-  for (int digits = 15; digits <= 17; digits++) { /* the shortest of these that reads back */
-    length = (size_t)snprintf(text, sizeof text, "%.*g", digits, value);
-    for (size_t i = 0; i < length; i++)
-      if (text[i] == ',') text[i] = '.';
-    if (to_double(text) == value) break;
-  }
-  if (!strpbrk(text, ".e")) {
-    memcpy(text + length, ".0", 3);
-    length += 2;
-  }
-  separate(w);
-  append(w, text, length);
-}
-
-void kava_json_boolean(kava_json_writer *w, bool value) {
-  separate(w);
-  append(w, value ? "true" : "false", value ? 4 : 5);
-}
-
-void kava_json_null(kava_json_writer *w) {
-  separate(w);
-  append(w, "null", 4);
 }

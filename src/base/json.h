@@ -15,17 +15,18 @@ typedef enum kava_json_kind {
   KAVA_JSON_REAL,    /* every other number; never infinite */
   KAVA_JSON_STRING,
   KAVA_JSON_ARRAY,
-  KAVA_JSON_OBJECT
+  KAVA_JSON_OBJECT,
+  KAVA_JSON_LEFT /* of an outline only: an array or an object that was not read */
 } kava_json_kind;
 
 typedef struct kava_json {
   uint32_t kind;   /* kava_json_kind */
-  uint32_t length; /* bytes of a string, children of a container */
+  uint32_t length; /* bytes of a string, children of a container; of one left unread what its commas promise */
   union {
     bool boolean;
     int64_t integer;
     double real;
-    const char *string;
+    const char *string;                     /* left unread: its place in the text */
     const struct kava_json *items;          /* array */
     const struct kava_json_member *members; /* object, in the text's order */
   };
@@ -44,6 +45,17 @@ kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out);
  * failure *doc holds null; it is released by kava_json_release, as ever. */
 kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc);
 kava_status kava_json_load(const char *path, kava_json_doc **out); /* the same of a file; messages name it */
+
+/* For texts much of which is two or three long lists, each gone through once: `left` names them by their keys from the
+ * root on ("model.vocab"), up to a NULL. They become KAVA_JSON_LEFT, checked no further than to their end, and `text`
+ * must stay. Walking one gives its items, and checks them: a tree is built of one item at a time. Keys may come twice
+ * there: that is the walker's to find. */
+kava_status kava_json_outline(const char *text, size_t size, const char *const *left, kava_json_doc **out);
+typedef struct kava_json_walk kava_json_walk;
+kava_status kava_json_walk_open(const kava_json_doc *outline, const kava_json *part, kava_json_walk **out);
+/* *item: good until the next call, without a key where the part is an array; NULL once there are no more. */
+kava_status kava_json_walk_next(kava_json_walk *walk, const kava_json_member **item);
+void kava_json_walk_close(kava_json_walk **walk); /* accepts NULL, nulls the pointer */
 const kava_json *kava_json_root(const kava_json_doc *doc);
 void kava_json_release(kava_json_doc **doc);
 
@@ -80,4 +92,7 @@ void kava_json_natural(kava_json_writer *w, uint64_t value);
 void kava_json_real(kava_json_writer *w, double value); /* KAVA_MISUSE where it is not finite; always with '.' or 'e' */
 void kava_json_boolean(kava_json_writer *w, bool value);
 void kava_json_null(kava_json_writer *w);
+void kava_json_value(kava_json_writer *w, const kava_json *value); /* with all that is in it */
+
+double kava_json_double(const char *text); /* strtod as in the C locale */
 #endif

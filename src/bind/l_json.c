@@ -23,6 +23,7 @@ static kava_json_doc **new_doc_box(lua_State *L) {
 static void push_value(lua_State *L, const kava_json *value, bool ordered) { /* [-0, +1, m] */
   luaL_checkstack(L, 4, "JSON nested too deeply");
   switch ((kava_json_kind)value->kind) {
+  case KAVA_JSON_LEFT: /* of outlines only */
   case KAVA_JSON_NULL: lua_pushlightuserdata(L, NULL); break;
   case KAVA_JSON_BOOLEAN: lua_pushboolean(L, value->boolean); break;
   case KAVA_JSON_INTEGER: lua_pushinteger(L, value->integer); break;

@@ -119,6 +119,11 @@ static kava_status grow_slots(kava_bpe *bpe) {
   return KAVA_OK;
 }
 
+static inline bool token_is(const kava_bpe *bpe, int32_t id, const uint8_t *bytes, size_t length) {
+  kava_token token = bpe->tokens[id];
+  return token.length == length && memcmp(bpe->bytes.data + token.offset, bytes, length) == 0;
+}
+
 static kava_status add(kava_bpe *bpe, const uint8_t *bytes, size_t length, bool literal, bool listed, int64_t id) {
   kava_status st;
   if (id < 0 || id > INT32_MAX / 2) return kava_fail(KAVA_FORMAT, "token id %lld is out of range", (long long)id);
@@ -132,13 +137,16 @@ static kava_status add(kava_bpe *bpe, const uint8_t *bytes, size_t length, bool 
     bpe->capacity = capacity;
   }
   if ((uint64_t)bpe->slots_used + 1 > (uint64_t)bpe->slot_mask * 3 / 4 && (st = grow_slots(bpe)) != KAVA_OK) return st;
-  uint32_t offset = (uint32_t)bpe->bytes.size;
+  uint32_t offset = (uint32_t)bpe->bytes.size, hash = hash_bytes(bytes, length), at = hash & bpe->slot_mask;
+  for (; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask) {
+    int32_t other = bpe->slots[at].id;
+    if (!bpe->unique || bpe->slots[at].hash != hash || bpe->tokens[other].literal != literal) continue;
+    if (token_is(bpe, other, bytes, length)) return kava_fail(KAVA_FORMAT, "the token is there twice");
+  }
   if ((st = kava_buffer_add(&bpe->bytes, bytes, length)) != KAVA_OK) return st;
   while (bpe->size <= id) bpe->tokens[bpe->size++] = (kava_token){.offset = KAVA_TOKEN_ABSENT};
   bpe->tokens[id] = (kava_token){.offset = offset, .length = (uint32_t)length, .literal = literal, .unlisted = !listed};
   bpe->count++;
-  uint32_t hash = hash_bytes(bytes, length), at = hash & bpe->slot_mask;
-  while (bpe->slots[at].id >= 0) at = (at + 1) & bpe->slot_mask;
   bpe->slots[at].hash = hash;
   bpe->slots[at].id = (int32_t)id;
   bpe->slots_used++;
@@ -205,11 +213,6 @@ void kava_bpe_finish_tokens(kava_bpe *bpe) {
         bpe->chars ? kava_bpe_find(bpe, (const uint8_t *)name, 6) : kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
     if (i < 128) bpe->char_id[i] = kava_bpe_find(bpe, &(uint8_t){(uint8_t)i}, 1);
   }
-}
-
-static inline bool token_is(const kava_bpe *bpe, int32_t id, const uint8_t *bytes, size_t length) {
-  kava_token token = bpe->tokens[id];
-  return token.length == length && memcmp(bpe->bytes.data + token.offset, bytes, length) == 0;
 }
 
 static int32_t find(const kava_bpe *bpe, const uint8_t *bytes, size_t length, bool literal, bool unlisted) {

@@ -47,6 +47,7 @@ typedef struct kava_bpe {
   int32_t unknown;      /* stands for what is not there; -1: it is dropped */
   bool fuse_unknown, ignore_merges;
   bool chars, byte_fallback;
+  bool unique; /* a token that comes twice is an error */
   /* `chars` without ignore_merges: where a text may be cut because no merge ever joins what lies there, so that short
    * stretches are merged one by one. words: before a word's mark that follows something else. joins, by the byte before
    * and the ASCII character behind: bits of those places that may not be cut. */
@@ -54,7 +55,7 @@ typedef struct kava_bpe {
   uint32_t joins[256][4];
 } kava_bpe;
 
-/* Building: size the tables, set `chars`, add tokens, finish_tokens, add merges, finish_merges. */
+/* Building: size the tables, set `chars` and `unique`, add tokens, finish_tokens, add merges, finish_merges. */
 kava_status kava_bpe_init(kava_bpe *bpe, int64_t tokens, int64_t merges); /* expected counts: at most 2^31/2 */
 void kava_bpe_free(kava_bpe *bpe);
 kava_status kava_bpe_add_token(kava_bpe *bpe, const char *text, size_t length,

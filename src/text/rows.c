@@ -148,29 +148,6 @@ static kava_row_result missing(const kava_json *row, const char *name) {
   return KAVA_ROW_MISSING;
 }
 
-static void put_json(kava_json_writer *w, const kava_json *v) {
-  switch ((kava_json_kind)v->kind) {
-  case KAVA_JSON_NULL: kava_json_null(w); break;
-  case KAVA_JSON_BOOLEAN: kava_json_boolean(w, v->boolean); break;
-  case KAVA_JSON_INTEGER: kava_json_integer(w, v->integer); break;
-  case KAVA_JSON_REAL: kava_json_real(w, v->real); break;
-  case KAVA_JSON_STRING: kava_json_string(w, v->string, v->length); break;
-  case KAVA_JSON_ARRAY:
-    kava_json_open(w, '[');
-    for (uint32_t i = 0; i < v->length; i++) put_json(w, &v->items[i]);
-    kava_json_close(w, ']');
-    break;
-  case KAVA_JSON_OBJECT:
-    kava_json_open(w, '{');
-    for (uint32_t i = 0; i < v->length; i++) {
-      kava_json_key(w, v->members[i].key, v->members[i].key_length);
-      put_json(w, &v->members[i].value);
-    }
-    kava_json_close(w, '}');
-    break;
-  }
-}
-
 static kava_row_result add_json(const kava_json *value, const char *name, kava_row_tools *tools, kava_buffer *out) {
   switch ((kava_json_kind)value->kind) {
   case KAVA_JSON_NULL: return no_text(name, "null");
@@ -180,7 +157,7 @@ static kava_row_result add_json(const kava_json *value, const char *name, kava_r
   case KAVA_JSON_BOOLEAN: return result_of(kava_buffer_text(out, value->boolean ? "true" : "false"));
   default: {
     kava_json_writer *w = start_json(tools);
-    put_json(w, value);
+    kava_json_value(w, value);
     return end_json(w, out);
   }
   }

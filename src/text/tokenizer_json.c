@@ -84,7 +84,24 @@ static bool is_empty(const kava_json *value) {
   return is_absent(value) || (kava_json_is(value, KAVA_JSON_STRING) && value->length == 0);
 }
 
-static kava_status read_bpe(kava_tokenizer *tok, const kava_json *model) {
+/* Lists of a vocabulary's size are left unread in the outline and gone through here, one item at a time. `is`: their
+ * first character. */
+static kava_status open_list(const kava_json_doc *doc, const kava_json *list, char is, const char *key,
+                             kava_json_walk **out) {
+  const char *expected = is == '[' ? "a list" : "an object";
+  if (!kava_json_is(list, KAVA_JSON_LEFT)) return wrong(key, expected, list);
+  if (list->string[0] != is)
+    return kava_fail(KAVA_FORMAT, "%s: %s expected, got %s", key, expected, is == '[' ? "an object" : "an array");
+  return kava_json_walk_open(doc, list, out);
+}
+
+/* How many entries a table is made for at first: commas promise much in few bytes, so it grows where they are kept. */
+static int64_t at_first(const kava_json *list, size_t bytes) {
+  size_t most = bytes / 16 < INT32_MAX / 8 ? bytes / 16 : INT32_MAX / 8;
+  return (int64_t)(list->length < most ? list->length : most);
+}
+
+static kava_status read_bpe(kava_tokenizer *tok, const kava_json_doc *doc, const kava_json *model) {
   const kava_json *vocab = kava_json_get(model, "vocab"), *merges = kava_json_get(model, "merges");
   static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
   for (int i = 0; i < 2; i++)
@@ -94,75 +111,103 @@ static kava_status read_bpe(kava_tokenizer *tok, const kava_json *model) {
   if (!is_absent(dropout) && !(kava_json_is(dropout, KAVA_JSON_INTEGER) && dropout->integer == 0) &&
       !(kava_json_is(dropout, KAVA_JSON_REAL) && dropout->real == 0))
     return kava_fail(KAVA_UNSUPPORTED, "model: dropout is not supported");
-  if (!kava_json_is(vocab, KAVA_JSON_OBJECT)) return wrong("model: vocab", "an object", vocab);
-  if (!kava_json_is(merges, KAVA_JSON_ARRAY)) return wrong("model: merges", "a list", merges);
+  kava_status st = KAVA_OK;
+  kava_json_walk *walk = NULL;
+  const kava_json_member *item;
   bool chars = tok->bpe.chars;
-  kava_status st = kava_bpe_init(&tok->bpe, vocab->length, merges->length);
-  if (st != KAVA_OK) return st;
+  KAVA_TRY(open_list(doc, merges, '[', "model: merges", &walk));
+  kava_json_walk_close(&walk);
+  KAVA_TRY(open_list(doc, vocab, '{', "model: vocab", &walk));
+  KAVA_TRY(kava_bpe_init(&tok->bpe, at_first(vocab, tok->json_file->size), at_first(merges, tok->json_file->size)));
   tok->bpe.chars = chars;
+  tok->bpe.unique = true; /* keys */
   tok->bpe.byte_fallback = is_true(kava_json_get(model, "byte_fallback"));
   if (tok->bpe.byte_fallback && !chars)
-    return kava_fail(KAVA_UNSUPPORTED, "model: byte_fallback beside a ByteLevel pre_tokenizer is not supported");
+    KAVA_FAIL(KAVA_UNSUPPORTED, "model: byte_fallback beside a ByteLevel pre_tokenizer is not supported");
   tok->bpe.ignore_merges = is_true(kava_json_get(model, "ignore_merges"));
   tok->bpe.fuse_unknown = is_true(kava_json_get(model, "fuse_unk"));
-  for (uint32_t i = 0; i < vocab->length; i++) {
-    const kava_json_member *member = &vocab->members[i];
-    if (!kava_json_is(&member->value, KAVA_JSON_INTEGER)) {
-      st = wrong("its id", "an integer", &member->value);
-    } else if (member->value.integer < 0 || member->value.integer >= 4 * (int64_t)vocab->length + 65536) {
-      st = kava_fail(KAVA_FORMAT, "its id %lld is out of range for a vocabulary of %u",
-                     (long long)member->value.integer, vocab->length);
+  for (;;) {
+    KAVA_TRY(kava_json_walk_next(walk, &item));
+    if (!item) break;
+    if (!kava_json_is(&item->value, KAVA_JSON_INTEGER)) {
+      st = wrong("its id", "an integer", &item->value);
+    } else if (item->value.integer < 0 || item->value.integer >= 4 * (int64_t)vocab->length + 65536) {
+      st = kava_fail(KAVA_FORMAT, "its id %lld is out of range for a vocabulary of %u", (long long)item->value.integer,
+                     vocab->length);
     } else {
-      st = kava_bpe_add_token(&tok->bpe, member->key, member->key_length, member->value.integer);
+      st = kava_bpe_add_token(&tok->bpe, item->key, item->key_length, item->value.integer);
     }
-    if (st != KAVA_OK) return kava_fail_in(st, "model: vocab '%.60s'", member->key);
+    if (st != KAVA_OK) {
+      kava_fail_in(st, "model: vocab '%.60s'", item->key);
+      goto out;
+    }
   }
+  tok->bpe.unique = false; /* added tokens may well be there */
   kava_bpe_finish_tokens(&tok->bpe);
   const kava_json *unknown = kava_json_get(model, "unk_token");
   if (kava_json_is(unknown, KAVA_JSON_STRING))
     tok->bpe.unknown = kava_bpe_find_text(&tok->bpe, unknown->string, unknown->length);
-  for (uint32_t i = 0; i < merges->length; i++)
-    if ((st = read_merge(tok, &merges->items[i])) != KAVA_OK) return kava_fail_in(st, "model");
-  return KAVA_OK;
+  kava_json_walk_close(&walk);
+  KAVA_TRY(kava_json_walk_open(doc, merges, &walk));
+  for (;;) {
+    KAVA_TRY(kava_json_walk_next(walk, &item));
+    if (!item) break;
+    if ((st = read_merge(tok, &item->value)) != KAVA_OK) {
+      kava_fail_in(st, "model");
+      goto out;
+    }
+  }
+out:
+  kava_json_walk_close(&walk);
+  return st;
 }
 
-static kava_status read_unigram(kava_tokenizer *tok, const kava_json *model) {
+static kava_status read_unigram(kava_tokenizer *tok, const kava_json_doc *doc, const kava_json *model) {
   const kava_json *vocab = kava_json_get(model, "vocab"), *unknown = kava_json_get(model, "unk_id");
   bool chars = tok->bpe.chars;
-  if (!kava_json_is(vocab, KAVA_JSON_ARRAY)) return wrong("model: vocab", "a list", vocab);
-  if (!chars) return kava_fail(KAVA_UNSUPPORTED, "model: Unigram beside a ByteLevel pre_tokenizer is not supported");
-  kava_status st = kava_bpe_init(&tok->bpe, vocab->length, 0);
-  if (st == KAVA_OK) st = kava_unigram_init(&tok->unigram, (int32_t)vocab->length);
-  if (st != KAVA_OK) return st;
+  kava_status st = KAVA_OK;
+  kava_json_walk *walk = NULL;
+  const kava_json_member *item;
+  KAVA_TRY(open_list(doc, vocab, '[', "model: vocab", &walk));
+  if (!chars) KAVA_FAIL(KAVA_UNSUPPORTED, "model: Unigram beside a ByteLevel pre_tokenizer is not supported");
+  KAVA_TRY(kava_bpe_init(&tok->bpe, at_first(vocab, tok->json_file->size), 0));
+  KAVA_TRY(kava_unigram_init(&tok->unigram, (int32_t)at_first(vocab, tok->json_file->size)));
   tok->is_unigram = tok->bpe.chars = true;
   tok->bpe.byte_fallback = is_true(kava_json_get(model, "byte_fallback"));
-  for (uint32_t i = 0; i < vocab->length; i++) {
-    const kava_json *item = &vocab->items[i];
-    bool pair = kava_json_is(item, KAVA_JSON_ARRAY) && item->length == 2;
-    const kava_json *piece = pair ? &item->items[0] : NULL, *score = pair ? &item->items[1] : NULL;
+  for (uint32_t i = 0;; i++) {
+    KAVA_TRY(kava_json_walk_next(walk, &item));
+    if (!item) break;
+    bool pair = kava_json_is(&item->value, KAVA_JSON_ARRAY) && item->value.length == 2;
+    const kava_json *piece = pair ? &item->value.items[0] : NULL, *score = pair ? &item->value.items[1] : NULL;
     bool whole = kava_json_is(score, KAVA_JSON_INTEGER);
     if (!kava_json_is(piece, KAVA_JSON_STRING) || !(whole || kava_json_is(score, KAVA_JSON_REAL)))
-      return kava_fail(KAVA_FORMAT, "model: vocab: item %u: [piece, score] expected", i + 1);
+      KAVA_FAIL(KAVA_FORMAT, "model: vocab: item %u: [piece, score] expected", i + 1);
     st = kava_bpe_add_token(&tok->bpe, piece->string, piece->length, i);
     if (st == KAVA_OK)
       st = kava_unigram_add(&tok->unigram, (const uint8_t *)piece->string, piece->length,
                             whole ? (double)score->integer : score->real);
-    if (st != KAVA_OK) return kava_fail_in(st, "model: vocab '%.60s'", piece->string);
+    if (st != KAVA_OK) {
+      kava_fail_in(st, "model: vocab '%.60s'", piece->string);
+      goto out;
+    }
   }
   kava_bpe_finish_tokens(&tok->bpe);
-  if (is_absent(unknown)) return KAVA_OK;
-  if (!kava_json_is(unknown, KAVA_JSON_INTEGER) || !kava_bpe_has(&tok->bpe, unknown->integer))
-    return kava_fail(KAVA_FORMAT, "model: unk_id: a token's id expected");
-  tok->bpe.unknown = (int32_t)unknown->integer;
-  return KAVA_OK;
+  if (!is_absent(unknown)) {
+    if (!kava_json_is(unknown, KAVA_JSON_INTEGER) || !kava_bpe_has(&tok->bpe, unknown->integer))
+      KAVA_FAIL(KAVA_FORMAT, "model: unk_id: a token's id expected");
+    tok->bpe.unknown = (int32_t)unknown->integer;
+  }
+out:
+  kava_json_walk_close(&walk);
+  return st;
 }
 
-static kava_status read_model(kava_tokenizer *tok, const kava_json *model) {
+static kava_status read_model(kava_tokenizer *tok, const kava_json_doc *doc, const kava_json *model) {
   if (!kava_json_is(model, KAVA_JSON_OBJECT)) return wrong("model", "an object", model);
   const char *type = type_of(model);
   /* files of the first versions name no type */
-  if (!strcmp(type, "BPE") || (type[0] == 0 && kava_json_get(model, "merges"))) return read_bpe(tok, model);
-  if (!strcmp(type, "Unigram")) return read_unigram(tok, model);
+  if (!strcmp(type, "BPE") || (type[0] == 0 && kava_json_get(model, "merges"))) return read_bpe(tok, doc, model);
+  if (!strcmp(type, "Unigram")) return read_unigram(tok, doc, model);
   return kava_fail(KAVA_UNSUPPORTED, "model '%.60s' is not supported (BPE and Unigram are)", type);
 }
 
@@ -260,7 +305,8 @@ kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
   kava_status st = KAVA_OK;
   kava_json_doc *doc = NULL;
   KAVA_TRY(kava_map_open(path, &tok->json_file));
-  st = kava_json_parse((const char *)tok->json_file->data, tok->json_file->size, &doc);
+  static const char *const left[] = {"model.vocab", "model.merges", NULL};
+  st = kava_json_outline((const char *)tok->json_file->data, tok->json_file->size, left, &doc);
   if (st == KAVA_OK) {
     const kava_json *root = kava_json_root(doc);
     bool byte_level = false;
@@ -268,7 +314,7 @@ kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
     if (st == KAVA_OK) st = kava_tokenizer_read_normalizer(tok, kava_json_get(root, "normalizer"));
     if (st == KAVA_OK) st = kava_tokenizer_read_pre_tokenizer(tok, kava_json_get(root, "pre_tokenizer"), &byte_level);
     tok->bpe.chars = !byte_level;
-    if (st == KAVA_OK) st = read_model(tok, kava_json_get(root, "model"));
+    if (st == KAVA_OK) st = read_model(tok, doc, kava_json_get(root, "model"));
     if (st == KAVA_OK) st = kava_tokenizer_read_decoder(tok, kava_json_get(root, "decoder"));
     if (st == KAVA_OK) st = read_added(tok, kava_json_get(root, "added_tokens"));
     if (st == KAVA_OK) st = each(tok, kava_json_get(root, "post_processor"), "processors", read_post_processor);
@@ -277,6 +323,7 @@ kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
     st = kava_fail_in(st, "%s", path);
     goto out;
   }
+  kava_map_forget(tok->json_file, tok->json_file->data, tok->json_file->size); /* save reads it again */
   st = read_config(path, tok);
 out:
   kava_json_release(&doc);

@@ -13,7 +13,8 @@ kava_status kava_unigram_init(kava_unigram *u, int32_t pieces) {
   uint64_t edges = 1024;
   while (edges < (uint64_t)pieces * 4) edges *= 2;
   u->edges = kava_alloc(edges * sizeof *u->edges);
-  u->scores = kava_alloc(((size_t)pieces + 1) * sizeof *u->scores);
+  u->capacity = pieces + 1;
+  u->scores = kava_alloc((size_t)u->capacity * sizeof *u->scores);
   u->node_capacity = 1024;
   u->ends = kava_alloc((size_t)u->node_capacity * sizeof *u->ends);
   if (!u->edges || !u->scores || !u->ends) {
@@ -82,6 +83,13 @@ kava_status kava_unigram_add(kava_unigram *u, const uint8_t *piece, size_t lengt
       u->edge_count++;
     }
     node = u->edges[at].node;
+  }
+  if (u->count == u->capacity) {
+    if (u->capacity > INT32_MAX / 4) return kava_fail(KAVA_FORMAT, "the vocabulary is too long");
+    double *scores = kava_realloc(u->scores, (size_t)u->capacity * 2 * sizeof *scores);
+    if (!scores) return KAVA_MEMORY;
+    u->scores = scores;
+    u->capacity *= 2;
   }
   if (length) u->ends[node] = u->count;
   u->scores[u->count] = score;

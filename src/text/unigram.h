@@ -14,7 +14,7 @@
 
 typedef struct kava_unigram {
   double *scores; /* by id */
-  int32_t count;
+  int32_t count, capacity;
   double lowest;
   struct {
     uint64_t key; /* node << 8 | byte; UINT64_MAX: free */
@@ -25,7 +25,7 @@ typedef struct kava_unigram {
   int32_t nodes, node_capacity;
 } kava_unigram;
 
-kava_status kava_unigram_init(kava_unigram *u, int32_t pieces);
+kava_status kava_unigram_init(kava_unigram *u, int32_t pieces); /* about as many as will come */
 void kava_unigram_free(kava_unigram *u);
 /* Pieces come with ids 0, 1, 2 …; of equal ones the last counts. */
 kava_status kava_unigram_add(kava_unigram *u, const uint8_t *piece, size_t length, double score);

@@ -231,7 +231,7 @@ local evaluate = {}
 --- Nothing is recorded, dropout is off. Raises where there are no batches.
 ---@param objective kava.Loss
 ---@param batches table[]|fun(): table?
----@param opts { limit: integer?, step: integer?, collapse: boolean?, collapse_batches: integer?, after_batch: function? }?
+---@param opts { rows: integer?, step: integer?, collapse: boolean?, collapse_batches: integer?, after_batch: function? }?
 ---@return kava.Figures
 function evaluate.run(objective, batches, opts) end
 
