@@ -187,6 +187,19 @@ describe("config", function()
     end)
   end)
 
+  it("shows its keys in lines that fit a terminal", function()
+    local wide = config.schema { { heading = "H" }, { "a", "string", ("word "):rep(60) }, { "b.c", "list", "a list" },
+      { "a_name_of_thirty_one_characters", "integer", "x", min = 1 } }
+    local defaults = config.resolve(wide, { assert(config.layer(wide, { a = "x", b = { c = { ("y"):rep(200) } } }, "d")) })
+    local lines = {}
+    for line in (config.help(wide, defaults) .. "\n"):gmatch "(.-)\n" do lines[#lines + 1] = line end
+    assert.equal("  a=x" .. (" "):rep(28) .. "word word", lines[3]:sub(1, 42))
+    assert.equal((" "):rep(33) .. "word", lines[4]:sub(1, 37))
+    for i, line in ipairs(lines) do assert.truthy(#line <= 118 or line:find(("y"):rep(200), 1, true), i .. ": " .. line) end
+    assert.equal("  a_name_of_thirty_one_characters", lines[#lines - 1])
+    assert.equal((" "):rep(33) .. "x (integer, at least 1)", lines[#lines])
+  end)
+
   describe("variables", function()
     -- The layer of an environment given as a table. -> its values, their sources | nil, message
     local function environment(set, values)

@@ -6,7 +6,7 @@
 local config = {}
 
 local FILE_LIMIT = 1 << 20 -- bytes a config file may have
-local HELP_WIDTH = 118
+local HELP_WIDTH, HELP_INDENT = 118, 33
 local BOUNDS = { instructions = 1000000, memory = 32 << 20, seconds = 1 } -- what evaluating it may take
 local TABLE_DEPTH, TABLE_ITEMS = 8, 10000 -- of a value
 local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL" } -- variables of such names are nobody's business here
@@ -536,6 +536,21 @@ function config.resolve(schema, layers)
   return resolved
 end
 
+-- A text of words in lines of at most HELP_WIDTH, the first one behind `head`, all indented alike.
+local function wrapped(head, text)
+  local indent = (" "):rep(HELP_INDENT)
+  local lines, line = {}, head
+  if head:sub(-1) ~= " " then lines[1], line = head, indent end
+  for word in text:gmatch "%S+" do
+    if utf8.len(line) + utf8.len(word) >= HELP_WIDTH and line:find "%S" then
+      lines[#lines + 1], line = line:gsub("%s+$", ""), indent
+    end
+    line = line .. (#line > HELP_INDENT and " " or "") .. word
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, "\n")
+end
+
 --- The lines of --help: every key, its default, what it may be, what it means.
 function config.help(schema, defaults)
   local lines = {}
@@ -547,9 +562,12 @@ function config.help(schema, defaults)
       local default = defaults:get(spec.name)
       local shown = default ~= nil and "=" .. (type(default) == "string" and default:gsub("\n", "\\n") or config.literal(default)) or ""
       local also = #spec.also > 0 and "; also " .. table.concat(spec.also, ", ") or ""
-      local line = ("  %-30s %s"):format(spec.name .. shown, spec.about)
-      local kinds = ("(%s%s)"):format(expected(spec), also)
-      lines[#lines + 1] = #line + #kinds < HELP_WIDTH and line .. " " .. kinds or ("%s\n%33s%s"):format(line, "", kinds)
+      if #shown > HELP_WIDTH - #spec.name - 2 then -- a long list goes where there is room
+        shown, also = "", also .. "; default: " .. shown:sub(2)
+      end
+      local head = ("  %-" .. HELP_INDENT - 3 .. "s "):format(spec.name .. shown)
+      if #head > HELP_INDENT then head = head:gsub("%s+$", "") end
+      lines[#lines + 1] = wrapped(head, ("%s (%s%s)"):format(spec.about, expected(spec), also))
     end
   end
   return table.concat(lines, "\n")

@@ -194,7 +194,7 @@ describe("check_environment", function()
     local code, out = program.run "recipes/check_environment.lua"
     assert.equal(0, code)
     assert.truthy(out:find("memory", 1, true))
-    code, out = program.run "recipes/check_environment.lua --json"
+    code, out = program.shell('env -i PATH="$PATH" ' .. program.path .. " recipes/check_environment.lua --json")
     assert.equal(0, code)
     local report = require("cjson").decode(out)
     assert.truthy(report.cpus >= 1)
@@ -209,6 +209,22 @@ describe("check_environment", function()
     assert.truthy(versions.blas)
     assert.equal(32, report.batch.micro_batch * report.batch.accumulate)
     for _, one in ipairs(report.checks) do assert.truthy(one.ok, one.name) end
+    local null = require("cjson").null -- what is absent is null, and there
+    for part, names in pairs { environment = "scheduler job_id array_task_id cluster time_left_s", device = "index" } do
+      for name in names:gmatch "%S+" do assert.equal(null, report[part][name], name) end
+    end
+    assert.truthy(report.environment.kind == "local" or report.environment.kind == "cloud") -- the suite's own machine may be one
+    for name, kind in pairs { rank = "number", world_size = "number", local_rank = "number", source = "string" } do
+      assert.equal(kind, type(report.launch[name]), name)
+    end
+    assert.same({ "string", "string", "number" }, { type(report.device.kind), type(report.device.name), type(report.device.memory_bytes) })
+    assert.same({ "string", "number", "number" }, { type(report.precision), type(report.workers), type(report.memory_bytes) })
+    assert.equal("string", type(report.batch.reason))
+    for _, name in ipairs { "project_root", "models", "data", "cache", "outputs" } do
+      local place = report.paths[name]
+      assert.same({ "string", "string", "boolean", "number" },
+        { type(place.path), type(place.source), type(place.writable), type(place.free_bytes) }, name)
+    end
   end)
 
   it("ends with 2 where ranks contradict, with 1 where nothing can be written", function()
