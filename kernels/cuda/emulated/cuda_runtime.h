@@ -206,8 +206,7 @@ template <class T> T shuffle(unsigned mask, T value, int from, bool inside) {
   if (inside) std::memcpy(&value, slots + from * SLOT, sizeof value);
   return value;
 }
-void copy_async(void *to, const void *from,
-                int bytes); /* 16 bytes to shared memory, of which `bytes` come from `from` */
+void copy_async(void *to, const void *from, int bytes, bool valid); /* to shared memory; zeros where not valid */
 void copy_commit();
 void copy_wait(int pending);
 } // namespace kava_emulated

@@ -30,7 +30,10 @@ void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, 
 static inline float kava_exp2(float x) { return exp2f(x); }
 
 static inline void kava_copy_async16(void *shared, const void *global, bool valid) {
-  kava_emulated::copy_async(shared, global, valid ? 16 : 0);
+  kava_emulated::copy_async(shared, global, 16, valid);
+}
+static inline void kava_copy_async4(void *shared, const void *global, bool valid) {
+  kava_emulated::copy_async(shared, global, 4, valid);
 }
 static inline void kava_copy_commit() { kava_emulated::copy_commit(); }
 template <int N> static inline void kava_copy_wait() { kava_emulated::copy_wait(N); }
@@ -54,6 +57,14 @@ static inline void kava_emulated_ldmatrix(uint32_t out[4], const void *row, bool
 static inline void kava_ldmatrix(uint32_t out[4], const void *row) { kava_emulated_ldmatrix(out, row, false); }
 static inline void kava_ldmatrix_transposed(uint32_t out[4], const void *row) {
   kava_emulated_ldmatrix(out, row, true);
+}
+
+template <class T> uint32_t kava_pair(float x, float y);
+template <> inline uint32_t kava_pair<__nv_bfloat16>(float x, float y) {
+  return kava_f32_to_bf16(x) | (uint32_t)kava_f32_to_bf16(y) << 16;
+}
+template <> inline uint32_t kava_pair<__half>(float x, float y) {
+  return kava_f32_to_f16(x) | (uint32_t)kava_f32_to_f16(y) << 16;
 }
 
 static inline float kava_emulated_half(__nv_bfloat16, uint32_t bits) { return kava_bf16_to_f32((uint16_t)bits); }

@@ -32,6 +32,7 @@ struct copy {
   void *to;
   const void *from;
   int bytes;
+  bool valid;
 };
 struct thread {
   state is;
@@ -183,8 +184,10 @@ void run_block(bool backward) {
 }
 
 void do_copy(const copy &c) {
-  memcpy(c.to, c.from, (size_t)c.bytes);
-  memset(static_cast<char *>(c.to) + c.bytes, 0, (size_t)(16 - c.bytes));
+  if (c.valid)
+    memcpy(c.to, c.from, (size_t)c.bytes);
+  else
+    memset(c.to, 0, (size_t)c.bytes);
 }
 } // namespace
 
@@ -259,13 +262,14 @@ int barrier_reduce(const char *file, int line, int value, int kind) {
   return kind == 0 ? votes[0] : kind == 1 ? votes[0] == all : votes[0] > 0;
 }
 
-void copy_async(void *to, const void *from, int bytes) {
+void copy_async(void *to, const void *from, int bytes, bool valid) {
   unsigned char *at = static_cast<unsigned char *>(to);
-  if (at < shared || at + 16 > shared + SHARED) die("an asynchronous copy to what is not shared memory");
-  if (reinterpret_cast<uintptr_t>(to) % 16 || (bytes && reinterpret_cast<uintptr_t>(from) % 16))
-    die("an asynchronous copy at an address that is no multiple of 16 bytes");
-  memset(to, 0xff, 16);
-  threads[current].issued.push_back({to, from, bytes});
+  uintptr_t mask = (uintptr_t)bytes - 1;
+  if (at < shared || at + bytes > shared + SHARED) die("an asynchronous copy to what is not shared memory");
+  if ((reinterpret_cast<uintptr_t>(to) & mask) || (valid && (reinterpret_cast<uintptr_t>(from) & mask)))
+    die("an asynchronous copy of %d bytes at an address that is no multiple of that", bytes);
+  memset(to, 0xff, (size_t)bytes);
+  threads[current].issued.push_back({to, from, bytes, valid});
 }
 void copy_commit() {
   thread &t = threads[current];

@@ -40,6 +40,11 @@ static __device__ __forceinline__ void kava_copy_async16(void *shared, const voi
   int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
+static __device__ __forceinline__ void kava_copy_async4(void *shared, const void *global, bool valid) {
+  uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+  int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+}
 static __device__ __forceinline__ void kava_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most N of this thread's groups are under way. Other threads' copies: after a barrier as well. */
 template <int N> static __device__ __forceinline__ void kava_copy_wait() {
@@ -59,6 +64,17 @@ static __device__ __forceinline__ void kava_ldmatrix_transposed(uint32_t out[4],
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(from)
                : "memory");
+}
+
+/* Two numbers as the halves of a word, x in the low one. */
+template <class T> __device__ uint32_t kava_pair(float x, float y);
+template <> __device__ __forceinline__ uint32_t kava_pair<__nv_bfloat16>(float x, float y) {
+  __nv_bfloat162 both = __floats2bfloat162_rn(x, y);
+  return *reinterpret_cast<uint32_t *>(&both);
+}
+template <> __device__ __forceinline__ uint32_t kava_pair<__half>(float x, float y) {
+  __half2 both = __floats2half2_rn(x, y);
+  return *reinterpret_cast<uint32_t *>(&both);
 }
 
 /* d += A B, m16n8k16, products of T (bf16 or f16) summed in f32. */

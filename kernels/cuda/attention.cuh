@@ -1,0 +1,51 @@
+/* kernels/cuda/attention.cuh: what the attention kernels share. Two families of them: attention.cu for bf16 and f16 on
+ * the tensor cores, attention_plain.cu for f32 and for head dimensions that those do not have. */
+#ifndef KAVA_CUDA_ATTENTION_CUH
+#define KAVA_CUDA_ATTENTION_CUH
+#include "kernels/cuda/element.cuh"
+
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+/* kava_attention_args as kernels take them. Rows (tokens) of q, o and their gradients are `row` elements apart, those
+ * of k and v `kv_row`. */
+typedef struct attention_job {
+  int batch, length, heads, kv_heads, dim, group; /* group: heads a key head serves */
+  float scale, softcap;
+  int64_t row, kv_row;
+  const void *q, *k, *v, *g, *o;
+  void *out, *dq, *dk, *dv;
+  float *lse; /* [B,H,T] */
+  /* scratch of the backward pass */
+  float *delta; /* [B,H,T]: sum over d of o g */
+  int *least;   /* [B, ceil(T/16)]: the first key that any of 16 queries sees */
+  float *partial;
+  int splits; /* the heads of a group are summed in so many parts, [splits, B,T,Hkv,D] twice (dk, dv) */
+  const int32_t *start;
+  int window;
+  bool add_q, add_k, add_v;
+} attention_job;
+
+/* The first key that query t of row b sees; beyond every key when it is no query. */
+static __device__ __forceinline__ int attention_first(const attention_job &a, int b, int t) {
+  if (t >= a.length) return 0x7fffffff;
+  int first = a.start ? a.start[(int64_t)b * a.length + t] : 0, seen = a.window ? t - a.window + 1 : 0;
+  first = first < seen ? seen : first;
+  return first < 0 ? 0 : first;
+}
+/* c tanh(x/c), and the derivative 1 - (s/c)^2 of a capped score s */
+static __device__ __forceinline__ float attention_cap(float x, float c) {
+  float e = __expf(-2.0f * fabsf(x) / c), t = (1.0f - e) / (1.0f + e);
+  return x < 0 ? -c * t : c * t;
+}
+static __device__ __forceinline__ float attention_slope(float s, float c) {
+  float t = s / c;
+  return 1.0f - t * t;
+}
+
+/* delta and least, then the kernels that read them; each returns false where it has no code for the job. */
+bool kava_attention_tensor(kava_dtype dtype, const attention_job &job);
+bool kava_attention_tensor_grad(kava_dtype dtype, const attention_job &job);
+bool kava_attention_plain(kava_dtype dtype, const attention_job &job);
+bool kava_attention_plain_grad(kava_dtype dtype, const attention_job &job);
+#endif
