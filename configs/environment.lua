@@ -58,7 +58,7 @@ return {
     },
   },
 
-  teacher = { quantize = "none" },
+  teacher = { quantize = "none", cache = "none", cache_dtype = "f32" },
   alignment = "none",
 
   data = {

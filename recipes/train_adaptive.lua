@@ -69,7 +69,7 @@ local function load_models(c, places)
   stage("load", ("teacher %s: %s"):format(path, tostring(teacher)), ("%.2f s"):format(kava.clock() - started))
   stage("", ("student %s: %s"):format(origin, tostring(student)))
   return { teacher = teacher, student = student, tokenizer = tokenizer, teacher_tokenizer = tokenizer,
-    student_path = c.student.path and origin }
+    path = path, student_path = c.student.path and origin }
 end
 
 -- Positions match only when both models read a text as the same tokens: compared on rows. Where they differ the run is refused, or the
@@ -157,6 +157,38 @@ local function measure(c, models, data, probe)
   }
 end
 
+-- A file, or the files of a folder, as a text that changes when they do.
+local function fingerprint(path)
+  local files = {}
+  for _, name in ipairs(kava.fs.isdir(path) and try(kava.fs.list(path)) or { "" }) do
+    local file = name == "" and path or path .. "/" .. name
+    if not kava.fs.isdir(file) then files[#files + 1] = ("%s %d %.6f"):format(name, try(kava.fs.size(file)), try(kava.fs.mtime(file))) end
+  end
+  return path .. "\n" .. table.concat(files, "\n")
+end
+
+-- teacher.cache: where it is asked for and there is room for all rows.
+local function remember(c, places, models, data, objective, facts, precision)
+  local where = c.teacher.cache
+  if where == "none" then return end
+  if not objective:needs().teacher then cli.fail("teacher.cache: this loss needs no teacher; teacher.cache=none", cli.exit.usage) end
+  local identity = { fingerprint(try(kava.fs.realpath(models.path))), c.teacher.quantize, precision, fingerprint(data.train:stats().cache),
+    models.align and fingerprint(models.student_path) or "" }
+  local folder = where ~= "memory" and (where == "disk" and places.cache or where) or nil
+  local cache = try(kava.teacher_cache.open(objective, { folder = folder, dtype = c.teacher.cache_dtype,
+    identity = table.concat(identity, "\n"), warn = function(message) stage("", "warning: " .. message) end }))
+  local needed = data.train.tokens * cache:token_bytes()
+  local room = folder and try(kava.fs.free(folder)) or facts.memory and facts.memory - kava.memory().cpu.current
+  if room and needed - cache.bytes > room then
+    cli.fail(("teacher.cache=%s: %s more are needed (%d tokens of %d bytes, %s are there), but %s are free%s"):format(where,
+      bytes(needed - cache.bytes), data.train.tokens, cache:token_bytes(), bytes(cache.bytes), bytes(room),
+      c.teacher.cache_dtype == "f32" and "; teacher.cache_dtype=bf16 takes half" or ""), cli.exit.usage)
+  end
+  objective.cache = cache
+  stage("cache", ("the teacher's keys and values in %s: %s for %d rows"):format(cache.folder or "memory", bytes(needed), data.train.rows),
+    cache.count > 0 and ("%d are there"):format(cache.count) or nil)
+end
+
 -- ---------------------------------------------------------------------------------------------------------- state and resume
 
 -- All that a resumed run must find again: weights, optimizer, random numbers, data order, schedule (the step), best figure.
@@ -175,6 +207,7 @@ local function save(run, best)
   local tensors, meta = snapshot(run)
   local path = try(run.store:save(run.step, tensors, meta, best))
   run.deadline:took("save", kava.clock() - started)
+  if run.objective.cache then run.objective.cache:flush() end
   return path
 end
 
@@ -495,6 +528,8 @@ local function train(c, _, resolved)
   run.decided = { batch_size = decisions.batch_size, precision = decisions.precision }
   stage("tune", ("micro-batch %d, %d of them a step"):format(run.batch_size, run.accumulate), decisions.why.batch_size)
   stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
+
+  remember(c, places, models, run.data, objective, facts, decisions.precision)
 
   function run.batches(epoch)
     return run.data.train:batches {

@@ -67,6 +67,12 @@ function Aligner:batch(batch)
     kava.tensor(matched, { shape = { count, length }, dtype = "u8" }), any
 end
 
+--- Says which positions of the batch have a target: batch.kv_mask, batch.kv_count.
+function Aligner:mark(batch)
+  local _
+  _, _, batch.kv_mask, batch.kv_count = self:batch(batch)
+end
+
 --- The teacher's pass over a batch: out.kv has a row for each of the student's positions; batch.kv_mask and batch.kv_count say which of
 --- them are targets.
 function Aligner:forward(model, batch, needs)

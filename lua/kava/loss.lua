@@ -5,7 +5,8 @@
 --
 -- The KV term is a file, recipes/loss/<name>.lua, found by its name. Such a file returns function(context) -> term, where
 --   term.parameters   {name = tensor} it trains beside the student (projectors, maps); may be empty
---   term.needs        {teacher = {values =, queries =, up_to =}, student = {…}}: what a forward pass must give besides keys
+--   term.needs        {teacher = {values =, queries =, up_to =, layers =}, student = {…}}: what a forward pass must give besides keys;
+--                     layers = {[i] = true, …}: whose keys and values are read (a cache keeps no others), all where absent
 --   term.pairs(teacher_out, student_out) -> { {name =, student = [B,T,D], target = [B,T,D]}, … }: what is to become alike
 --   term.loss(pairs, mask, teacher_out, student_out, batch) -> loss, {name = number or tensor}
 -- Training and evaluation both call Loss:compute, so that their figures are the same means over the same tokens.
@@ -143,10 +144,14 @@ function loss.aggregated(context, part)
   end
   local parameters = {}
   for name, t in pairs(projector and projector:parameters() or {}) do parameters[part .. "." .. name] = t end
-  local needs = { values = part == "values" }
+  local read
+  for _, i in ipairs(side(kv.layers, "teacher") or {}) do
+    read = read or {}
+    read[i] = true
+  end
   return {
     parameters = parameters,
-    needs = { teacher = needs, student = needs },
+    needs = { teacher = { values = part == "values", layers = read }, student = { values = part == "values" } },
     dims = dims,
     projector = projector,
     source = function(teacher_out) return aggregate(teacher_out, "teacher") end,
@@ -191,7 +196,7 @@ end
 -- -> {parameters =, needs =, map =, pairs = function(teacher_out, student_out) -> list}
 function loss.matched(context, part)
   local map = loss.layer_map(context.loss.layer_map, context.student, context.teacher)
-  local kv, parameters, chosen, last = context.kv, {}, {}, { teacher = 0, student = 0 }
+  local kv, parameters, chosen, last, read = context.kv, {}, {}, { teacher = 0, student = 0 }, {}
   local wanted = side(kv.layers, "student")
   if wanted == "last" then
     wanted = { #map }
@@ -209,13 +214,13 @@ function loss.matched(context, part)
       parameters[("%s.%d.weight"):format(part, i)] = w
     end
     chosen[n] = { student = i, teacher = map[i], weight = w, name = ("%s.%d"):format(part, i) }
-    last.student, last.teacher = math.max(last.student, i), math.max(last.teacher, map[i])
+    last.student, last.teacher, read[map[i]] = math.max(last.student, i), math.max(last.teacher, map[i]), true
   end
   return {
     map = map,
     parameters = parameters,
     needs = {
-      teacher = { values = part == "values", up_to = last.teacher },
+      teacher = { values = part == "values", up_to = last.teacher, layers = read },
       student = { values = part == "values", up_to = last.student },
     },
     pairs = function(teacher_out, student_out)
@@ -253,14 +258,27 @@ function loss.term(pieces, compare)
   return term
 end
 
--- What two askers of one forward pass need together. up_to absent: all layers.
+-- Two sets of layers as one; nil: all.
+local function either(a, b)
+  if not a or not b then return nil end
+  local out = {}
+  for i in pairs(a) do out[i] = true end
+  for i in pairs(b) do out[i] = true end
+  return out
+end
+
+-- What two askers of one forward pass need together. up_to absent: all layers; layers absent: any of them is read.
 function loss.join_needs(into, needs)
   local first = next(into) == nil
   into.values = into.values or needs.values or false
   into.queries = into.queries or needs.queries or false
   into.hidden = into.hidden or needs.hidden or false
-  if first then into.up_to = needs.up_to
-  elseif into.up_to then into.up_to = needs.up_to and math.max(into.up_to, needs.up_to) or nil end
+  if first then
+    into.up_to, into.layers = needs.up_to, needs.layers
+  else
+    if into.up_to then into.up_to = needs.up_to and math.max(into.up_to, needs.up_to) or nil end
+    into.layers = either(into.layers, needs.layers)
+  end
   if into.hidden then into.up_to = nil end
   return into
 end
@@ -373,7 +391,7 @@ function Loss:needs()
     loss.join_needs(student, self.term.needs.student or {})
   end
   if self.most.ce > 0 or self.most.kl > 0 then loss.join_needs(student, { hidden = true }) end
-  if self.most.kl > 0 then loss.join_needs(teacher, { hidden = true }) end
+  if self.most.kl > 0 then loss.join_needs(teacher, { hidden = true, layers = {} }) end
   teacher.logits, student.logits = false, false
   teacher.values, student.values = teacher.values or false, student.values or false
   self.wanted = { teacher = (self.term or self.most.kl > 0) and teacher or nil, student = student }
@@ -386,6 +404,7 @@ local inputs = { "input_ids", "attention_mask", "start", "positions" }
 function loss.request(batch, needs)
   local request = {}
   for key, value in pairs(needs) do request[key] = value end
+  request.layers = nil -- which of them are read; all up to the last are run
   for _, key in ipairs(inputs) do request[key] = batch[key] end
   if request.start then request.attention_mask = nil end
   return request
@@ -451,10 +470,13 @@ function Loss:teach(batch, needs)
   return self.teacher:forward(loss.request(batch, needs))
 end
 
---- Runs the teacher (nothing recorded) and the student as far as needed, and computes the total.
+--- Runs the teacher (nothing recorded; self.cache, a kava.TeacherCache, may know what it would give) and the student as far as needed,
+--- and computes the total.
 function Loss:step(batch, step)
   local needs = self:needs()
-  local teacher_out = needs.teacher and kava.no_grad(function() return self:teach(batch, needs.teacher) end)
+  local teacher_out = needs.teacher and kava.no_grad(function()
+    return self.cache and self.cache:teach(batch) or self:teach(batch, needs.teacher)
+  end)
   return self:compute(batch, teacher_out, self.student:forward(loss.request(batch, needs.student)), step)
 end
 

@@ -89,7 +89,7 @@ local function lua_classes()
       end
     end
   end
-  for _, part in ipairs { "model", "kv", "loss", "optim", "projector", "tokenizer", "data", "align" } do
+  for _, part in ipairs { "model", "kv", "loss", "optim", "projector", "tokenizer", "data", "align", "teacher_cache" } do
     local found, module = pcall(require, "kava." .. part)
     seen = {} -- what another part met at its last depth is still to be looked into
     if found then look(module, 0) end

@@ -265,6 +265,35 @@ dataset_batches(lua_State *L) { /* [-0, +1, e] data:batches{batch=, seed=, epoch
   return 1;
 }
 
+/* Into the batch's table: pieces, and rows, in which a row that was cut counts where it begins. [-0, +0, e] */
+static void push_pieces(lua_State *L, const kava_batch *batch) {
+  lua_createtable(L, (int)batch->piece_count, 0);
+  lua_createtable(L, (int)batch->piece_count, 0);
+  lua_Integer rows = 0;
+  for (int64_t i = 0; i < batch->piece_count; i++) {
+    const kava_piece *piece = &batch->pieces[i];
+    const struct {
+      const char *name;
+      int64_t value;
+    } fields[] = {{"row", piece->row + 1},
+                  {"first", piece->begin + 1},
+                  {"length", piece->length},
+                  {"at", piece->at + 1},
+                  {"column", piece->column + 1}};
+    lua_createtable(L, 0, 5);
+    for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+      lua_pushinteger(L, fields[f].value);
+      lua_setfield(L, -2, fields[f].name);
+    }
+    lua_rawseti(L, -3, i + 1);
+    if (piece->begin > 0) continue;
+    lua_pushinteger(L, piece->row + 1);
+    lua_rawseti(L, -2, ++rows);
+  }
+  lua_setfield(L, -3, "rows");
+  lua_setfield(L, -2, "pieces");
+}
+
 static int sampler_next(lua_State *L) { /* [-0, +1, e] sampler:next() -> batch | nil at the epoch's end */
   sampler_box *b = check_sampler(L, 1);
   bool more;
@@ -282,19 +311,14 @@ static int sampler_next(lua_State *L) { /* [-0, +1, e] sampler:next() -> batch |
                  {"positions", b->batch.positions},
                  {"mask", b->batch.mask},
                  {"targets", b->batch.targets}};
-  lua_createtable(L, 0, 7);
+  lua_createtable(L, 0, 8);
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
     kava_l_push_tensor(L, tensors[i].tensor);
     lua_setfield(L, -2, tensors[i].name);
   }
   lua_pushinteger(L, b->batch.tokens);
   lua_setfield(L, -2, "tokens");
-  lua_createtable(L, (int)b->batch.row_count, 0);
-  for (int64_t i = 0; i < b->batch.row_count; i++) {
-    lua_pushinteger(L, b->batch.rows[i] + 1);
-    lua_rawseti(L, -2, i + 1);
-  }
-  lua_setfield(L, -2, "rows");
+  push_pieces(L, &b->batch);
   kava_batch_free(&b->batch);
   return 1;
 }

@@ -34,7 +34,7 @@ void kava_batch_free(kava_batch *batch) {
   kava_tensor_release(&batch->positions);
   kava_tensor_release(&batch->mask);
   kava_tensor_release(&batch->targets);
-  kava_free(batch->rows);
+  kava_free(batch->pieces);
   *batch = (kava_batch){0};
 }
 
@@ -280,8 +280,8 @@ static kava_status write_batch(const kava_sampler *s, const stretch *items, int6
                                kava_batch *b) {
   kava_status st = make_tensors(b, rows, width);
   if (st != KAVA_OK) return st;
-  b->rows = kava_alloc((size_t)(count + 1) * sizeof *b->rows);
-  if (!b->rows) return KAVA_MEMORY;
+  b->pieces = kava_alloc((size_t)count * sizeof *b->pieces);
+  if (!b->pieces) return KAVA_MEMORY;
   int64_t column = 0;
   for (int64_t i = 0; i < count; i++) {
     if (i > 0 && items[i].place != items[i - 1].place) {
@@ -289,9 +289,9 @@ static kava_status write_batch(const kava_sampler *s, const stretch *items, int6
       column = 0;
     }
     write_stretch(s, b, &items[i], items[i].place, column);
+    b->pieces[b->piece_count++] = (kava_piece){items[i].row, items[i].begin, items[i].length, items[i].place, column};
     column += items[i].length;
     b->tokens += items[i].length;
-    if (items[i].begin == 0) b->rows[b->row_count++] = items[i].row; /* a split row counts where it begins */
   }
   write_padding(s, b, items[count - 1].place, column);
   return KAVA_OK;

@@ -26,11 +26,17 @@ typedef struct kava_sampler_options {
   kava_batch_mode mode;
 } kava_sampler_options;
 
+/* Tokens [begin, begin + length) of dataset row `row`, which lie in the batch's row `at` from `column` on. */
+typedef struct kava_piece {
+  int64_t row, begin, length, at, column; /* all from 0 */
+} kava_piece;
+
 typedef struct kava_batch {
   kava_tensor *input_ids, *start, *positions, *mask, *targets;
   int64_t tokens; /* real ones */
-  int64_t *rows;  /* dataset rows in it, from 0, as they lie; kava_free */
-  int64_t row_count;
+  kava_piece
+      *pieces; /* in the order in which they lie; a row that was cut has several, in one batch or more; kava_free */
+  int64_t piece_count;
 } kava_batch;
 void kava_batch_free(kava_batch *batch);
 

@@ -101,9 +101,10 @@ local Sampler = {}
 
 --- The next batch, nil at the epoch's end; the last may have fewer rows. Tensors [B,T]: input_ids i64; start i32, the first
 --- token (from 0) that attention may see, which keeps documents apart; positions i32, from 0 in each document; mask u8, 1 for
---- real tokens; targets i64, the document's next token, -100 behind its last and in padding. tokens: real ones; rows: the
---- dataset's rows in it, from 1.
----@return { input_ids: kava.Tensor, start: kava.Tensor, positions: kava.Tensor, mask: kava.Tensor, targets: kava.Tensor, tokens: integer, rows: integer[] }?
+--- real tokens; targets i64, the document's next token, -100 behind its last and in padding. tokens: real ones; pieces: tokens
+--- first to first + length - 1 of dataset row `row` lie in the batch's row `at` from `column` on; rows: the dataset's rows that
+--- begin in it. All count from 1.
+---@return { input_ids: kava.Tensor, start: kava.Tensor, positions: kava.Tensor, mask: kava.Tensor, targets: kava.Tensor, tokens: integer, pieces: { row: integer, first: integer, length: integer, at: integer, column: integer }[], rows: integer[] }?
 function Sampler:next() end
 
 --- Where it stands, as plain values; kava.Sampler:seek takes it back.

@@ -41,7 +41,7 @@
 --- A KV term, as a file under recipes/loss returns it from its function(context).
 ---@class kava.LossTerm
 ---@field parameters table<string, kava.Tensor>? trained beside the student
----@field needs { teacher: table, student: table }? what a forward pass must give besides keys
+---@field needs { teacher: table, student: table }? what a forward pass must give besides keys; teacher.layers: a set, whose are read
 ---@field pairs fun(teacher_out: table, student_out: table): table[] {name, student = [B,T,D], target = [B,T,D]} each
 ---@field loss fun(pairs: table[], mask: kava.Tensor?, teacher_out: table, student_out: table, batch: table): kava.Tensor, table?
 
@@ -183,6 +183,38 @@ function Loss:check() end
 ---@return string
 function Loss:describe() end
 
+--- What a teacher gave for pieces of text, kept for later epochs: kava.Loss:step asks it where it is the loss's `cache`.
+---@class kava.TeacherCache
+---@field count integer pieces kept
+---@field bytes integer they take
+---@field folder string? where they are written
+local TeacherCache = {}
+
+--- The teacher's output for a batch of kava.Sampler: kept, or made and kept.
+---@param batch table
+---@return table output as kava.Model:forward's: kv (of the parts and layers that the loss reads), hidden
+function TeacherCache:teach(batch) end
+
+--- Writes what was collected since the last file.
+function TeacherCache:flush() end
+
+--- Bytes a token takes.
+---@return integer
+function TeacherCache:token_bytes() end
+
+---@class kava.teacher_cache
+local teacher_cache = {}
+
+--- For a loss with a teacher. folder: kept there as safetensors files, and found again by whoever gives the same identity, a text that
+--- names the teacher, the data and whatever else the bits depend on; nil: in memory. dtype: "f32" (the teacher's bits) or "bf16" (half
+--- the room, rounded). warn is told when the folder cannot be written; then memory is used.
+---@param objective kava.Loss
+---@param options { folder: string?, identity: string?, dtype: string?, warn: fun(message: string)? }
+---@return kava.TeacherCache?
+---@return string? message
+---@return string? code
+function teacher_cache.open(objective, options) end
+
 --- kava.align.new{teacher =, student =}: tokenizers. A teacher for batches in another model's tokens: see lua/kava/align.lua.
 ---@class kava.Aligner
 local Aligner = {}
@@ -201,6 +233,10 @@ function Aligner:row(ids) end
 ---@return kava.Tensor
 ---@return integer
 function Aligner:batch(batch) end
+
+--- Sets batch.kv_mask and batch.kv_count: which of its positions are targets.
+---@param batch table
+function Aligner:mark(batch) end
 
 --- The teacher's pass: out.kv has a row for each of the batch's tokens; sets batch.kv_mask and batch.kv_count.
 ---@param model kava.Model
