@@ -181,6 +181,33 @@ describe("config", function()
       assert.truthy(message:find("no config file", 1, true))
     end)
 
+    it("may be damaged anywhere", function()
+      local full = config.schema(require "recipes.keys")
+      local sound = helper.read "configs/environment.lua":gsub("%-%-[^\n]*", "")
+      local state = 12345
+      local function random(n)
+        state = (state * 1103515245 + 12345) & 0x7fffffff
+        return (state >> 8) % n + 1
+      end
+      local pieces = { "", "\0", "{", "}", '"', "[[", "nil", "-", "1e999", "function() end", ",", "goto x", "\xff", "0x7fffffffffffffff",
+        "..", "paths", "(" }
+      for _ = 1, 400 do
+        local text = sound
+        for _ = 1, random(3) do
+          local at, width = random(#text), random(6) - 1
+          text = text:sub(1, at) .. pieces[random(#pieces)] .. text:sub(at + width + 1)
+        end
+        local values, message = read(text)
+        if values then
+          local layer
+          layer, message = config.layer(full, values, "c.lua")
+          if layer then config.resolve(full, { layer }):text() end
+          values = layer
+        end
+        assert.truthy(values or type(message) == "string" and message:find("c.lua", 1, true), message)
+      end
+    end)
+
     it("do not change the library's tables", function()
       assert(read "math.max = nil return {}")
       assert.equal(2, math.max(1, 2))
