@@ -18,7 +18,9 @@ local function checks(facts, config, places, chosen)
   local paths, list = require "recipes.paths", {}
   local function check(name, ok, message) list[#list + 1] = { name = name, ok = ok and true or false, message = message } end
   local one = facts.launch
-  check("launch", true, ("rank %d of %d, by %s"):format(one.rank, one.world_size, one.source))
+  check("launch", one.world_size == 1, one.world_size == 1 and ("rank %d of %d, by %s"):format(one.rank, one.world_size, one.source)
+    or ("%d ranks were started (%s), and training runs in one process: start one, as srun --ntasks=1 does"):format(
+      one.world_size, one.source))
   check("on the job's nodes", facts.mode ~= "login", facts.mode == "login"
     and "this shell holds an allocation but is not on its nodes: start with srun" or facts.mode and "mode: " .. facts.mode or "no job")
   for _, kind in ipairs { "output", "cache" } do
@@ -35,13 +37,33 @@ end
 
 local DEMO = "assets/demo/teacher.gguf"
 
+-- The first of the places where `name` may be that is there, and where it was looked for.
+local function find(kava, name, folder)
+  local candidates = require("recipes.paths").candidates(name, folder, cli.root())
+  for _, path in ipairs(candidates) do
+    if kava.data.exists(path) then return path, candidates end
+  end
+  return nil, candidates
+end
+
+-- What the config names has to be there.
+local function named(kava, config, places, list)
+  for _, one in ipairs { { "student.path", config.student.path, "models" }, { "data.train", config.data.train, "data" },
+    { "data.eval", config.data.eval, "data" } } do
+    local key, name, kind = table.unpack(one)
+    if name then
+      local path, candidates = find(kava, name, places[kind])
+      list[#list + 1] = { name = key, ok = path ~= nil, message = path or ("%s: not found; looked for %s; give %s=, or set %s"):format(name,
+        table.concat(candidates, ", "), key, config.paths.env_vars[kind]) }
+    end
+  end
+end
+
 -- The teacher that is named, else the demo's: loaded, probed, its keys aggregated and projected, and the batch that a student of its
 -- shape would get here. -> a check, batch { micro_batch, accumulate, target_batch, model, reason } | nil
 local function try_model(kava, facts, config, places)
-  local name, path = config.teacher.path, nil
-  for _, candidate in ipairs(name and require("recipes.paths").candidates(name, places.models, cli.root()) or { cli.find(DEMO) }) do
-    if not path and kava.data.exists(candidate) then path = candidate end
-  end
+  local name = config.teacher.path
+  local path = find(kava, name or DEMO, places.models)
   local check, batch = { name = "keys are extracted and projected", ok = false }, nil
   if not path then
     check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODEL_PATH"
@@ -189,6 +211,7 @@ local function report(config, options, resolved)
   local chosen = choose(facts, config)
   local it = { facts = facts, places = places, chosen = chosen, cluster = resolved.cluster, checks = checks(facts, config, places, chosen),
     workers = require("recipes.tune").workers(facts, config), dependencies = dependencies(kava, facts) }
+  named(kava, config, places, it.checks)
   it.checks[#it.checks + 1], it.batch = try_model(kava, facts, config, places)
   local show = options.json and as_json or as_text
   show(kava, it)

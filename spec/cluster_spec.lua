@@ -127,7 +127,7 @@ describe("a cluster's file", function()
   end)
 
   it("of the examples matches the machines they are for, and no other", function()
-    for host, name in pairs { uan01 = "lumi", nid001234 = "lumi", ["login3.example-slurm.org"] = "slurm_gpu",
+    for host, name in pairs { ["uan01.lumi.csc.fi"] = "lumi", nid001234 = false, ["login3.example-slurm.org"] = "slurm_gpu",
       ["gpu17.example-slurm.org"] = "slurm_gpu", ["r1i2n3.example-pbs.org"] = "pbs", ["q4.example-sge.org"] = "sge", laptop = false,
       login3 = false, localhost = false } do
       local found, message = cluster.choose(nil, machine(host), { "." })

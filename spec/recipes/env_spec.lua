@@ -232,6 +232,9 @@ describe("check_environment", function()
     assert.equal(2, code)
     assert.truthy(err:find("RANK=4 is not below WORLD_SIZE=4", 1, true), err)
     local out
+    code, out = program.shell("RANK=3 WORLD_SIZE=4 LOCAL_RANK=0 " .. program.path .. " recipes/check_environment.lua")
+    assert.equal(1, code)
+    assert.truthy(out:find("FAILED launch: 4 ranks were started (RANK, WORLD_SIZE, LOCAL_RANK)", 1, true), out)
     code, out = program.run "recipes/check_environment.lua paths.output=README.md/x"
     assert.equal(1, code)
     assert.truthy(out:find "FAILED output can be written: [^\n]*KAVA_OUTPUT_PATH", out)
@@ -253,6 +256,12 @@ describe("check_environment", function()
     code, out = program.run "recipes/check_environment.lua teacher=nowhere"
     assert.equal(1, code)
     assert.truthy(out:find("FAILED keys are extracted and projected: nowhere: not found", 1, true), out)
+    code, out = program.run "recipes/check_environment.lua --config configs/experiments/demo.lua"
+    assert.equal(0, code, out)
+    assert.truthy(out:find("ok     data.train: recipes/problems.lua", 1, true), out)
+    code, out = program.run "recipes/check_environment.lua --config configs/experiments/demo.lua data.eval=no.jsonl paths.data=/d"
+    assert.equal(1, code)
+    assert.truthy(out:find("FAILED data.eval: no.jsonl: not found; looked for no.jsonl, /d/no.jsonl", 1, true), out)
   end)
 
   it("takes at most 300 ms", function()
