@@ -57,11 +57,11 @@ requeue() {
       [ -z "${SLURM_ARRAY_TASK_ID-}" ] || name=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
       case $(scontrol show job --oneliner "$name") in
         *JobState=RUNNING*) scontrol requeue "$name" && sleep 60 ;; # it ends this script
-        *) say "Slurm has ended this job itself, and starts it again or not" ;;
+        *) say "Slurm has ended this job itself" ;; # by scancel; or to start it again, whatever this script does
       esac ;;
     sge) exit 99 ;;
     lsf) exit 85 ;; # bsub -Q 85
-    none) say "no scheduler is seen; the same command goes on from there" ;;
+    none) say "no scheduler is seen" ;;
     *) # where users may not requeue, the script submits itself: unless it was told to end (qdel)
       export KAVA_CHAIN=$chain
       if [ "$asked" = TERM ] || [ "$asked" = HUP ]; then
@@ -120,6 +120,6 @@ job() {
       exit "$code" ;;
   esac
   requeue "$script" "$@"
-  say "this job could not be started again: submit it anew to go on"
+  say "this job does not start itself again; submitted anew, it goes on from there"
   exit "$code"
 }
