@@ -13,6 +13,7 @@ return {
   device = "auto",
   precision = "auto",
   threads = 0,
+  memory_limit = "auto",
   output = "auto",
   resume = "auto",
   collapse = "warn",

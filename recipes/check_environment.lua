@@ -86,7 +86,8 @@ local function try_model(kava, facts, config, places)
     local decisions = require("recipes.tune").decide(facts, config, { fixed_bytes = 4 * weights, row_tokens = tokens,
       typical_tokens = tokens, student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size,
         kv_dim = probe.layer_dim } })
-    batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = config.target_batch,
+    assert(decisions.batch_size, decisions.why.batch_size)
+    batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = decisions.target_batch,
       model = path, reason = decisions.why.batch_size }
   end)
   check.ok = done

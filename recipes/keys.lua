@@ -14,6 +14,8 @@ return {
   { "precision", "string", "of matrix products: operands rounded to bf16, or f32", choices = { "auto", "f32", "bf16" },
     synonyms = FLOATS },
   { "threads", "integer", "CPU threads, 0: as many as the job may use; results do not depend on it", min = 0, free = true },
+  { "memory_limit", "number", "GiB that tensors and all else of KAVA's own may take; auto: what the job may", choices = { "auto" },
+    above = 0, free = true },
   { "output", "string", 'the run\'s folder; "auto": below paths.output, named after the config', free = true },
   { "resume", "string", '"auto": go on from the folder\'s last checkpoint; "none": start anew; or a checkpoint\'s path', free = true },
   { "collapse", "string", "what to do when the target collapses", choices = { "warn", "stop" }, free = true },

@@ -4,7 +4,8 @@
 --   kava recipes/train_adaptive.lua --config FILE [--cluster=NAME] [key=value …]
 --
 -- Read from the bottom: `train` is the whole run, one line a stage. Facts come from env.lua, decisions from paths.lua and tune.lua; what
--- is taught from recipes/loss, aggregations from recipes/aggregate, rates from recipes/schedule. This file alone has effects.
+-- is taught from recipes/loss, aggregations from recipes/aggregate, rates from recipes/schedule. This file has the effects, and fit.lua,
+-- which tries what fits into memory.
 local kava = require "kava"
 local cli = require "kava.cli"
 local config = require "kava.config"
@@ -14,6 +15,7 @@ local log = require "kava.log"
 local progress = require "kava.progress"
 local deadline = require "recipes.deadline"
 local env = require "recipes.env"
+local fit = require "recipes.fit"
 local hardware = require "recipes.hardware"
 local folders = require "recipes.env.folders"
 local paths = require "recipes.paths"
@@ -23,7 +25,7 @@ local stage, try = progress.stage, cli.try
 
 local function is_finite(x) return x == x and x ~= math.huge and x ~= -math.huge end
 
-local function bytes(n) return n and ("%.2f GiB"):format(n / (1 << 30)) or "unknown" end
+local function bytes(n) return n and tune.size(n) or "unknown" end
 
 -- ------------------------------------------------------------------------------------------------- models, data, decisions
 
@@ -144,6 +146,16 @@ local function layout(p)
   return ("%d layers x %d heads x %d = %d, in all %d"):format(p.layers, p.kv_heads, p.head_dim, p.layer_dim, p.total_dim)
 end
 
+-- Bytes of a model's files, which stay mapped: a GGUF file, or a folder's safetensors.
+local function bytes_on_disk(path)
+  if not path or not kava.fs.isdir(path) then return path and kava.fs.size(path) or 0 end
+  local sum = 0
+  for _, name in ipairs(kava.fs.list(path) or {}) do
+    if name:find "%.safetensors$" then sum = sum + (kava.fs.size(path .. "/" .. name) or 0) end
+  end
+  return sum
+end
+
 -- What tune decides from: the bytes that stay (student, gradients, two moments), the rows, the student's shape.
 local function measure(c, models, data, probe)
   local weights = 0
@@ -151,7 +163,8 @@ local function measure(c, models, data, probe)
   local spec = models.student.config
   return {
     fixed_bytes = kava.memory().cpu.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
-    row_tokens = data.train.longest,
+    mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
+    row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
     typical_tokens = math.ceil(data.train.tokens / data.train.rows),
     student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size, kv_dim = probe.layer_dim },
   }
@@ -279,7 +292,7 @@ end
 
 -- The held-out batches: always the same rows in the same order. Nobody waits for an evaluation to end: a resumed run makes it.
 local function held_out(run)
-  local sampler = run.data.eval:batches { batch = run.batch_size, seed = 0, epoch = 1, mode = "bucket" }
+  local sampler = run.data.eval:batches { batch = run.rows, seed = 0, epoch = 1, mode = "bucket" }
   return function()
     leave_if_asked(run)
     return sampler:next()
@@ -311,10 +324,33 @@ local function finite_only(figures)
   return kept
 end
 
+-- f(), and again with half the rows at once where memory runs out: the same rows, in smaller micro-batches. Where one row is too many the
+-- run ends, and its state is saved.
+local function with_room(run, bar, f)
+  local say = bar and function(line) bar:line(line) end or print
+  local rows, result = fit.within(run.rows, f, function() run.optimizer:zero_grad() end, function(rows, message)
+    run.rows, run.decided.rows = rows, rows
+    say(("step %d: %s: %d rows at once from here on, %d times a step"):format(run.step + 1, message, rows,
+      math.ceil(run.target / rows)))
+    try(run.log:record { step = run.step, kind = "memory", rows = rows, message = message })
+  end)
+  if rows then return result end
+  local saved, path = false, nil
+  if run.mark then saved, path = pcall(save, run) end
+  local newest = not saved and run.store:steps()[1]
+  cli.fail(("step %d: %s, with one row at a time; %s. %s. Give the job more memory, or the run less to hold: data.max_length, "
+    .. "moments=bf16, fewer or smaller student layers"):format(run.step + 1, result, fit.free(),
+    saved and ("Saved %s: the same command goes on from there"):format(path)
+      or newest and ("The checkpoint of step %d is good"):format(newest) or "No step was taken yet"))
+end
+
 -- Figures on the held-out rows, with a line on the console, a record in the log, and a collapse named in words.
 local function evaluate(run, bar)
   local rows = run.config.eval.rows
-  local figures = kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step), rows = rows > 0 and rows or nil })
+  local figures = with_room(run, bar, function()
+    return kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step), rows = rows > 0 and rows or nil })
+  end)
+  collectgarbage() -- what it leaves must not stand beside the next step
   local collapse = figures.collapse
   local text = ("eval  step %d: CE %.3f"):format(run.step, figures.ce)
   if run.objective.align then -- the teacher's logits are of another vocabulary
@@ -367,7 +403,7 @@ end
 
 -- The micro-batches of one optimizer step; fewer rows than the target at the end of an epoch: the tail is a step of its own.
 local function next_batches(run)
-  local list, tokens = {}, 0
+  local list = {}
   while #list < run.accumulate do
     local batch = run.sampler:next()
     if not batch then
@@ -377,38 +413,28 @@ local function next_batches(run)
       batch = run.sampler:next() or cli.fail "the training data gives no batches"
     end
     list[#list + 1] = batch
-    tokens = tokens + batch.tokens
   end
-  return list, tokens
+  return list
 end
 
--- One optimizer step -> its metrics. A micro-batch weighs as much as it has real tokens, so that the gradient
--- is that of the mean over all tokens of the step, however it was cut into micro-batches.
-local function optimizer_step(run)
-  local batches, tokens = next_batches(run)
-  local sums = {}
-  for _, batch in ipairs(batches) do
-    local scope <close> = kava.scope() -- luacheck: ignore 211
-    local share = batch.tokens / tokens
-    local loss, metrics = run.objective:step(batch, run.step + 1)
-    local weighted = loss * share
-    if weighted:requires_grad() then weighted:backward() end
-    for name, value in pairs(kava.loss.numbers(metrics)) do sums[name] = (sums[name] or 0) + value * share end
-    leave_if_asked(run)
-  end
-  sums.tokens = tokens
-  sums.grad_norm = kava.optim.clip_grad_norm(run.parameters, run.config.clip > 0 and run.config.clip or math.huge)
-  run.step = run.step + 1
-  local factor = run.schedule(run.step, { steps = run.steps, warmup = run.config.schedule.warmup })
-  sums.lr = run.config.learning_rate.student * factor
-  if is_finite(sums.loss) and is_finite(sums.grad_norm) then
-    run.optimizer:set_lr(1, sums.lr)
-    if run.has_projector then run.optimizer:set_lr(2, run.config.learning_rate.projector * factor) end
-    try(run.optimizer:step())
-    run.bad = 0
-  else
-    run.bad, run.skipped, sums.skipped = run.bad + 1, run.skipped + 1, true
-  end
+-- One optimizer step -> its metrics. Where memory runs out nothing has changed yet, and it begins again.
+local function optimizer_step(run, bar)
+  local batches, step = next_batches(run), run.step + 1
+  local seed, position = kava.rng_state()
+  local factor = run.schedule(step, { steps = run.steps, warmup = run.config.schedule.warmup })
+  local lr = run.config.learning_rate.student * factor
+  run.optimizer:set_lr(1, lr)
+  if run.has_projector then run.optimizer:set_lr(2, run.config.learning_rate.projector * factor) end
+  local sums = with_room(run, bar, function(rows)
+    kava.rng_state(seed, position)
+    local sums = fit.gradients(run.objective, batches, rows, step, function() leave_if_asked(run) end)
+    sums.grad_norm = kava.optim.clip_grad_norm(run.parameters, run.config.clip > 0 and run.config.clip or math.huge)
+    sums.skipped = not (is_finite(sums.loss) and is_finite(sums.grad_norm)) or nil
+    if not sums.skipped then try(run.optimizer:step()) end
+    return sums
+  end)
+  run.step, sums.lr = step, lr
+  if sums.skipped then run.bad, run.skipped = run.bad + 1, run.skipped + 1 else run.bad = 0 end
   run.optimizer:zero_grad()
   return sums
 end
@@ -431,7 +457,7 @@ local function train_steps(run)
     if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
     leave_if_asked(run, "step")
     local started = kava.clock()
-    local metrics = optimizer_step(run)
+    local metrics = optimizer_step(run, bar)
     run.deadline:took("step", kava.clock() - started)
     bar:step(run.step, metrics)
     if metrics.skipped then
@@ -457,6 +483,52 @@ local function choose_student(c, resolved)
   if not (c.student.path and c.student.layers) or from.path == from.layers then return end
   if from.path == "command line" then resolved:set("student.layers", nil) end
   if from.layers == "command line" then resolved:set("student.path", nil) end
+end
+
+-- How to run here, by what fits: decided, tried, said. A resumed run stays with what its checkpoint says.
+local function tuned(run, facts, models, checkpoint)
+  local c = run.config
+  local decisions = tune.decide(facts, c, models)
+  for key, value in pairs(checkpoint and checkpoint.meta.decided or {}) do
+    decisions[key], decisions.why[key] = value, "as in the checkpoint"
+  end
+  kava.threads(decisions.threads)
+  kava.matmul_precision(decisions.precision)
+  local limit, why_limit = tune.limit(facts, c)
+  kava.memory_limit(limit)
+  local short -- of time
+  if tune.probing(c) and not checkpoint then
+    local started, plan = kava.clock(), tune.plan(facts, c, models)
+    local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch }, plan,
+      fit.longest_row(run.data.train, c.data.mode, c.data.max_length))
+    decisions = tune.decide(facts, c, models, probes)
+    if not decisions.batch_size then
+      cli.fail(("not even one row fits: %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=bf16, fewer "
+        .. "or smaller student layers"):format(decisions.why.batch_size, plan.why_budget))
+    end
+    decisions.why.batch_size = ("%s, %.1f s"):format(decisions.why.batch_size, kava.clock() - started)
+    short = tune.short_of_time(facts, c, models, probes)
+  elseif not decisions.batch_size then
+    cli.fail(decisions.why.batch_size, cli.exit.usage)
+  end
+  run.batch_size, run.rows = decisions.batch_size, decisions.rows or decisions.batch_size
+  run.accumulate, run.target = decisions.accumulate, decisions.target_batch
+  run.decided = { batch_size = run.batch_size, accumulate = run.accumulate, target_batch = run.target, rows = run.rows,
+    precision = decisions.precision }
+  stage("tune", ("micro-batch %d, %d of them a step"):format(run.rows, math.ceil(run.target / run.rows)), decisions.why.batch_size)
+  stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
+  if limit > 0 then stage("", ("at most %s of memory"):format(bytes(limit)), why_limit) end
+  if short then stage("", "warning: " .. short) end
+  return decisions
+end
+
+-- What was decided here, for the run's config file: as comments, since another machine decides anew.
+local function decided_text(decisions)
+  local lines = { "-- Decided here:" }
+  for _, name in ipairs { "device", "precision", "threads", "workers", "batch_size", "accumulate", "target_batch" } do
+    lines[#lines + 1] = ("--   %-40s -- %s"):format(("%s = %s"):format(name, decisions[name]), decisions.why[name] or "")
+  end
+  return table.concat(lines, "\n") .. "\n"
 end
 
 local function train(c, _, resolved)
@@ -517,17 +589,12 @@ local function train(c, _, resolved)
   run.has_projector = next(extra) ~= nil
   stage("project", run.has_projector and ("%d weights beside the student's, tried on a test batch"):format(count) or "nothing to project")
 
+  run.parameters = { run.student:parameters(), extra }
+  local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
+  if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
+  run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
   local measured = measure(c, models, run.data, student_probe)
-  local decisions = tune.decide(facts, c, measured)
-  if checkpoint then
-    for key, value in pairs(checkpoint.meta.decided) do decisions[key], decisions.why[key] = value, "as in the checkpoint" end
-  end
-  kava.threads(decisions.threads)
-  kava.matmul_precision(decisions.precision)
-  run.batch_size, run.accumulate = decisions.batch_size, c.target_batch // decisions.batch_size
-  run.decided = { batch_size = decisions.batch_size, precision = decisions.precision }
-  stage("tune", ("micro-batch %d, %d of them a step"):format(run.batch_size, run.accumulate), decisions.why.batch_size)
-  stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
+  local decisions = tuned(run, facts, measured, checkpoint)
 
   remember(c, places, models, run.data, objective, facts, decisions.precision)
 
@@ -539,15 +606,11 @@ local function train(c, _, resolved)
   local an_epoch = math.ceil(run.sampler:count() / run.accumulate)
   run.steps = c.training.steps ~= "auto" and c.training.steps or math.max(1, math.floor(c.training.epochs * an_epoch + 0.5))
   run.schedule = configured(kava.loss.schedule, c.schedule.name)
-  run.parameters = { run.student:parameters(), extra }
-  local groups = { { params = run.student:parameters(), lr = c.learning_rate.student } }
-  if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
-  run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
   run.deadline = deadline.new { left = facts.time_left_s, clock = kava.clock, checkpoint_bytes = measured.fixed_bytes,
     ask = function() return env.time_left(facts) end }
   if checkpoint then restore(run, checkpoint) end
   run.log = try(log.open(run.output, checkpoint and run.step))
-  try(kava.fs.write(run.output .. "/config.lua", resolved:text()))
+  try(kava.fs.write(run.output .. "/config.lua", resolved:text() .. decided_text(decisions)))
 
   if run.finished then
     stage("resume", ("%s: this run is finished; resume=none starts it anew"):format(checkpoint.path))
@@ -565,7 +628,7 @@ local function train(c, _, resolved)
     end
   end
 
-  stage("train", ("%d steps of %d rows; rates %g and %g, %s after %d steps of warm-up"):format(run.steps, c.target_batch,
+  stage("train", ("%d steps of %d rows; rates %g and %g, %s after %d steps of warm-up"):format(run.steps, run.target,
     c.learning_rate.student, c.learning_rate.projector, c.schedule.name, c.schedule.warmup))
   local started = kava.clock()
   kava.train(true)

@@ -1,4 +1,5 @@
--- How to run here: a pure function from facts, config and the measured models to decisions, each with its reason.
+-- How to run here: pure functions from facts, config and the measured models to decisions, each with its reason. What cannot be
+-- known without trying is tried by recipes/fit.lua; what to try next, and what follows from it, is decided here.
 local hardware = require "recipes.hardware"
 
 local tune = {}
@@ -6,18 +7,27 @@ local tune = {}
 -- Tokens a micro-batch on a CPU. At SmolLM2's shapes in bf16 (scripts/bench/step.lua, 2 cores) the same work took 17 % less processor
 -- time at 1,500 tokens than at 370, and 8 % less again at 3,000, with 15 % more memory: about here more stops being worth its memory.
 local CPU_TOKENS = 2048
--- Share of the job's memory that weights, optimizer and activations may take together.
+-- Share of the job's memory that weights, optimizer and activations may take together. The rest is what base/memory does not count:
+-- Lua's own, pages of files, blocks in pieces, evaluation.
 local SHARE = 0.7
+-- Share of a limit that kills: what is handed out may reach this much of it.
+local CAP = 0.95
+tune.PROBES = 5 -- at most
 
-local function gib(bytes)
-  return ("%.2f GiB"):format(bytes / (1 << 30))
+--- Bytes as a message shows them.
+function tune.size(bytes)
+  return bytes < 1 << 28 and ("%.1f MiB"):format(bytes / (1 << 20)) or ("%.2f GiB"):format(bytes / (1 << 30))
 end
 
--- The largest divisor of `whole` that is at most `limit`: accumulation then reaches the target exactly.
-local function divisor(whole, limit)
-  for n = math.min(whole, math.max(1, limit)), 1, -1 do
-    if whole % n == 0 then return n end
+-- The micro-batches up to `limit` to choose from, ascending: the divisors of target_batch, with which accumulation reaches it exactly;
+-- powers of two where a fixed number of them makes a step (gradient_accumulation.auto_compute=false).
+local function candidates(config, limit)
+  local list, whole = {}, config.target_batch
+  local divides = config.training.gradient_accumulation.auto_compute
+  for n = 1, math.min(whole, math.max(1, limit)) do
+    if divides and whole % n == 0 or not divides and n & (n - 1) == 0 then list[#list + 1] = n end
   end
+  return list
 end
 
 --- Bytes one row of a micro-batch keeps for the backward pass, estimated from the student's shape: per layer and token about
@@ -26,28 +36,161 @@ function tune.row_bytes(shape, tokens)
   return tokens * 4 * shape.layers * (16 * shape.hidden + 4 * shape.intermediate + 4 * shape.kv_dim)
 end
 
--- The micro-batch and its reason.
-local function micro_batch(facts, config, models)
-  local target = config.target_batch
-  if config.batch_size ~= "auto" then
-    local n = divisor(target, config.batch_size)
-    if n == config.batch_size then return n, "batch_size as given" end
-    return n, ("the largest divisor of target_batch %d up to batch_size %d"):format(target, config.batch_size)
+--- The micro-batch by memory alone, where no model is there to be tried: 8 GiB 2, 16 GiB 4, 40 GiB 8 rows.
+function tune.table(memory)
+  for _, line in ipairs { { 40, 8 }, { 16, 4 }, { 8, 2 } } do
+    if memory >= line[1] << 30 then return line[2] end
   end
-  local budget = math.floor(SHARE * (facts.memory or 4 << 30)) - models.fixed_bytes
+  return 1
+end
+
+--- What may be handed out together, in bytes -> budget, why. memory_limit as given is taken at its word.
+function tune.budget(facts, config, mapped)
+  if config.memory_limit and config.memory_limit ~= "auto" then
+    return math.floor(config.memory_limit * (1 << 30)), ("memory_limit=%g"):format(config.memory_limit)
+  end
+  local memory = facts.memory or 4 << 30
+  local why = facts.memory and facts.why.memory or "the memory is unknown: 4 GiB taken for granted"
+  return math.floor(SHARE * math.max(0, memory - (mapped or 0))), ("%d %% of the memory, %s"):format(SHARE * 100, why)
+end
+
+--- What a run may be handed out at most, 0: no limit. Where a job's own limit kills (a cgroup's, a scheduler's), memory must run out
+--- before it is reached, in a way that a run survives. -> bytes, why
+function tune.limit(facts, config)
+  if config.memory_limit and config.memory_limit ~= "auto" then return tune.budget(facts, config) end
+  if not facts.memory_cap then return 0 end
+  return math.floor(CAP * facts.memory_cap), ("%d %% of %s"):format(100 * CAP, facts.why.memory_cap)
+end
+
+--- Whether the micro-batch is to be found by trying.
+function tune.probing(config)
+  local training = config.training
+  return config.batch_size == "auto" and training.auto_tune and training.batch_size.auto_detect
+    and training.batch_size.strategy == "max_fit"
+end
+
+--- Where a step takes longer than the time that is left, by what the probes took -> a warning
+function tune.short_of_time(facts, config, models, probes)
+  local last
+  for _, probe in ipairs(probes) do
+    if probe.seconds and (not last or probe.rows > last.rows) then last = probe end
+  end
+  if not last or not facts.time_left_s then return nil end
+  -- rows of mean length cost their share of the longest ones that were tried, at the least
+  local rule = config.training.gradient_accumulation
+  local pieces = rule.auto_compute and config.target_batch / last.rows or rule.steps
+  local step = last.seconds * pieces * math.min(1, models.typical_tokens / models.row_tokens)
+  if step <= facts.time_left_s then return nil end
+  return ("a step takes about %.0f s here, and %.0f s are left (%s): ask the scheduler for a longer limit, or make less of a step "
+    .. "(target_batch, data.max_length)"):format(step, facts.time_left_s, facts.why.time_left_s)
+end
+
+--- What there is to choose from: rows (the micro-batches that reach the target exactly and are not above what helps, ascending), top
+--- and why_top (what "helps" is), budget in bytes with why_budget, predict(rows) -> bytes.
+function tune.plan(facts, config, models)
+  local budget, why_budget = tune.budget(facts, config, models.mapped_bytes)
+  local top, why_top = config.target_batch, "target_batch"
+  if hardware.device(facts, config) == "cpu" then
+    top = math.max(1, CPU_TOKENS // math.max(1, models.typical_tokens))
+    why_top = ("about %d rows of %d tokens fill a CPU's matrix products"):format(top, models.typical_tokens)
+  end
   local per_row = tune.row_bytes(models.student, models.row_tokens)
-  local by_memory = budget // per_row
-  local by_speed = math.max(1, CPU_TOKENS // math.max(1, models.typical_tokens))
-  local n = divisor(target, math.min(by_memory, by_speed))
-  if by_memory < 1 then
-    local left = gib(math.max(0, budget))
-    return 1, ("one row: %s a row of %d tokens is more than the %s left of memory"):format(gib(per_row), models.row_tokens, left)
+  return { rows = candidates(config, top), top = top, why_top = why_top, budget = budget, why_budget = why_budget,
+    fixed = models.fixed_bytes, per_row = per_row, tokens = models.row_tokens }
+end
+
+-- Bytes that n rows would take: as the shape says, until probes have measured it.
+local function predict(plan, probes, n)
+  local less, more -- the two largest that were measured
+  for _, probe in ipairs(probes) do
+    if probe.bytes and (not more or probe.rows > more.rows) then less, more = more, probe
+    elseif probe.bytes and (not less or probe.rows > less.rows) then less = probe end
   end
-  if by_memory <= by_speed then
-    return n, ("%d rows of %d tokens fit into %s at %s each"):format(by_memory, models.row_tokens, gib(budget), gib(per_row))
+  if not more then return plan.fixed + n * plan.per_row end
+  local base = less and less.bytes - less.rows * (more.bytes - less.bytes) / (more.rows - less.rows) or plan.fixed
+  return base + n * math.max(0, more.bytes - base) / more.rows
+end
+
+-- The largest of plan.rows that fit and the smallest that did not, as indexes.
+local function bounds(plan, probes)
+  local low, high = 0, #plan.rows + 1
+  for _, probe in ipairs(probes) do
+    for i, n in ipairs(plan.rows) do
+      if n == probe.rows and probe.fits then low = math.max(low, i) elseif n == probe.rows then high = math.min(high, i) end
+    end
   end
-  local why = "about %d rows of %d tokens fill a CPU's matrix products; memory would hold %d"
-  return n, why:format(by_speed, models.typical_tokens, by_memory)
+  return low, high
+end
+
+--- The micro-batch to try next, or nil when it is found. probes: { { rows =, fits =, bytes = measured or nil }, … } so far. The prediction
+--- says where to look, halving sees to it that the probes that are left suffice, however wrong it is.
+function tune.next_probe(plan, probes)
+  local low, high = bounds(plan, probes)
+  local left = tune.PROBES - #probes
+  if high - low <= 1 or left <= 0 then return nil end
+  local guess = low
+  for i = low + 1, high - 1 do
+    if predict(plan, probes, plan.rows[i]) <= plan.budget then guess = i end
+  end
+  local reach = 1 << (left - 1) -- what is between two bounds that far apart, the other probes can still find
+  if high - low > 2 * reach then guess = (low + high) // 2 else guess = math.max(math.min(guess, low + reach), high - reach) end
+  return plan.rows[math.max(low + 1, math.min(high - 1, guess))]
+end
+
+-- The micro-batch that probes have found -> rows | nil: not even one row fits, why
+local function found(plan, probes)
+  local low, high = bounds(plan, probes)
+  local n = plan.rows[low]
+  local tried = {}
+  for _, probe in ipairs(probes) do
+    tried[#tried + 1] = ("%d %s"):format(probe.rows, probe.fits and tune.size(probe.bytes) or "too many")
+  end
+  local shown = ("tried with rows of %d tokens: %s of %s"):format(plan.tokens, table.concat(tried, ", "), tune.size(plan.budget))
+  if not n then return nil, shown end
+  if high > #plan.rows then return n, ("%s; %s"):format(plan.why_top, shown) end
+  return n, "the most that fits: " .. shown
+end
+
+-- As found, without probes.
+local function predicted(plan)
+  local n = 0
+  for _, rows in ipairs(plan.rows) do
+    if predict(plan, {}, rows) <= plan.budget then n = rows end
+  end
+  if n == 0 then
+    return 1, ("one row: %s a row of %d tokens is more than the %s left of memory"):format(tune.size(plan.per_row), plan.tokens,
+      tune.size(math.max(0, plan.budget - plan.fixed)))
+  end
+  if n < plan.rows[#plan.rows] then
+    return n, ("%d rows of %d tokens fit into %s at %s each"):format(n, plan.tokens, tune.size(plan.budget - plan.fixed),
+      tune.size(plan.per_row))
+  end
+  return n, ("%s; memory would hold %d"):format(plan.why_top, (plan.budget - plan.fixed) // plan.per_row)
+end
+
+-- The micro-batch and its reason.
+local function micro_batch(facts, config, models, probes)
+  local given, training = config.batch_size, config.training
+  if given ~= "auto" then
+    if not training.gradient_accumulation.auto_compute then return given, "batch_size as given" end
+    local list = candidates(config, given)
+    local n = list[#list]
+    if n == given then return n, "batch_size as given" end
+    return n, ("the largest divisor of target_batch %d up to batch_size %d"):format(config.target_batch, given)
+  end
+  if not training.batch_size.auto_detect then
+    return nil, "batch_size=auto, but training.batch_size.auto_detect=false: give batch_size a number"
+  end
+  local by_table = not training.auto_tune and "training.auto_tune=false" or training.batch_size.strategy == "table"
+    and "training.batch_size.strategy=table" or not models and "nothing to be tried"
+  if by_table then
+    local memory = facts.gpu and facts.gpus[facts.gpu].memory or facts.memory or 0
+    local list = candidates(config, tune.table(memory))
+    return list[#list], ("by the table of memory (8 GiB 2, 16 GiB 4, 40 GiB 8 rows): %s here; %s"):format(tune.size(memory), by_table)
+  end
+  local plan = tune.plan(facts, config, models)
+  if probes and #probes > 0 then return found(plan, probes) end
+  return predicted(plan)
 end
 
 --- Threads that tokenise: as many as there are to compute with, at most 8.
@@ -55,9 +198,11 @@ function tune.workers(facts, config)
   return math.min(config.threads > 0 and config.threads or facts.cpus, 8)
 end
 
---- facts, config, models -> decisions with decisions.why. models: fixed_bytes (weights, optimizer), row_tokens (the longest row),
---- typical_tokens (a mean row), student = { layers, hidden, intermediate, kv_dim }.
-function tune.decide(facts, config, models)
+--- facts, config, models, probes -> decisions with decisions.why; batch_size is nil where probes say that not even one row fits, or the
+--- config that it is not to be decided.
+--- models (nil: there is none to be tried): fixed_bytes (weights, optimizer), row_tokens (the longest row), typical_tokens (a mean row),
+--- student = { layers, hidden, intermediate, kv_dim }, mapped_bytes (files that stay mapped, or nil). probes: as tune.next_probe.
+function tune.decide(facts, config, models, probes)
   local decisions = { why = {} }
   local function decide(name, value, why)
     decisions[name], decisions.why[name] = value, why
@@ -70,9 +215,17 @@ function tune.decide(facts, config, models)
     decide("threads", config.threads > 0 and config.threads or facts.cpus, config.threads > 0 and "threads as given" or facts.why.cpus)
   end
   decide("workers", tune.workers(facts, config), "tokenising threads: as many as CPUs, at most 8")
-  decide("batch_size", micro_batch(facts, config, models))
+  decide("batch_size", micro_batch(facts, config, models, probes))
   local n = decisions.batch_size
-  decide("accumulate", config.target_batch // n, ("%d rows an optimizer step in micro-batches of %d"):format(config.target_batch, n))
+  if not n then return decisions end
+  local rule = config.training.gradient_accumulation
+  if rule.auto_compute then
+    decide("target_batch", config.target_batch, "target_batch")
+    decide("accumulate", config.target_batch // n, ("%d rows an optimizer step in micro-batches of %d"):format(config.target_batch, n))
+  else
+    decide("target_batch", n * rule.steps, ("%d micro-batches of %d rows"):format(rule.steps, n))
+    decide("accumulate", rule.steps, "training.gradient_accumulation.steps")
+  end
   return decisions
 end
 

@@ -443,10 +443,14 @@ local function head(self, batch, teacher_out, student_out, ce, kl)
 end
 loss.apply_head = head
 
+local WHOLE = { kv = 1, text = 1 }
+
 --- The total at optimizer step `step` (from 1; default 1), and its parts: numbers or tensors not yet read (see loss.numbers).
---- A total that has no record (requires_grad() is false) teaches nothing.
-function Loss:compute(batch, teacher_out, student_out, step)
-  local weight, ce, kl = self.weight.weight(step or 1), self.weight.ce(step or 1), self.weight.kl(step or 1)
+--- A total that has no record (requires_grad() is false) teaches nothing. share (loss.shares): the batch's part of a larger one; the
+--- totals of all parts then add up to the whole one's.
+function Loss:compute(batch, teacher_out, student_out, step, share)
+  share = share or WHOLE
+  local weight, ce, kl = self.weight.weight(step or 1) * share.kv, self.weight.ce(step or 1), self.weight.kl(step or 1)
   local total, metrics = nil, {}
   if self.term and weight > 0 and batch.kv_count ~= 0 then
     local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.kv_mask(batch), teacher_out, student_out, batch)
@@ -455,7 +459,7 @@ function Loss:compute(batch, teacher_out, student_out, step)
     total = weight == 1 and value or value * weight
   end
   if (ce > 0 or kl > 0) and loss.predicts(batch) then
-    local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl)
+    local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce * share.text, kl * share.text)
     metrics.ce, metrics.kl, metrics.agreement = more.ce, more.kl, more.agreement
     total = total and total + value or value
   end
@@ -470,14 +474,40 @@ function Loss:teach(batch, needs)
   return self.teacher:forward(loss.request(batch, needs))
 end
 
+-- Tokens whose keys count, and tokens that predict one.
+local function counts(batch)
+  return { kv = batch.tokens, text = loss.batch_targets(batch):ge(0):to({ dtype = "f32" }):sum():item() }
+end
+
+--- What each of a step's batches is of the whole: { kv =, text = }, by real tokens for what is a mean over them, by predicted ones for
+--- the cross entropy and the KL.
+function loss.shares(batches)
+  local list, sum = {}, { kv = 0, text = 0 }
+  for i, batch in ipairs(batches) do
+    list[i] = counts(batch)
+    sum.kv, sum.text = sum.kv + list[i].kv, sum.text + list[i].text
+  end
+  for _, share in ipairs(list) do share.kv, share.text = share.kv / sum.kv, share.text / math.max(sum.text, 1) end
+  return list
+end
+
+local BY_TEXT = { ce = true, kl = true, agreement = true }
+
+--- Adds a batch's metrics to those of the whole step.
+function loss.gather(sums, metrics, share)
+  for name, value in pairs(loss.numbers(metrics)) do
+    sums[name] = (sums[name] or 0) + value * (name == "loss" and 1 or BY_TEXT[name] and share.text or share.kv)
+  end
+end
+
 --- Runs the teacher (nothing recorded; self.cache, a kava.TeacherCache, may know what it would give) and the student as far as needed,
---- and computes the total.
-function Loss:step(batch, step)
+--- and computes the total; share: see compute.
+function Loss:step(batch, step, share)
   local needs = self:needs()
   local teacher_out = needs.teacher and kava.no_grad(function()
     return self.cache and self.cache:teach(batch) or self:teach(batch, needs.teacher)
   end)
-  return self:compute(batch, teacher_out, self.student:forward(loss.request(batch, needs.student)), step)
+  return self:compute(batch, teacher_out, self.student:forward(loss.request(batch, needs.student)), step, share)
 end
 
 --- Reads what metrics hold: {name = number}.

@@ -125,23 +125,32 @@ local function memory(at, mounted, ranks)
   end
   at:put("memory_total", kib "MemTotal", "/proc/meminfo, MemTotal")
   at:put("memory_available", kib "MemAvailable", "/proc/meminfo, MemAvailable")
-  local least = minimum()
+  local least, cap = minimum(), minimum()
   least(facts.memory_available or facts.memory_total, facts.why.memory_available or facts.why.memory_total)
   for _, group in ipairs(groups(from, mounted, "memory")) do
     for _, name in ipairs(group.v2 and { "memory.max", "memory.high" } or { "memory.limit_in_bytes" }) do
       local file = group.folder .. "/" .. name
       local n = integer(from.read(file))
-      if n and n > 0 and n < 1 << 60 then least(n, file) end -- v1 says "none" as nearly 2^63
+      if n and n > 0 and n < 1 << 60 then -- v1 says "none" as nearly 2^63
+        least(n, file)
+        cap(n, file)
+      end
     end
   end
   least(facts.job_memory, facts.why.job_memory)
-  local own = minimum()
+  cap(facts.job_memory, facts.why.job_memory)
+  local own, own_cap = minimum(), minimum()
+  local space = integer((from.read "/proc/self/limits" or ""):match "Max address space%s+(%d+)")
   own(shared(least(), ranks, select(2, least())))
-  own(integer((from.read "/proc/self/limits" or ""):match "Max address space%s+(%d+)"), "the limit of address space (ulimit -v)")
+  own(space, "the limit of address space (ulimit -v)")
+  own_cap(shared(cap(), ranks, select(2, cap())))
+  own_cap(space, "the limit of address space (ulimit -v)")
   at:put("memory", own())
+  at:put("memory_cap", own_cap())
 end
 
---- Puts cpus, memory (bytes), memory_total, memory_available; the first two are this rank's share of what the node's ranks have.
+--- Puts cpus, memory (bytes), memory_total, memory_available, memory_cap (the limit beyond which the job is killed, or nothing more is
+--- given; nil: there is none); cpus, memory and memory_cap are this rank's share of what the node's ranks have.
 function limits.read(at)
   local mounted = mounts(at.from)
   local ranks = at.facts.launch.local_size or 1

@@ -20,7 +20,7 @@ typedef struct block_header {
 #define LARGE_FROM ((size_t)64 << 10)
 #endif
 
-static atomic_size_t current_bytes, peak_bytes;
+static atomic_size_t current_bytes, peak_bytes, limit_bytes; /* a limit of 0: none */
 static atomic_llong live_blocks, live_objects, fail_in = -1;
 
 static void count_in(size_t bytes) {
@@ -47,6 +47,12 @@ void *kava_alloc(size_t bytes) {
   }
   if (bytes > SIZE_MAX - ((size_t)1 << 20)) {
     kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for", bytes);
+    return NULL;
+  }
+  size_t limit = atomic_load(&limit_bytes), used = atomic_load(&current_bytes);
+  if (limit && (used > limit || bytes > limit - used)) {
+    kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for, %zu in use, %zu may be (the limit that was set)", bytes,
+              used, limit);
     return NULL;
   }
   block_header *block = take(bytes ? bytes : 1);
@@ -127,8 +133,10 @@ void kava_memory_get(kava_memory_stats *stats) {
   stats->peak = atomic_load(&peak_bytes);
   stats->blocks = atomic_load(&live_blocks);
   stats->cached = kava_blocks_free();
+  stats->limit = atomic_load(&limit_bytes);
 }
 void kava_memory_reset_peak(void) { atomic_store(&peak_bytes, atomic_load(&current_bytes)); }
+void kava_memory_limit(size_t bytes) { atomic_store(&limit_bytes, bytes); }
 void kava_memory_fail_after(int64_t count) { atomic_store(&fail_in, count); }
 
 void kava_memory_trim(void) { kava_blocks_trim(); }

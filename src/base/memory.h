@@ -19,10 +19,14 @@ char *kava_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
 typedef struct kava_memory_stats {
   size_t current, peak; /* bytes handed out, now and at most since the last reset */
   size_t cached;        /* bytes of free large blocks, kept for the next use */
+  size_t limit;         /* what may be handed out together; 0: no limit */
   int64_t blocks;       /* live blocks: what leak checks look at */
 } kava_memory_stats;
 void kava_memory_get(kava_memory_stats *stats);
 void kava_memory_reset_peak(void);
+/* From now on an allocation that would take `current` above `bytes` fails; 0: no limit. What is already handed out
+ * stays, also when it is more. Threads that allocate at the same moment may together pass it by what they asked for. */
+void kava_memory_limit(size_t bytes);
 void kava_memory_trim(void);                /* gives the pages of free blocks back to the system */
 void kava_memory_fail_after(int64_t count); /* tests: `count` allocations pass, the next fails, once; negative: off */
 

@@ -129,6 +129,13 @@ l_step(lua_State *L) { /* [-0, +0 or 3, e] step(): nil, message, code when memor
   return 1;
 }
 
+static int l_reserve(lua_State *L) { /* [-0, +1 or 3, e] reserve(): the state that step() would make now */
+  kava_status st = kava_adamw_reserve(check_adamw(L, 1));
+  if (st != KAVA_OK) return kava_l_fail(L, st);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 static int l_zero_grad(lua_State *L) { /* [-0, +0, e] */
   kava_adamw_zero_grad(check_adamw(L, 1));
   return 0;
@@ -222,9 +229,9 @@ static int l_clip_grad_norm(lua_State *L) { /* [-0, +1, e] clip_grad_norm(params
 }
 
 void kava_l_open_optim(lua_State *L) {
-  static const luaL_Reg methods[] = {{"step", l_step},     {"zero_grad", l_zero_grad}, {"lr", l_lr},
-                                     {"set_lr", l_set_lr}, {"state", l_state},         {"load_state", l_load_state},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"step", l_step},   {"zero_grad", l_zero_grad},   {"lr", l_lr},           {"set_lr", l_set_lr},
+      {"state", l_state}, {"load_state", l_load_state}, {"reserve", l_reserve}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"adamw", l_adamw}, {"clip_grad_norm", l_clip_grad_norm}, {NULL, NULL}};
   kava_l_class(L, ADAMW_TYPE, methods, adamw_gc);
   kava_l_subtable(L, "optim");

@@ -122,11 +122,12 @@ static int l_variables(lua_State *L) {
   return 1;
 }
 
-static int l_memory(lua_State *L) { /* [-0, +1, m] memory() -> {cpu = {current, peak, cached, blocks}} in bytes */
+/* [-0, +1, m] memory() -> {cpu = {current, peak, cached, blocks, limit}} in bytes */
+static int l_memory(lua_State *L) {
   kava_memory_stats stats;
   kava_memory_get(&stats);
   lua_createtable(L, 0, 1);
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
   lua_pushinteger(L, (lua_Integer)stats.current);
   lua_setfield(L, -2, "current");
   lua_pushinteger(L, (lua_Integer)stats.peak);
@@ -135,6 +136,8 @@ static int l_memory(lua_State *L) { /* [-0, +1, m] memory() -> {cpu = {current, 
   lua_setfield(L, -2, "cached");
   lua_pushinteger(L, (lua_Integer)stats.blocks);
   lua_setfield(L, -2, "blocks");
+  lua_pushinteger(L, (lua_Integer)stats.limit);
+  lua_setfield(L, -2, "limit");
   lua_setfield(L, -2, "cpu");
   return 1;
 }
@@ -142,6 +145,13 @@ static int l_memory(lua_State *L) { /* [-0, +1, m] memory() -> {cpu = {current, 
 static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
   (void)L;
   kava_memory_reset_peak();
+  return 0;
+}
+
+static int l_memory_limit(lua_State *L) { /* [-0, +0, e] memory_limit(bytes): 0 is no limit */
+  lua_Integer bytes = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, bytes >= 0, 1, "bytes expected, or 0 for no limit");
+  kava_memory_limit((size_t)bytes);
   return 0;
 }
 
@@ -206,6 +216,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"variables", l_variables},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
+                                       {"memory_limit", l_memory_limit},
                                        {"memory_fail_after", l_memory_fail_after},
                                        {"live", l_live},
                                        {"isa", l_isa},

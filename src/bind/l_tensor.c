@@ -9,12 +9,23 @@
 #include <math.h>
 #include <string.h>
 
+/* How much more than `left` may be in use before garbage is looked for. Small against what the job needs: a full
+ * collection takes a millisecond or two; and against what is left below a limit, of which garbage may have no large
+ * part. */
+static size_t garbage_allowed(size_t left, size_t limit) {
+  size_t allowed = left / 64 + ((size_t)64 << 20), least = (size_t)64 << 10;
+  if (limit) {
+    size_t share = limit > left ? (limit - left) / 8 : 0;
+    if (share < allowed) allowed = share > least ? share : least;
+  }
+  return allowed;
+}
+
 kava_tensor **kava_l_result(lua_State *L) {
   static size_t left; /* bytes in use after the last collection made here */
   kava_memory_stats stats;
   kava_memory_get(&stats);
-  /* small against what the job needs: a full collection takes a millisecond or two */
-  if (stats.current > left + left / 64 + ((size_t)64 << 20)) {
+  if (stats.current > left + garbage_allowed(left, stats.limit)) {
     lua_gc(L, LUA_GCCOLLECT);
     kava_memory_get(&stats);
     left = stats.current;

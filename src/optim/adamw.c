@@ -130,16 +130,26 @@ static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
   return st;
 }
 
+kava_status kava_adamw_reserve(kava_adamw *opt) {
+  for (int64_t i = 0; i < opt->count; i++) {
+    slot *s = &opt->slots[i];
+    if (!s->param->grad || s->parts[PART_M]) continue;
+    for (int part = 0; part < PARTS; part++) {
+      if (part_new(opt, s, part) == KAVA_OK) continue;
+      forget(s); /* a parameter has all its pieces or none, in a checkpoint too */
+      return KAVA_MEMORY;
+    }
+  }
+  return KAVA_OK;
+}
+
 kava_status kava_adamw_step(kava_adamw *opt) {
   kava_status st = KAVA_OK;
   const kava_adamw_options *o = &opt->options;
   int64_t next = 0;
   kava_adamw_span *spans = kava_alloc((size_t)opt->count * sizeof *spans);
   if (!spans) return KAVA_MEMORY;
-  for (int64_t i = 0; i < opt->count; i++) { /* everything that can fail comes before anything is changed */
-    slot *s = &opt->slots[i];
-    for (int part = 0; part < PARTS && s->param->grad; part++) KAVA_TRY(part_new(opt, s, part));
-  }
+  KAVA_TRY(kava_adamw_reserve(opt)); /* everything that can fail comes before anything is changed */
   for (int64_t i = 0; i < opt->count; i++) {
     slot *s = &opt->slots[i];
     if (!s->param->grad) continue;

@@ -34,6 +34,9 @@ double kava_adamw_lr(const kava_adamw *opt, int group);
 void kava_adamw_set_lr(kava_adamw *opt, int group, double lr);
 
 kava_status kava_adamw_step(kava_adamw *opt);
+/* The state that a step would make now, of every parameter that has a gradient: memory is asked for, nothing is
+ * computed. */
+kava_status kava_adamw_reserve(kava_adamw *opt);
 void kava_adamw_zero_grad(kava_adamw *opt); /* drops the gradients: none until the next backward pass */
 
 int64_t kava_adamw_entries(const kava_adamw *opt);

@@ -33,6 +33,13 @@ local AdamW = {}
 ---@return string? code
 function AdamW:step() end
 
+--- Makes the state that step() would make now, of every parameter that has a gradient: what a step needs is in memory then, and
+--- nothing is computed. When memory runs out: nil, message, code.
+---@return true?
+---@return string? message
+---@return string? code
+function AdamW:reserve() end
+
 --- Drops the gradients: p.grad is nil until the next backward().
 function AdamW:zero_grad() end
 

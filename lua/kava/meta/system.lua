@@ -68,11 +68,17 @@ function kava.bounded(f, limits) end
 ---@field peak integer bytes, at most since the start or memory_reset_peak
 ---@field cached integer bytes of free large blocks, kept for the next use
 ---@field blocks integer live blocks
+---@field limit integer what may be handed out together; 0: no limit
 
 ---@return { cpu: kava.MemoryStats }
 function kava.memory() end
 
 function kava.memory_reset_peak() end
+
+--- From now on what would take `current` above so many bytes fails with "out of memory", as where there is no more; 0: no limit. What
+--- is already handed out stays.
+---@param bytes integer
+function kava.memory_limit(bytes) end
 
 --- For tests: n allocations pass, the next one fails, once; negative: off.
 ---@param n integer

@@ -157,9 +157,10 @@ function Loss:needs() end
 ---@param teacher_out table?
 ---@param student_out table
 ---@param step integer? of weights that change, from 1; 1
+---@param share { kv: number, text: number }? what the batch is of a larger one (kava.loss.shares): its part of the whole total; all
 ---@return kava.Tensor total
 ---@return table<string, number|kava.Tensor> metrics loss, kv, ce, kl, agreement, cos_sim … as far as computed; see kava.loss.numbers
-function Loss:compute(batch, teacher_out, student_out, step) end
+function Loss:compute(batch, teacher_out, student_out, step, share) end
 
 --- The teacher's pass over a batch, through its kava.Aligner where it has one: kv then has a row for each of the batch's tokens, and
 --- batch.kv_mask says which of them are targets.
@@ -171,9 +172,10 @@ function Loss:teach(batch, needs) end
 --- Runs the teacher, nothing recorded, and the student, and computes the total.
 ---@param batch table
 ---@param step integer? 1
+---@param share { kv: number, text: number }? see compute
 ---@return kava.Tensor total
 ---@return table<string, number|kava.Tensor> metrics
-function Loss:step(batch, step) end
+function Loss:step(batch, step, share) end
 
 --- A test run over a few tokens; raises naming what does not fit.
 ---@return kava.Loss
