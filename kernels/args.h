@@ -90,10 +90,14 @@ typedef struct kava_gemm_args {
 } kava_gemm_args;
 
 /* Where the values of a matrix of codes (nf4 ... fp8) come from: value(r, c) = (code - zero) scale, each step rounded
- * to f32, then to `round`. Element (r, c) has the scale of number (r / rows) across + g,  g = c / group, or group_of[c]
- * where columns are grouped in another order (GPTQ's desc_act) (r columns + c) / group  where across is 0: elements are
- * grouped one after another, over the ends of rows (bitsandbytes) A scale of type u8 is a code itself: map[u8]
- * outer[number / outer_group] + offset (bitsandbytes' double quantisation). */
+ * to f32, then to `round`. The number of element (r, c)'s scale is
+ *   (r / rows) across + g         g = c / group, or group_of[c] where columns are grouped in another order (GPTQ's
+ *                                 desc_act)
+ *   (r columns + c) / group       where across is 0: elements are grouped one after another, over the ends of rows
+ *                                 (bitsandbytes)
+ * A scale of type u8 is a code itself: map[u8] outer[number / outer_group] + offset (bitsandbytes' double
+ * quantisation).
+ */
 typedef struct kava_scaling {
   int64_t columns, group, rows, across;
   const int32_t *group_of; /* [columns], each in [0, across); NULL: c / group */
@@ -141,8 +145,10 @@ typedef struct kava_attention_args {
 } kava_attention_args;
 
 /* Pairs of rows s[r], t[r] of `width` elements of `dtype` (f32 or f64). Rows with keep[r] == 0 are not read: their sums
- * are 0 and their gradient rows are 0. Sums are double, and the same for any number of threads. row_dots sums[3r..] =
- * s.s, t.t, s.t row_combine         out[r] (+)= a[r] s[r] + b[r] t[r] row_distance        sums[r] = sum of h(s - t)
+ * are 0 and their gradient rows are 0. Sums are double, and the same for any number of threads.
+ *   row_dots            sums[3r..] = s.s, t.t, s.t
+ *   row_combine         out[r] (+)= a[r] s[r] + b[r] t[r]
+ *   row_distance        sums[r] = sum of h(s - t)
  *   row_distance_grad   out[r] (+)= a[r] h'(s - t)
  * h(d) = d^2 (KAVA_SQUARE), or d^2/(2 beta) where |d| < beta, else |d| - beta/2 (KAVA_HUBER; beta 0: |d|). */
 typedef enum kava_distance { KAVA_SQUARE, KAVA_HUBER } kava_distance;

@@ -145,7 +145,7 @@ void kava_ref_widen(kava_dtype type, const void *src, float *dst, int64_t count)
   case KAVA_Q5_0:
   case KAVA_Q5_1:
   case KAVA_IQ4_NL: {
-    int bytes = kava_quant_bytes(type);
+    int bytes = kava_dtype_block_bytes(type);
     for (; count > 0; count -= 32, p += bytes, dst += 32) widen_small(type, p, dst);
     break;
   }
@@ -256,7 +256,7 @@ static void narrow_q8_0(const float *x, uint8_t *p) {
 
 void kava_ref_narrow(kava_dtype type, const float *src, void *dst, int64_t count) {
   uint8_t *p = dst;
-  int bytes = kava_quant_bytes(type);
+  int bytes = kava_dtype_block_bytes(type);
   for (; count > 0; count -= 32, src += 32, p += bytes) {
     if (type == KAVA_Q4_0)
       narrow_q4_0(src, p);

@@ -28,25 +28,6 @@ static const float kava_fp4_values[16] = {
     0.0f,  0.00520833333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
     -0.0f, -0.00520833333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f};
 
-/* Bytes of a block; kernels include only base, so this repeats what tensor.c knows. */
-static inline int kava_quant_bytes(kava_dtype type) {
-  switch (type) {
-  case KAVA_Q4_0:
-  case KAVA_IQ4_NL: return 18;
-  case KAVA_Q4_1: return 20;
-  case KAVA_Q5_0: return 22;
-  case KAVA_Q5_1: return 24;
-  case KAVA_Q8_0: return 34;
-  case KAVA_Q2_K: return 84;
-  case KAVA_Q3_K: return 110;
-  case KAVA_Q4_K: return 144;
-  case KAVA_Q5_K: return 176;
-  case KAVA_Q6_K: return 210;
-  case KAVA_IQ4_XS: return 136;
-  default: return 0;
-  }
-}
-
 /* q4_k, q5_k: eight 6-bit scales and minima in 12 bytes. The first four of each are the low six bits of bytes 0-3 and
  * 4-7; the others have their low four bits in bytes 8-11 and their high two above those six. */
 static inline void kava_k_scales(const uint8_t *s, uint8_t scales[8], uint8_t mins[8]) {

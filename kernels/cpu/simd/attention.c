@@ -2,14 +2,14 @@
  *
  *   forward   a task is a block of queries of one head. Over blocks of keys: S = Q K^T, a running maximum and sum
  *             (softmax), O = O * correction + P V.
- *   backward  P is made again from lse; delta[t] = sum_d grad_o o = sum_j P dP. Two passes, so that every sum has one
- * owner and one order: a block of queries sums dq over its keys; a block of keys sums dk and dv over the group's heads
- * and their queries, with the transposed tiles S^T = K Q^T and dP^T = V dO^T. Every tile product is rows of A times
- * packed panels of B (panels.h). Panels of a head: "across" has its vectors as columns (for products over D), "along"
- * has them as rows (for sums over positions).
- *
+ *   backward  P is made again from lse; delta[t] = sum_d grad_o o = sum_j P dP. Two passes, so that every sum has
+ *             one owner and one order: a block of queries sums dq over its keys; a block of keys sums dk and dv over
+ *             the group's heads and their queries, with the transposed tiles S^T = K Q^T and dP^T = V dO^T.
  *   map       P averaged over the heads, [B,T,T]: a task is a block of queries of all heads, so that a row has one
- * owner; the sums first, then P. Backward as above, with dP[t,j] = grad_p[t,j] / H for every head. */
+ *             owner; the sums first, then P. Backward as above, with dP[t,j] = grad_p[t,j] / H for every head.
+ *
+ * Every tile product is rows of A times packed panels of B (panels.h). Panels of a head: "across" has its vectors as
+ * columns (for products over D), "along" has them as rows (for sums over positions). */
 #include "base/memory.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/simd/pack.h"

@@ -218,18 +218,18 @@ static kava_status few_rows(const kava_linear_args *a, const float *x, const flo
 
 static bool empty(const kava_linear_args *a) { return a->rows == 0 || a->in == 0 || a->out == 0; }
 
-/* Packs [begin, begin+count) outputs of W for a product and returns the panels; *block is kava_alloc'ed. */
-static const char *pack_weight(const kava_linear_args *a, bool transposed, int64_t begin, int64_t count, char *out) {
+/* Packs outputs [begin, begin+count) of W for a product into `out`; false: out of memory. */
+static bool pack_weight(const kava_linear_args *a, bool transposed, int64_t begin, int64_t count, char *out) {
   pack_job job = {.a = a, .type = type_of(a), .begin = begin, .count = count, .out = out};
   job.scratch_each = 32 * WIDE_COLUMNS;
   if (a->wtype != KAVA_F32 || must_round(a)) {
     job.scratch = kava_alloc((size_t)(kava_threads() * job.scratch_each) * sizeof(float));
-    if (!job.scratch) return NULL;
+    if (!job.scratch) return false;
   }
   kava_parallel(ceil_div(count, transposed ? PANEL : 32), 1, transposed ? pack_weight_transposed : pack_weight_plain,
                 &job);
   kava_free(job.scratch);
-  return out;
+  return true;
 }
 
 /* Over a long k in f32 BLAS is ahead, packing included (1024 x 5760 x 5760, one core of Emerald Rapids: 152 against 142

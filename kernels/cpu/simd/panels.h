@@ -2,9 +2,11 @@
  *
  *   A  [m, k] row-major, k contiguous, any row stride: activations as they lie in memory (bf16: converted copies).
  *   B  packed: panels of 32 columns; a panel is `steps` rows of 128 bytes. f32: a step is one k: 32 floats. bf16: a
- * step is a pair of k: 32 times {k, k+1}, what vdpbf16ps and tdpbf16ps (AMX) want. Columns beyond n are zero. C  [m, n]
- * f32, row-major. With 4 bytes of A and 128 bytes of B a step, one micro-kernel shape serves both types: ROWS x 2
- * vectors of accumulators in registers, B's panel read from L1, A's rows from L2.
+ *      step is a pair of k: 32 times {k, k+1}, what vdpbf16ps and tdpbf16ps (AMX) want. Columns beyond n are zero.
+ *   C  [m, n] f32, row-major.
+ *
+ * With 4 bytes of A and 128 bytes of B a step, one micro-kernel shape serves both types: ROWS x 2 vectors of
+ * accumulators in registers, B's panel read from L1, A's rows from L2.
  *
  * A is not packed: 14 rows are 14 streams that the prefetcher follows, and linear layers of one input (q, k, v) would
  * pack it again each time. k is cut into chunks whose B panel fits L1; C is summed chunk by chunk. The cut depends on k
