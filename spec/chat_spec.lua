@@ -140,6 +140,16 @@ describe("apply_chat_template", function()
     assert.error_matches(function() tok:apply_chat_template(messages, { tool = {} }) end, "unknown option 'tool'")
   end)
 
+  it("splits at white space as Python does", function()
+    for call, expected in pairs {
+      ["split(none, 0)"] = "['a b c ']", ["split(none, 1)"] = "['a', 'b c ']", ["split(none, 3)"] = "['a', 'b', 'c']",
+      ["rsplit(none, 0)"] = "['  a b c']", ["rsplit(none, 1)"] = "['  a b', 'c']", ["rsplit(none, 2)"] = "['  a', 'b', 'c']",
+      ["rsplit(none, 3)"] = "['a', 'b', 'c']", ["rsplit()"] = "['a', 'b', 'c']",
+    } do
+      assert.are.equal(expected, kava.chat.render("{{ '  a b c '." .. call .. " }}", {}))
+    end
+  end)
+
   it("stops what loops or grows without end", function()
     for template, pattern in pairs {
       ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"] = "stopped$",
@@ -159,6 +169,12 @@ describe("apply_chat_template", function()
       ["{{ 9223372036854775807 + 1 }}"] = "too large",
       ["{% set a = 'a' * 100000 %}{{ a.find(a[:50000] ~ 'b') }}"] = "stopped$",
       ["{{ 1" .. (" + 1"):rep(20000) .. " }}"] = "stopped$",
+      ["{{ 'abcd' * 4611686018427387905 }}"] = "stopped$",
+      ["{{ 'a'.rjust(4611686018427387905, 'abcd') }}"] = "exactly one character",
+      ["{{ {1e308 * 10 - 1e308 * 10: 1} }}"] = "nan cannot be a key",
+      ["{% set a = 'a' * 10000 %}{% for i in range(99) %}{% if a | length %}{% endif %}{% endfor %}"] = "stopped$",
+      ["{% set a = 'a' * 10000 %}{% for i in range(9) %}{% if a.title() %}{% endif %}{% endfor %}"] = "stopped$",
+      ["{{ [[[[1, 2, 3]]]] | tojson(indent=9000) }}"] = "stopped$",
     } do
       local started = os.clock()
       local text, message, code = kava.chat.render(template, {}, { budget = template:find "find" and 300000 or 30000 })
@@ -167,6 +183,11 @@ describe("apply_chat_template", function()
       assert.matches(pattern, message)
       if not helper.sanitized then assert.is_true(os.clock() - started < 10) end
     end
+    local before = os.clock()
+    local text, spans = kava.chat.render("{% for i in range(9000) %}{% generation %}.{% endgeneration %}{% endfor %}", {})
+    assert.are.same({ 9000, { 9000, 9000 } }, { #text, spans[9000] })
+    assert.are.equal("100000", kava.chat.render("{{ s.split() | length }}", { s = ("a "):rep(100000) }))
+    if not helper.sanitized then assert.is_true(os.clock() - before < 5) end
     for _, template in ipairs { ("{% if a -%} "):rep(100) .. "x" .. ("{% endif -%} "):rep(100), ("{{ 'a' -}} \n"):rep(4000) } do
       local started = os.clock()
       assert.is_string(kava.chat.render(template, { a = true }))

@@ -109,8 +109,9 @@ function model.load(path, opts)
   end
   local ok, result = pcall(load, path, opts)
   if ok then return result end
-  local failure = type(result) == "table" and result or { message = tostring(result), code = "format" }
-  return nil, failure.message, failure.code
+  if type(result) == "table" then return nil, result.message, result.code end
+  local message = tostring(result) -- what is said of a configuration names its key, but no file
+  return nil, message:find(path, 1, true) and message or ("%s: %s"):format(path, message), "format"
 end
 
 -- A fresh model of a configuration (model_type and the family's keys): matrices N(0, std), norms 1 (whatever a family adds to their

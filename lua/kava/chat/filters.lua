@@ -43,7 +43,10 @@ filters.escape, filters.forceescape = filters.e, filters.e
 function filters.format(v, args)
   return strings.percent(as_text(v), value.list(table.move(args, 1, #args, 1, {}), true))
 end
-function filters.wordcount(v) return select(2, as_text(v):gsub("[%w_\x80-\xff]+", "")) end
+function filters.wordcount(v)
+  charge(#as_text(v))
+  return select(2, as_text(v):gsub("[%w_\x80-\xff]+", ""))
+end
 
 function filters.indent(v, args, named)
   local width = argument(args, named, 1, "width", 4)
@@ -210,7 +213,10 @@ function filters.unique(v, args, named, context)
   local seen, out = {}, {}
   for _, item in ipairs(value.items(v)) do
     local key, known = folded(read(item), sensitive), false
-    for _, other in ipairs(seen) do known = known or value.equal(key, other) end
+    for _, other in ipairs(seen) do
+      known = value.equal(key, other)
+      if known then break end
+    end
     if not known then seen[#seen + 1], out[#out + 1] = key, item end
   end
   return value.list(out)

@@ -32,17 +32,19 @@ end
 local function write(state, text)
   charge(#text + 1)
   state.out[#state.out + 1] = text
+  state.size = state.size + #text
 end
 
--- What body writes, as a string.
-local function captured(body, scope, state)
-  local out = state.out
-  state.out = {}
-  run(body, scope, state)
+-- What f(...) writes, as a string.
+local function capture(state, f, ...)
+  local out, size = state.out, state.size
+  state.out, state.size = {}, 0
+  f(...)
   local text = table.concat(state.out)
-  state.out = out
+  state.out, state.size = out, size
   return text
 end
+local function captured(body, scope, state) return capture(state, run, body, scope, state) end
 
 -- --------------------------------------------------------------------------------------------------------------------- members
 
@@ -100,7 +102,12 @@ local dict_methods = {
   end,
 }
 
-local function bound(method, v) return function(args, named) return method(v, args, named) end end
+local function bound(method, v)
+  return function(args, named)
+    value.charge_text(v)
+    return method(v, args, named)
+  end
+end
 
 -- v.name without looking among the keys; nil: there is none.
 local function attribute(v, name)
@@ -170,7 +177,8 @@ end
 local function repeated(v, times)
   times = math.max(0, times)
   if type(v) == "string" then
-    charge(#v * times < 0 and math.maxinteger or #v * times)
+    charge(times) -- so few that the product is one
+    charge(#v * times)
     return v:rep(times)
   end
   charge(times)
@@ -439,6 +447,7 @@ function evaluate.filter(node, scope, state)
   local of = eval(node.of, scope, state)
   local args, named = arguments_of(node.arguments, scope, state)
   state.line = node.line
+  value.charge_text(of)
   return filter(of, args, named, context)
 end
 
@@ -448,6 +457,7 @@ function evaluate.test(node, scope, state)
   local args = arguments_of(node.arguments, scope, state)
   state.line = node.line
   if #args > 0 and library.unary[node.name] then fail("the test '%s' takes no argument", node.name) end
+  value.charge_text(of)
   return test(of, args)
 end
 
@@ -541,11 +551,8 @@ local function run_loop(node, of, scope, state, depth)
     function loop.call(args)
       state.calls = state.calls + 1
       if state.calls > MAX_CALLS then fail("more than %d loops within one another", MAX_CALLS) end
-      local out = state.out
-      state.out = {}
-      run_loop(node, args[1] == nil and none or args[1], scope, state, depth + 1)
-      local text = table.concat(state.out)
-      state.out, state.calls = out, state.calls - 1
+      local text = capture(state, run_loop, node, args[1] == nil and none or args[1], scope, state, depth + 1)
+      state.calls = state.calls - 1
       return text
     end
   else
@@ -584,8 +591,7 @@ execute["with"] = function(node, scope, state)
 end
 
 function execute.generation(node, scope, state)
-  local from = 0
-  for _, piece in ipairs(state.out) do from = from + #piece end
+  local from = state.size
   local text = captured(node.body, new_scope(scope), state)
   state.generated[#state.generated + 1] = { from + 1, from + #text }
   write(state, text)
@@ -674,12 +680,12 @@ end
 --- Renders a tree. variables: name -> template value; options: now (a time for strftime_now), budget. -> text, list of {first, last}
 --- bytes within {% generation %}. Raises value.Error.
 local function render(tree, variables, options)
-  local state = { out = {}, line = 1, calls = 0, generated = {}, globals = setmetatable({}, { __index = globals }) }
+  local state = { out = {}, size = 0, line = 1, calls = 0, generated = {}, globals = setmetatable({}, { __index = globals }) }
   state.globals.strftime_now = function(args) return strftime(value.text(args[1]), options.now or os.time()) end
   local ok, problem = pcall(run, tree, { vars = variables }, state)
   if ok then return table.concat(state.out), state.generated end
-  if type(problem) == "string" then -- a filter or method that was given another kind of argument than it can use
-    local what = problem:match "^[^\n]*kava/chat/filters%.lua:%d+: (.*)" or problem:match "^[^\n]*kava/chat/strings%.lua:%d+: (.*)"
+  if type(problem) == "string" then -- something was given another kind of argument than it can use
+    local what = problem:match "^[^\n]*kava/chat/%a+%.lua:%d+: (.*)"
     if what then problem = setmetatable({ message = "a wrong argument: " .. what }, value.Error) end
   end
   if getmetatable(problem) == value.Error then problem.line = problem.line or state.line end

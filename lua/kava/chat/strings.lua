@@ -18,19 +18,22 @@ for c = 0x410, 0x42f do pair(c, c + 32) end
 for c = 0x400, 0x40f do pair(c, c + 80) end
 upper["ß"] = "SS"
 
+local one_character = "^" .. utf8.charpattern
+
 local function mapped(s, map) return (s:gsub(utf8.charpattern, map)) end
 function strings.lower(s) charge(#s) return mapped(s, lower) end
 function strings.upper(s) charge(#s) return mapped(s, upper) end
-function strings.swapcase(s) return (s:gsub(utf8.charpattern, function(c) return lower[c] or upper[c] end)) end
+function strings.swapcase(s) charge(#s) return (s:gsub(utf8.charpattern, function(c) return lower[c] or upper[c] end)) end
 local function is_letter(c) return lower[c] ~= nil or upper[c] ~= nil or (#c > 1 and not value.spaces[c]) end
 
 function strings.capitalize(s)
-  local first = s:match("^" .. utf8.charpattern) or ""
+  local first = s:match(one_character) or ""
   return (upper[first] or first) .. strings.lower(s:sub(#first + 1))
 end
 
 function strings.title(s)
   local inside = false
+  charge(#s)
   return (s:gsub(utf8.charpattern, function(c)
     local letter = is_letter(c)
     local new = letter and (inside and lower[c] or not inside and upper[c]) or c
@@ -55,30 +58,32 @@ function strings.strip(s, args, named) return value.strip(s, text_argument(args,
 function strings.lstrip(s, args, named) return value.lstrip(s, text_argument(args, named, 1, "chars", none)) end
 function strings.rstrip(s, args, named) return value.rstrip(s, text_argument(args, named, 1, "chars", none)) end
 
+-- The words of a string, and where each begins; behind `limit` words the rest is one, as it is.
 local function split_words(s, limit)
-  local parts, at = {}, value.lstrip(s)
-  while at ~= "" do
+  local parts, starts, at = {}, {}, value.skip(s, 1)
+  while at <= #s do
+    starts[#starts + 1] = at
     if limit >= 0 and #parts == limit then
-      parts[#parts + 1] = value.rstrip(at)
+      parts[#parts + 1] = s:sub(at)
       break
     end
-    local stop = 1
-    while stop <= #at do
-      local c = at:match("^" .. utf8.charpattern, stop)
+    local stop = at
+    while stop <= #s do
+      local c = s:match(one_character, stop)
       if value.spaces[c] then break end
       stop = stop + #c
     end
-    parts[#parts + 1] = at:sub(1, stop - 1)
-    at = value.lstrip(at:sub(stop))
+    parts[#parts + 1] = s:sub(at, stop - 1)
+    at = value.skip(s, stop)
   end
-  return parts
+  return parts, starts
 end
 
 function strings.split(s, args, named)
   charge(#s)
   local separator = text_argument(args, named, 1, "sep", none)
   local limit = whole_argument(args, named, 2, "maxsplit", -1)
-  if separator == none then return value.list(split_words(s, limit)) end
+  if separator == none then return value.list((split_words(s, limit))) end
   if separator == "" then fail "empty separator" end
   value.charge_search(s, separator)
   local parts, at = {}, 1
@@ -93,16 +98,20 @@ function strings.split(s, args, named)
 end
 
 function strings.rsplit(s, args, named)
-  local limit = whole_argument(args, named, 2, "maxsplit", -1)
   local separator = text_argument(args, named, 1, "sep", none)
-  local parts = strings.split(s, { separator }).items
-  local most = separator == none and limit - 1 or limit -- what is left of the last cut by white space keeps its own
-  if limit < 0 or #parts - 1 <= most then return value.list(parts) end
-  if separator == none then -- the left part keeps its own white space
-    local rest = value.rstrip(s)
-    for i = #parts, #parts - limit + 1, -1 do rest = value.rstrip(rest:sub(1, #rest - #parts[i])) end
-    return value.list(table.move(parts, #parts - limit + 1, #parts, 2, { rest }))
+  local limit = whole_argument(args, named, 2, "maxsplit", -1)
+  if separator == none then
+    charge(#s)
+    local parts, starts = split_words(s, -1)
+    if limit < 0 or #parts < limit then return value.list(parts) end
+    -- the left part keeps its own white space, also where there is nothing to its right
+    local first = #parts - limit + 1
+    local rest = value.rstrip(s:sub(1, (starts[first] or #s + 1) - 1))
+    if rest == "" then return value.list(parts) end
+    return value.list(table.move(parts, first, #parts, 2, { rest }))
   end
+  local parts = strings.split(s, { separator }).items
+  if limit < 0 or #parts - 1 <= limit then return value.list(parts) end
   local first = table.concat(parts, separator, 1, #parts - limit)
   return value.list(table.move(parts, #parts - limit + 1, #parts, 2, { first }))
 end
@@ -115,7 +124,7 @@ function strings.splitlines(s, args, named)
   local keep = value.truth(argument(args, named, 1, "keepends", false))
   local lines, from, at = {}, 1, 1
   while at <= #s do
-    local c = s:match("^" .. utf8.charpattern, at)
+    local c = s:match(one_character, at)
     local stop = at + #c
     if breaks[c] then
       if c == "\r" and s:sub(stop, stop) == "\n" then stop = stop + 1 end
@@ -230,8 +239,9 @@ local function padded(left, right)
   return function(s, args, named)
     local width, fill = whole_argument(args, named, 1, "width"), text_argument(args, named, 2, "fillchar", " ")
     local missing = width - utf8.len(s)
+    if fill == none or utf8.len(fill) ~= 1 then fail "the fill character must be exactly one character long" end
     if missing <= 0 then return s end
-    charge(missing * #fill)
+    charge(missing)
     local before = left and right and missing // 2 + (missing & width & 1) or left and missing or 0
     return fill:rep(before) .. s .. fill:rep(missing - before)
   end
@@ -261,6 +271,7 @@ end
 
 local function all(s, test)
   if s == "" then return false end
+  charge(#s)
   for c in s:gmatch(utf8.charpattern) do
     if not test(c) then return false end
   end

@@ -21,6 +21,8 @@ function value.charge(n)
   if budget < 0 then value.fail("the template needs more than %d steps and bytes: it is stopped", allowed) end
 end
 local charge, fail = value.charge, value.fail
+-- For going over a string once.
+function value.charge_text(v) if type(v) == "string" then charge(#v // 16) end end
 -- For looking for one string in another, which at the worst takes the product of their lengths.
 function value.charge_search(s, wanted) charge((#s // 64) * (#wanted // 64) + #s // 16) end
 
@@ -38,6 +40,7 @@ end
 function value.dict() return setmetatable({ keys = {}, map = {} }, Dict) end
 function value.set(dict, key, item)
   if value.kind(key) == "list" or value.kind(key) == "dict" then fail("unhashable type: '%s'", value.type_name(key)) end
+  if key ~= key then fail "nan cannot be a key" end
   if dict.map[key] == nil then dict.keys[#dict.keys + 1] = key end
   charge(1)
   dict.map[key] = item
@@ -288,6 +291,7 @@ local function to_json(v, options, depth)
   if #parts == 0 then return open .. close end
   local text
   if options.indent then
+    charge(#options.indent * (depth + 1) * (#parts + 1))
     local inner, outer = "\n" .. options.indent:rep(depth + 1), "\n" .. options.indent:rep(depth)
     text = open .. inner .. table.concat(parts, options.item .. inner) .. outer .. close
   else
@@ -337,6 +341,7 @@ function value.equal(a, b)
     end
     return true
   end
+  if k == "string" then charge(math.min(#a, #b) // 64) end
   return a == b
 end
 
@@ -344,7 +349,10 @@ function value.less(a, b)
   charge(1)
   local x, y = as_number(a), as_number(b)
   if x and y then return x < y end
-  if type(a) == "string" and type(b) == "string" then return a < b end
+  if type(a) == "string" and type(b) == "string" then
+    charge(math.min(#a, #b) // 16)
+    return a < b
+  end
   if kind(a) == "list" and kind(b) == "list" then
     for i, item in ipairs(a.items) do
       if b.items[i] == nil then return false end
