@@ -70,11 +70,13 @@ end
 --- The environment variable that sets a key: batch_size is KAVA_BATCH_SIZE, kv.method is KAVA_KV_METHOD.
 function config.variable(name) return "KAVA_" .. name:upper():gsub("%.", "_") end
 
---- Whether a variable's name looks like a secret's: such are never read, printed or kept.
+--- Whether a variable's name looks like a secret's, which is one that has a part ending in such a word (KAVA_TOKENIZER is none): such are
+--- never read, printed or kept.
 function config.secret(name)
-  name = name:upper()
-  for _, word in ipairs(SECRET) do
-    if name:find(word, 1, true) then return true end
+  for part in name:upper():gmatch "[^_]+" do
+    for _, word in ipairs(SECRET) do
+      if part:find(word .. "S?%d*$") then return true end
+    end
   end
   return false
 end
