@@ -36,6 +36,12 @@ typedef struct kava_cuda_facts {
 } kava_cuda_facts;
 const kava_cuda_facts *kava_cuda_device(void);
 
+/* `count` elements of a quantised (or float) matrix as `to` (f32, bf16 or f16), dst at a multiple of 16 bytes. src
+ * holds whole blocks; with a scaling they begin at (row, column) of its matrix, whose rows have `columns` elements, and
+ * go on over the ends of rows: a layer's weight in one launch. */
+kava_status kava_cuda_widen_matrix(kava_dtype type, const void *src, const kava_scaling *scaling, int64_t row,
+                                   int64_t column, int64_t columns, int64_t count, kava_dtype to, void *dst);
+
 /* NULL entries: kernels that are not there. */
 extern "C" const kava_kernels *kava_cuda_kernels(void);
 

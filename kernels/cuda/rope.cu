@@ -1,0 +1,64 @@
+/* kernels/cuda/rope.cu: rotary position embedding, half-split; formulas: kava_rope_args. A thread turns N pairs: N
+ * elements of the first half and N of the second, 16 bytes each where the half allows it. Predicted, bf16, 4096 tokens
+ * of 14 heads of 64 at 3.35 TB/s: 15 MB, 4.4 us. */
+#include "kernels/cuda/element.cuh"
+
+#define THREADS 256
+
+template <class T, int N> static __global__ void __launch_bounds__(THREADS) rope_kernel(kava_rope_args a) {
+  typedef kava_wide<T> F;
+  int half = (int)a.rotated / 2, rest = ((int)a.dim - 2 * half) / N, packs = half / N + rest;
+  int64_t total = a.tokens * a.heads * packs;
+  for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < total; i += (int64_t)gridDim.x * THREADS) {
+    int64_t row = i / packs, token = row / a.heads;
+    int j = (int)(i % packs) * N;
+    const T *x = (const T *)a.x + row * a.dim;
+    T *y = (T *)a.y + row * a.dim;
+    F low[N], high[N], old[N];
+    if (j >= half) { /* behind what is rotated */
+      j += half;
+      kava_load<T, N>(x + j, low);
+      if (a.add) {
+        kava_load<T, N>(y + j, old);
+#pragma unroll
+        for (int k = 0; k < N; k++) low[k] += old[k];
+      }
+      kava_store<T, N>(y + j, low);
+      continue;
+    }
+    const F *cosine = (const F *)a.cosine + token % a.period * half + j,
+            *sine = (const F *)a.sine + token % a.period * half + j;
+    kava_load<T, N>(x + j, low);
+    kava_load<T, N>(x + j + half, high);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      F c = cosine[k], s = a.inverse ? -sine[k] : sine[k], l = low[k], h = high[k];
+      low[k] = l * c - h * s;
+      high[k] = h * c + l * s;
+    }
+    if (a.add) {
+      kava_load<T, N>(y + j, old);
+#pragma unroll
+      for (int k = 0; k < N; k++) low[k] += old[k];
+      kava_load<T, N>(y + j + half, old);
+#pragma unroll
+      for (int k = 0; k < N; k++) high[k] += old[k];
+    }
+    kava_store<T, N>(y + j, low);
+    kava_store<T, N>(y + j + half, high);
+  }
+}
+
+extern "C" void kava_cuda_rope(const kava_rope_args *a) {
+  if (a->tokens == 0 || a->heads == 0 || a->dim == 0) return;
+  if (!kava_for_float(a->dtype, [&](auto t) {
+        typedef decltype(t) T;
+        constexpr int N = kava_vector<T>();
+        int64_t total = a->tokens * a->heads * (a->dim - a->rotated / 2);
+        if (a->rotated / 2 % N == 0 && a->dim % N == 0 && kava_aligned(a->x) && kava_aligned(a->y))
+          kava_launch("rope", rope_kernel<T, N>, kava_cuda_blocks(total / N, THREADS), THREADS, 0, *a);
+        else
+          kava_launch("rope", rope_kernel<T, 1>, kava_cuda_blocks(total, THREADS), THREADS, 0, *a);
+      }))
+    kava_cuda_unsupported("rope", a->dtype);
+}
