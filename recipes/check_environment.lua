@@ -60,20 +60,24 @@ local function named(kava, config, places, list)
 end
 
 -- The teacher that is named, else the demo's: loaded, probed, its keys aggregated and projected, and the batch that a student of its
--- shape would get here. -> a check, batch { micro_batch, accumulate, target_batch, model, reason } | nil
-local function try_model(kava, facts, config, places)
+-- shape would get here. Adds checks to list. -> batch { micro_batch, accumulate, target_batch, model, reason } | nil
+local function try_model(kava, facts, config, places, list)
   local name = config.teacher.path
   local path = find(kava, name or DEMO, places.models)
-  local check, batch = { name = "keys are extracted and projected", ok = false }, nil
+  local check = { name = "keys are extracted and projected", ok = false }
+  list[#list + 1] = check
   if not path then
-    check.message = (name or DEMO) .. ": not found; give teacher=, or set KAVA_MODEL_PATH"
-    return check
+    check.message = ("%s: not found; give teacher=, or set %s"):format(name or DEMO, config.paths.env_vars.models)
+    return nil
   end
-  local done, problem = pcall(function()
+  local done, measured = pcall(function()
     local model = assert(kava.model.load(path))
     local probe = model:probe()
     local ids = kava.zeros({ 1, 32 }, { dtype = "i64" })
-    local keys = kava.kv.aggregate(model:forward({ input_ids = ids, logits = false }).kv, config.kv.method, { part = "keys" })
+    local kv = name and config.kv or { method = "concat" } -- layers and weights are of the teacher that is named
+    local function teachers(value) return type(value) == "table" and value.teacher or value end
+    local keys = kava.kv.aggregate(model:forward({ input_ids = ids, logits = false }).kv, kv.method,
+      { part = "keys", layers = teachers(kv.layers), weights = teachers(kv.weights) })
     local width = keys.shape[3]
     local projector = kava.projector { in_dim = width, out_dim = probe.layer_dim, hidden_ratio = 1 / 4 }
     local shape = projector(keys).shape
@@ -83,16 +87,16 @@ local function try_model(kava, facts, config, places)
     local weights, spec = 0, model.config
     for _, t in pairs(model:parameters()) do weights = weights + 4 * t:numel() end
     local tokens = config.data.max_length
-    local decisions = require("recipes.tune").decide(facts, config, { fixed_bytes = 4 * weights, row_tokens = tokens,
-      typical_tokens = tokens, student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size,
-        kv_dim = probe.layer_dim } })
-    assert(decisions.batch_size, decisions.why.batch_size)
-    batch = { micro_batch = decisions.batch_size, accumulate = decisions.accumulate, target_batch = decisions.target_batch,
-      model = path, reason = decisions.why.batch_size }
+    return { fixed_bytes = 4 * weights, row_tokens = tokens, typical_tokens = tokens, student = { layers = probe.layers,
+      hidden = spec.hidden_size, intermediate = spec.intermediate_size, kv_dim = probe.layer_dim } }
   end)
   check.ok = done
-  if not done then check.message = tostring(problem) end
-  return check, batch
+  if not done then check.message = tostring(measured) end
+  local decisions = require("recipes.tune").decide(facts, config, done and measured or nil)
+  local rows, why = decisions.batch_size, decisions.why.batch_size
+  list[#list + 1] = { name = "a batch is decided", ok = rows ~= nil, message = rows and ("%d rows: %s"):format(rows, why) or why }
+  if not rows then return nil end
+  return { micro_batch = rows, accumulate = decisions.accumulate, target_batch = decisions.target_batch, model = path, reason = why }
 end
 
 -- What the program stands on, with versions; where BLAS is missing, what that means.
@@ -213,7 +217,7 @@ local function report(config, options, resolved)
   local it = { facts = facts, places = places, chosen = chosen, cluster = resolved.cluster, checks = checks(facts, config, places, chosen),
     workers = require("recipes.tune").workers(facts, config), dependencies = dependencies(kava, facts) }
   named(kava, config, places, it.checks)
-  it.checks[#it.checks + 1], it.batch = try_model(kava, facts, config, places)
+  it.batch = try_model(kava, facts, config, places, it.checks)
   local show = options.json and as_json or as_text
   show(kava, it)
   for _, check in ipairs(it.checks) do

@@ -253,6 +253,12 @@ describe("check_environment", function()
     local code, out = program.run "recipes/check_environment.lua teacher=assets/demo/teacher.gguf kv.method=mean"
     assert.equal(0, code, out)
     assert.truthy(out:find("64 numbers a token to 64", 1, true), out)
+    code, out = program.run "recipes/check_environment.lua teacher=assets/demo/teacher.gguf use_all_layers=false"
+    assert.equal(0, code, out)
+    assert.truthy(out:find("64 numbers a token to 64", 1, true), out)
+    code, out = program.run "recipes/check_environment.lua training.batch_size.auto_detect=false"
+    assert.equal(1, code)
+    assert.truthy(out:find("FAILED a batch is decided: batch_size=auto, but training.batch_size.auto_detect=false", 1, true), out)
     code, out = program.run "recipes/check_environment.lua teacher=nowhere"
     assert.equal(1, code)
     assert.truthy(out:find("FAILED keys are extracted and projected: nowhere: not found", 1, true), out)

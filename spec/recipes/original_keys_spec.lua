@@ -135,22 +135,51 @@ describe("the original's keys", function()
     assert.equal("./o", c.paths.defaults.output) -- paths_spec.lua and hardware_spec.lua have the rest
   end)
 
-  it("work in a run, all together", function()
-    local dir = helper.tmp()
-    require("spec.tiny").model(dir .. "/teacher", { layers = 4, hidden = 16 })
-    local lines = {}
-    for i = 1, 16 do lines[i] = kava.json.encode { question = "q " .. i, answer = "a " .. i } end
-    helper.write(dir .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
-    local experiment = helper.write(dir .. "/e.lua", ([[return { teacher = "DIR/teacher", student = { layers = 2 }, preset = "original",
-      data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 16 }, eval = { every = 0, before = false },
-      training = { steps = 1, gradient_accumulation = { target_batch_size = 8 } },
-      kv_aggregation_method = "mean", use_all_layers = false, model_dimensions = { auto_detect = false },
-      paths = { env_vars = { outputs = "LLM_OUT" } } }]]):gsub("DIR", dir))
-    local code, out, err = program.shell(("LLM_OUT=%s/runs KAVA_CACHE_PATH=%s/cache %s recipes/train_adaptive.lua --config=%s"):format(
-      dir, dir, program.path, experiment))
-    assert.equal(0, code, err)
-    assert.truthy(out:find(dir .. "/runs/run-", 1, true), out)
-    assert.truthy(out:find("not measured: model_dimensions.auto_detect=false", 1, true), out)
-    assert.truthy(out:find("1 steps of 8 rows", 1, true), out)
+  describe("in a run", function()
+    local dir, experiment
+    setup(function()
+      dir = helper.tmp()
+      require("spec.tiny").model(dir .. "/teacher", { layers = 4, hidden = 16 })
+      local lines = {}
+      for i = 1, 16 do lines[i] = kava.json.encode { question = "q " .. i, answer = "a " .. i } end
+      helper.write(dir .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
+      experiment = helper.write(dir .. "/e.lua", ([[return { teacher = "DIR/teacher", student = { layers = 2 }, preset = "original",
+        data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 16 }, eval = { every = 0, before = false },
+        training = { steps = 1, gradient_accumulation = { target_batch_size = 8 } },
+        kv_aggregation_method = "mean", use_all_layers = false, model_dimensions = { auto_detect = false },
+        paths = { env_vars = { outputs = "LLM_OUT" } } }]]):gsub("DIR", dir))
+    end)
+
+    local function train(arguments)
+      return program.shell(("LLM_OUT=%s/runs KAVA_CACHE_PATH=%s/cache %s recipes/train_adaptive.lua --config=%s resume=none %s"):format(
+        dir, dir, program.path, experiment, arguments))
+    end
+
+    local function shows(arguments, ...)
+      local code, out, err = train(arguments)
+      assert.equal(0, code, err)
+      for _, part in ipairs { ... } do assert.truthy(out:find(part, 1, true), part .. " in: " .. out) end
+    end
+
+    it("those of models and paths are obeyed", function()
+      shows("", dir .. "/runs/run-", "not measured: model_dimensions.auto_detect=false", "1 steps of 8 rows")
+    end)
+
+    it("training.auto_tune=false is obeyed, and so is the table", function()
+      shows("training.auto_tune=false batch_size=4", "micro-batch 4, 2 of them a step", "batch_size as given")
+      shows("training.batch_size.strategy=table", "by the table of memory", "training.batch_size.strategy=table")
+    end)
+
+    it("training.batch_size.auto_detect=false wants a number", function()
+      local code, _, err = train "training.batch_size.auto_detect=false"
+      assert.equal(2, code, err)
+      assert.truthy(err:find("batch_size=auto, but training.batch_size.auto_detect=false: give batch_size a number", 1, true), err)
+      shows("training.batch_size.auto_detect=false training.batch_size=2", "micro-batch 2, 4 of them a step")
+    end)
+
+    it("training.gradient_accumulation.auto_compute=false takes the number of micro-batches as given", function()
+      shows("training.gradient_accumulation.auto_compute=false training.gradient_accumulation.steps=3 batch_size=2",
+        "micro-batch 2, 3 of them a step", "1 steps of 6 rows")
+    end)
   end)
 end)
