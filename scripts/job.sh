@@ -29,7 +29,11 @@ where() {
 run() {
   local again=1 status name
   code=127 asked='' child=''
-  pass() { [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null; }
+  pass() {
+    if [ -n "$child" ] && kill -USR1 "$child" 2>/dev/null; then
+      say "SIG$asked: KAVA saves and leaves when its micro-batch is done; where that takes too long, lower batch_size, or have it warned earlier"
+    fi
+  }
   for name in USR1 USR2 TERM HUP INT; do
     # shellcheck disable=SC2064 # the name as it is now
     trap "asked=$name again=1; pass" "$name"
@@ -41,7 +45,7 @@ run() {
     again=
     wait "$child"
     status=$?
-    [ "$status" = 127 ] || code=$status
+    [ "$status" = 127 ] || code=$status # 127: it had ended already
   done
   trap - USR1 USR2 TERM HUP INT
   if [ -n "$asked" ] && [ "$code" -gt 128 ]; then code=75; fi # it died of the signal, before it could watch for any
@@ -56,7 +60,7 @@ requeue() {
       local name=$id
       [ -z "${SLURM_ARRAY_TASK_ID-}" ] || name=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
       case $(scontrol show job --oneliner "$name") in
-        *JobState=RUNNING*) scontrol requeue "$name" && sleep 60 ;; # it ends this script
+        *JobState=RUNNING*) scontrol requeue "$name" && { sleep 60; exit "$code"; } ;; # it ends this script
         *) say "Slurm has ended this job itself" ;; # by scancel; or to start it again, whatever this script does
       esac ;;
     sge) exit 99 ;;
@@ -67,7 +71,7 @@ requeue() {
       if [ "$asked" = TERM ] || [ "$asked" = HUP ]; then
         say "$scheduler ended this job by SIG$asked: it is not submitted again"
       elif [ "$scheduler" = pbs ]; then
-        qrerun "$id" 2>/dev/null && sleep 60 # operators may; it ends this script
+        qrerun "$id" 2>/dev/null && { sleep 60; exit "$code"; } # operators may; it ends this script
         qsub -v "$(compgen -A export KAVA_ | paste -sd, -)" "$script" && exit 0
       elif [ "$scheduler" = cobalt ]; then
         qsub --env "KAVA_CHAIN=$chain" "$script" "$@" && exit 0

@@ -47,16 +47,16 @@ local function write(self, file, path, text)
   return self
 end
 
--- Keeps the lines for which keep(line) is true.
+-- Keeps the lines for which keep(line) is true, in a file of its own: another copy of the run that still has the old one open writes to
+-- what nobody will read.
 local function filter(path, keep)
   local file = io.open(path, "rb")
   if not file then return end
-  local lines, dropped = {}, false
+  local lines = {}
   for line in file:lines "L" do
-    if line:sub(-1) == "\n" and keep(line) then lines[#lines + 1] = line else dropped = true end
+    if line:sub(-1) == "\n" and keep(line) then lines[#lines + 1] = line end
   end
   file:close()
-  if not dropped then return end
   local fresh = path .. ".new"
   local out = assert(io.open(fresh, "wb"))
   assert(out:write(table.concat(lines)))

@@ -32,7 +32,7 @@ trap '[ -z "$job" ] || scancel --quiet "$job" 2>/dev/null || qdel "$job" >/dev/n
 log=$folder/job.log
 keys+=(output="$folder/broken")
 submit() { # sbatch's options, then the script
-  sbatch --parsable --output="$log" "$@" "${keys[@]}"
+  sbatch --parsable --open-mode=append --output="$log" "$@" "${keys[@]}"
 }
 field() { # of the job: Restarts, JobState, BatchHost
   scontrol show job --oneliner "$job" | grep -o " $1=[^ ]*" | head -1 | cut -d= -f2

@@ -173,9 +173,10 @@ describe("the submit scripts", function()
 
   it("pass USR1, USR2 and TERM on as USR1, and wait for KAVA to end", function()
     for _, name in ipairs { "USR1", "USR2", "TERM" } do
-      local code, calls = signalled("sge", "CODE=85", { name })
+      local code, calls, err = signalled("sge", "CODE=85", { name })
       assert.equal(99, code, calls)
       assert.truthy(called(calls, "kava got USR1"), calls)
+      assert.truthy(err:find(("job: SIG%s: KAVA saves and leaves"):format(name), 1, true), err)
     end
     -- one that takes its time is waited for through further signals
     local code, calls = signalled("sge", "CODE=75 STAYS=6 DIES=KILL", { "USR1", "USR2", "USR1" })

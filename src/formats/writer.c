@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ROOM ((size_t)1 << 16) /* of the buffer */
@@ -17,9 +18,18 @@ static kava_status fail(const kava_writer *w) {
   return kava_fail(KAVA_IO, "%s: cannot be written: %s", w->path, strerror(errno));
 }
 
+/* A number for a temporary file that no writer beside has: on a shared file system processes of several hosts, or
+ * containers, have the same pid. */
+static unsigned long long own_number(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return ((unsigned long long)now.tv_sec * 1000000000 + (unsigned long long)now.tv_nsec) ^ (unsigned long long)getpid()
+                                                                                               << 40;
+}
+
 kava_status kava_writer_open(kava_writer *w, const char *path) {
   *w = (kava_writer){.file = -1, .folder = -1};
-  if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%ld", path, (long)getpid())) ||
+  if (!(w->path = kava_strdup(path)) || !(w->temporary = kava_format("%s.tmp%llu", path, own_number())) ||
       !(w->buffer = kava_alloc(ROOM))) {
     kava_writer_abort(w);
     return KAVA_MEMORY;
