@@ -274,3 +274,43 @@ describe("a real 4-bit model", function()
     end
   end)
 end)
+
+describe("a large vocabulary in a mapped file", function()
+  it("does not become resident row by row", function()
+    local hidden, vocab, dir = 64, 600000, helper.tmp()
+    local config = with { vocab_size = vocab, hidden_size = hidden, intermediate_size = 64, num_hidden_layers = 1 }
+    assert(kava.fs.write(dir .. "/config.json", kava.json.encode(config)))
+    local header, at = {}, 0
+    local function entry(name, ...)
+      local size = 2
+      for _, n in ipairs { ... } do size = size * n end
+      header[name] = { dtype = "BF16", shape = kava.json.array { ... }, data_offsets = kava.json.array { at, at + size } }
+      at = at + size
+    end
+    entry("model.embed_tokens.weight", vocab, hidden)
+    entry("model.norm.weight", hidden)
+    for name, rows in pairs { q_proj = hidden, k_proj = hidden // 2, v_proj = hidden // 2, o_proj = hidden } do
+      entry(("model.layers.0.self_attn.%s.weight"):format(name), rows, hidden)
+    end
+    for _, name in ipairs { "gate_proj", "up_proj", "down_proj" } do entry(("model.layers.0.mlp.%s.weight"):format(name), 64, hidden) end
+    for _, name in ipairs { "input_layernorm", "post_attention_layernorm" } do entry(("model.layers.0.%s.weight"):format(name), hidden) end
+    local text = kava.json.encode(header)
+    local file = assert(io.open(dir .. "/model.safetensors", "wb"))
+    file:write(string.pack("<s8", text))
+    file:seek("set", 8 + #text + at - 1) -- a file of holes
+    file:write "\0"
+    file:close()
+    local function resident()
+      local status = helper.read "/proc/self/status"
+      return tonumber(status:match "RssFile:%s+(%d+)") + tonumber(status:match "RssShmem:%s+(%d+)")
+    end
+    local m = assert(kava.model.load(dir))
+    local row = {}
+    for i = 1, 400 do row[i] = i * 1499 end
+    m:forward { input_ids = ids { { 1 } }, logits = false }
+    local before = resident()
+    local out = m:forward { input_ids = ids { row }, logits = false }
+    assert.equal(0, out.kv:keys(1):abs():max():item())
+    assert.is_true(resident() - before < 4096, ("%d KiB more are resident"):format(resident() - before))
+  end)
+end)

@@ -347,10 +347,18 @@ out:
   return st;
 }
 
+#define LARGE_TABLE ((size_t)64 << 20)
+/* A row that is looked up in a mapped file brings its neighbours along, a system with large pages 2 MiB of them: after
+ * some hundred rows a vocabulary that is hardly used would all be resident. */
+static void forget_rows(const kava_tensor *table) {
+  if (!table->requires_grad && table->storage->bytes >= LARGE_TABLE) kava_tensor_forget(table);
+}
+
 static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *x = NULL, *where = NULL, *p = NULL, *y = NULL;
   KAVA_TRY(kava_op_embedding(f->input_ids, d->embed, d->pad_id, &x));
+  forget_rows(d->embed);
   if (d->embed_scale != 1) {
     KAVA_TRY(kava_op_scale(x, d->embed_scale, &y));
     replace(&x, y);
