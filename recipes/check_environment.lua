@@ -130,7 +130,10 @@ local function as_json(kava, it)
   environment.hosts = facts.hosts and kava.json.array(facts.hosts) or null
   local gpu = chosen.device == facts.device and facts.gpu and facts.gpus[facts.gpu] or nil
   local gpus = {}
-  for i, one in ipairs(facts.gpus) do gpus[i] = { kind = one.kind, name = one.name or null, memory_bytes = one.memory or null } end
+  for i, one in ipairs(facts.gpus) do
+    gpus[i] = { kind = one.kind, name = one.name or null, uuid = one.uuid or null, memory_bytes = one.memory or null,
+      free_bytes = one.memory_free or null }
+  end
   local paths = {}
   for from, to in pairs { project_root = "project_root", models = "models", data = "data", cache = "cache", output = "outputs" } do
     local seen = places.seen[from]
@@ -142,7 +145,8 @@ local function as_json(kava, it)
     environment = environment,
     launch = pick(facts.launch, { "rank", "world_size", "local_rank", "local_size", "source" }),
     device = { kind = chosen.device or null, index = gpu and facts.gpu - 1 or null, name = gpu and gpu.name or facts.isa,
-      memory_bytes = gpu and gpu.memory or facts.memory or null, source = chosen.why.device, seen = kava.json.array(gpus),
+      memory_bytes = gpu and gpu.memory or facts.memory or null, free_bytes = gpu and gpu.memory_free or null,
+      driver = facts.driver or null, source = chosen.why.device, seen = kava.json.array(gpus),
       visible = facts.visible_devices and kava.json.array(facts.visible_devices) or null },
     precision = chosen.precision,
     cpus = facts.cpus,
@@ -181,7 +185,11 @@ local function as_text(kava, it)
   line("workers", it.workers, "tokenising threads: as many as CPUs, at most 8")
   fact("memory", nil, gib(facts.memory) or "unknown")
   line("device", chosen.device or "none", chosen.why.device)
-  for i, gpu in ipairs(facts.gpus) do line("gpu " .. i - 1, gpu.name or gpu.uuid or gpu.kind, gib(gpu.memory)) end
+  for i, gpu in ipairs(facts.gpus) do
+    line("gpu " .. i - 1, gpu.name or gpu.uuid or gpu.kind, (gib(gpu.memory) or "") .. (gpu.memory_free and (", %s free"):format(
+      gib(gpu.memory_free)) or ""))
+  end
+  fact "driver"
   if facts.visible_devices then fact("visible_devices", "visible devices", #facts.visible_devices == 0 and "none"
     or table.concat(facts.visible_devices, ",")) end
   fact "isa"

@@ -12,8 +12,10 @@ local env = {}
 
 local SECONDS_TO_ANSWER = 5 -- for a scheduler that is asked
 
--- Where facts come from. cuda (a function that lists the GPUs CUDA's driver shows) and backends (the kinds of device this build
--- computes on, beside the CPU) are absent where there are none.
+local SECONDS_OF_A_DRIVER = 10
+
+-- Where facts come from. cuda and metal (functions that list the GPUs a driver shows, and say what is wrong with it) may be absent;
+-- backends are the kinds of device this build computes on, beside the CPU.
 local function system()
   local kava = require "kava"
   return {
@@ -35,6 +37,8 @@ local function system()
     isa = kava.isa,
     host = kava.host,
     user = kava.user,
+    cuda = function() return kava.gpus.cuda(SECONDS_OF_A_DRIVER) end,
+    metal = kava.gpus.metal,
   }
 end
 

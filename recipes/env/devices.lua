@@ -1,5 +1,5 @@
--- GPUs this rank may use, and the precision each computes in. from.cuda lists what CUDA's driver shows, CUDA_VISIBLE_DEVICES applied
--- ({ name, uuid, memory, major, minor }; a build without CUDA has no such function); AMD's are read from the kernel's files.
+-- GPUs this rank may use, and the precision each computes in. from.cuda lists what CUDA's driver shows, CUDA_VISIBLE_DEVICES applied,
+-- and says of the driver itself what it knows (lua/kava/meta/gpus.lua); from.metal likewise; AMD's are read from the kernel's files.
 -- from.backends says what this build computes on. Masks are read whether or not a driver answers: what a job was given is a fact too.
 local devices = {}
 
@@ -63,13 +63,16 @@ function devices.precision(gpu)
   return "f32", gpu.isa .. " has no bf16 products faster than f32's" -- Intel's vdpbf16ps is not (scripts/bench/RESULTS.md)
 end
 
---- AMD's GPUs as the kernel lists them: nodes that compute -> list of { kind, name, gfx, memory, uuid }
+local KFD = "/sys/class/kfd/kfd/topology/nodes/%d/"
+local NODES = 64 -- a machine has fewer
+
+--- AMD's GPUs as the kernel lists them: nodes that compute -> list of { kind, name, gfx, memory, memory_free, uuid }. What a cgroup keeps
+--- from this process cannot be read, and the numbers go on behind it.
 function devices.kfd(read)
   local list = {}
-  for node = 0, 255 do
-    local base = ("/sys/class/kfd/kfd/topology/nodes/%d/"):format(node)
-    local text = read(base .. "properties")
-    if not text then break end
+  for node = 0, NODES - 1 do
+    local base = KFD:format(node)
+    local text = read(base .. "properties") or ""
     local function property(name) return math.tointeger(tonumber(("\n" .. text):match("\n" .. name .. " (%d+)"))) end
     local version = property "gfx_target_version" or 0
     if (property "simd_count" or 0) > 0 and version > 0 then -- a CPU is a node without SIMD units
@@ -79,11 +82,38 @@ function devices.kfd(read)
         local size = (read(("%smem_banks/%d/properties"):format(base, bank)) or ""):match "size_in_bytes (%d+)"
         memory = memory + (math.tointeger(tonumber(size)) or 0)
       end
-      list[#list + 1] = { kind = "rocm", name = gfx, gfx = gfx, memory = memory > 0 and memory or nil,
-        uuid = id and id > 0 and ("GPU-%016x"):format(id) or nil }
+      local card = ("/sys/class/drm/renderD%d/device/"):format(property "drm_render_minor" or -1)
+      local name = (read(card .. "product_name") or ""):match "^%s*([^\n]-)%s*\n?$"
+      local used = math.tointeger(tonumber((read(card .. "mem_info_vram_used") or ""):match "%d+"))
+      list[#list + 1] = { kind = "rocm", name = name and name ~= "" and name or gfx, gfx = gfx, memory = memory > 0 and memory or nil,
+        memory_free = used and memory > used and memory - used or nil, uuid = id and id > 0 and ("GPU-%016x"):format(id) or nil }
     end
   end
   return list
+end
+
+-- CUDA's own words for what keeps a driver from working, as advice.
+local ADVICE = {
+  [2] = "there is too little memory, or address space (ulimit -v), to start it",
+  [34] = "libcuda.so.1 is the toolkit's stub: the driver's own has to come first, as a container's --nv or --gpus sees to",
+  [35] = "the driver is older than its library wants: a newer driver is needed",
+  [802] = "the GPUs are not ready yet: nvidia-fabricmanager has to run on this node",
+  [803] = "the driver's library and its kernel module are of different versions: after an update the node has to be restarted, or a "
+    .. "container brings a library that is not the node's",
+}
+local NO_DEVICE = 100
+
+-- What is wrong with NVIDIA's driver, as a warning.
+local function complain(at, about, masked)
+  if about.code == NO_DEVICE then
+    if about.seen and about.seen > 0 and not masked then
+      at.v:warn("NVML counts %d GPUs, of which CUDA shows none: this process may not open them (/dev/nvidia*: a container's or a job's "
+        .. "rules)", about.seen)
+    end
+    return
+  end
+  at.v:warn("NVIDIA's GPUs are not used: %s%s", variables.shown(about.problem, 160), ADVICE[about.code] and ": " .. ADVICE[about.code]
+    or ". nvidia-smi on this node should say the same; ask its administrators")
 end
 
 -- Torque's file of lines such as host-gpu0 -> a mask of this host's
@@ -132,7 +162,12 @@ local function cuda(at)
   local mask = read_mask(at, why:match "^[%w_]+", text)
   at:put("visible_devices", mask, why)
   if mask and #mask == 0 then return mask, why end
-  local all = at.from.cuda and at.from.cuda() or {}
+  local all, about
+  if at.from.cuda then all, about = at.from.cuda() end
+  all, about = all or {}, about or {}
+  local version = about.cuda and ("%sCUDA %s"):format(about.driver and about.driver .. ", " or "", about.cuda)
+  at:put("driver", version or about.driver, "NVIDIA's driver")
+  if about.problem then complain(at, about, mask) end
   if own and #all > 0 and #all < #mask then
     at.v:warn("CUDA_VISIBLE_DEVICES=%s names %d GPUs, the driver shows %d: the list ends at one that is not there",
       variables.shown(text), #mask, #all)
@@ -141,7 +176,7 @@ local function cuda(at)
   end
   local chosen = own and all or devices.select(all, mask)
   for _, gpu in ipairs(chosen) do gpu.kind = "cuda" end
-  return chosen, why
+  return chosen, why, about.problem and variables.shown(about.problem, 160)
 end
 
 -- ROCR's mask comes first; HIP's, else CUDA's, indexes what is left.
@@ -159,17 +194,35 @@ local function rocm(at)
     second and name or first and "ROCR_VISIBLE_DEVICES" or "the kernel's list (/sys/class/kfd)"
 end
 
---- Puts isa, isa_bf16, device ("cuda", "rocm", "cpu"), gpus (those this job may use), gpu (this rank's, from 1), precision, and
---- visible_devices where a mask says which.
+-- Apple's; its version of macOS goes with the kernel's: Darwin 23 is macOS 14.
+local function apple(at)
+  local host = at.from.host()
+  if host.system ~= "Darwin" or not at.from.metal then return {} end
+  local list, about = at.from.metal()
+  local darwin = tonumber((host.release or ""):match "^%d+")
+  for _, gpu in ipairs(list) do
+    gpu.kind = "mps"
+    gpu.macos = darwin and (darwin >= 25 and darwin + 1 or darwin - 9) -- from 26 on Apple counts by years
+  end
+  if about and about.problem then at.v:warn("%s", about.problem) end
+  return list, "Metal"
+end
+
+--- Puts isa, isa_bf16, driver, device ("cuda", "rocm", "mps", "cpu"), gpus (those this job may use), gpu (this rank's, from 1),
+--- precision, and visible_devices where a mask says which.
 function devices.read(at)
   local from, facts = at.from, at.facts
   local isa, bf16 = from.isa()
   at:put("isa", isa, "the processor's features (KAVA_ISA lowers it)")
   at:put("isa_bf16", bf16, "how the kernels multiply bf16")
-  local nvidia, mask = cuda(at)
+  local nvidia, mask, problem = cuda(at)
   local amd, amd_mask = rocm(at)
   local gpus, why = nvidia, mask
   if #gpus == 0 and #amd > 0 then gpus, why = amd, amd_mask end
+  if #gpus == 0 then
+    local metal, source = apple(at)
+    if #metal > 0 then gpus, why = metal, source end
+  end
   at:put("gpus", gpus, why)
   local kind = gpus[1] and gpus[1].kind
   if kind and (from.backends or {})[kind] then
@@ -179,7 +232,8 @@ function devices.read(at)
     at:put("precision", devices.precision(gpus[facts.gpu]))
   else
     local given = facts.visible_devices
-    at:put("device", "cpu", kind and "this build computes on the CPU" or given and #given == 0 and why or "no GPU is seen")
+    at:put("device", "cpu", kind and "this build computes on the CPU" or given and #given == 0 and why or problem
+      or "no GPU is seen")
     if given and #given > 0 then
       at.v:warn("this job was given GPUs (%s), which this build does not use: ask for none", facts.why.visible_devices)
     end

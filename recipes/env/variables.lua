@@ -66,9 +66,9 @@ function Variables:first(kind, names)
 end
 
 --- A value as a message shows it: printable, not long.
-function variables.shown(text)
-  text = text:gsub("%c", "?")
-  return #text <= 60 and text or text:sub(1, 57) .. "…"
+function variables.shown(text, most)
+  text, most = text:gsub("%c", "?"), most or 60
+  return #text <= most and text or text:sub(1, most - 3) .. "…"
 end
 
 return variables

@@ -1,6 +1,7 @@
 -- Machines and jobs as tables, for env_spec.lua: { name, set = variables, files =, commands =, cpus =, host =, isa =, gpus = (what the
--- node has), backends =, expect = { fact = value } } ("launch.rank" reaches inside; false: not known); warns: a piece of a warning (no
--- warnings otherwise); fails: a piece of the message of an exit with code 2. now is 1000000.
+-- node has), about = (what the driver says of itself), darwin = (a Mac's kernel), backends =, expect = { fact = value } } ("launch.rank"
+-- reaches inside; false: not known); warns: a piece of a warning (no warnings otherwise); fails: a piece of the message of an exit with
+-- code 2. now is 1000000.
 local NONE = false
 
 local function with(base, more)
@@ -65,10 +66,11 @@ local V2 = {
   ["/sys/fs/cgroup/slice/job/step/memory.max"] = "max\n", ["/sys/fs/cgroup/slice/job/memory.high"] = "2147483648\n",
   ["/sys/fs/cgroup/slice/memory.max"] = "4294967296\n" }
 
+local KFD = "/sys/class/kfd/kfd/topology/nodes/"
 local function kfd(nodes)
   local files = {}
   for i, node in ipairs(nodes) do
-    local base = ("/sys/class/kfd/kfd/topology/nodes/%d/"):format(i - 1)
+    local base = ("%s%d/"):format(KFD, i - 1)
     files[base .. "properties"] = ("cpu_cores_count %d\nsimd_count %d\ngfx_target_version %d\nunique_id %d\n"):format(node.simd and 0 or 64,
       node.simd or 0, node.gfx or 0, i)
     files[base .. "mem_banks/0/properties"] = "heap_type 1\nsize_in_bytes 68702699520\n"
@@ -318,4 +320,27 @@ return {
     backends = { rocm = true }, expect = { ["gpus.1.uuid"] = "GPU-0000000000000003", ["gpus.2"] = NONE } },
   { "an empty mask of ROCm's", files = MI250, set = { ROCR_VISIBLE_DEVICES = "" }, backends = { rocm = true },
     expect = { device = "cpu" } },
+  { "GPUs of AMD's that a cgroup keeps from this job", files = with(MI250, { [KFD .. "1/properties"] = false }), backends = { rocm = true },
+    expect = { device = "rocm", ["gpus.1.uuid"] = "GPU-0000000000000003", ["gpus.2"] = NONE } },
+  { "an MI250 by its card", files = with(MI250, {
+      [KFD .. "1/properties"] = "simd_count 440\ngfx_target_version 90010\nunique_id 2\ndrm_render_minor 128\n",
+      [KFD .. "1/mem_banks/1/properties"] = "size_in_bytes 1024\n",
+      ["/sys/class/drm/renderD128/device/product_name"] = "AMD Instinct MI250X\n",
+      ["/sys/class/drm/renderD128/device/mem_info_vram_used"] = "1048576\n" }), backends = { rocm = true },
+    expect = { ["gpus.1.name"] = "AMD Instinct MI250X", ["gpus.1.memory"] = 68702699520 + 1024,
+      ["gpus.1.memory_free"] = 68702699520 + 1024 - 1048576, ["gpus.2.name"] = "gfx90a", ["gpus.2.memory_free"] = NONE } },
+  { "inside Slurm without a GPU: none of AMD's either", files = MI250, set = ONE, backends = { rocm = true },
+    expect = { device = "cpu", gpus = {} } },
+  { "a Mac", darwin = "23.4.0", backends = { mps = true }, expect = { device = "mps", ["gpus.1.name"] = "Apple M3", precision = "bf16" } },
+  { "a Mac of macOS 13", darwin = "22.6.0", backends = { mps = true }, expect = { device = "mps", precision = "f16" } },
+  { "a Mac of macOS 26", darwin = "25.0.0", backends = { mps = true }, expect = { ["gpus.1.macos"] = 26, precision = "bf16" } },
+  { "a driver and its version", gpus = nvidia(1), about = { library = true, driver = "550.54", cuda = "12.4", seen = 1 }, backends = CUDA,
+    expect = { device = "cuda", driver = "550.54, CUDA 12.4" } },
+  { "a driver's library and no GPU, as on a login node", gpus = {}, backends = CUDA,
+    about = { library = true, cuda = "12.4", code = 100, problem = "cuInit: error 100, no CUDA-capable device is detected" },
+    expect = { device = "cpu", driver = "CUDA 12.4" } },
+  { "GPUs that a container may not open", gpus = {}, warns = "NVML counts 2 GPUs", backends = CUDA,
+    about = { library = true, seen = 2, code = 100, problem = "cuInit: error 100, none" }, expect = { device = "cpu" } },
+  { "a driver and a module of different versions", gpus = {}, warns = "has to be restarted", backends = CUDA,
+    about = { library = true, seen = 2, code = 803, problem = "cuInit: error 803, unsupported" }, expect = { device = "cpu" } },
 }

@@ -16,9 +16,10 @@ local function machine(m)
     now = function() return 1000000 end,
     cpus = function() return m.cpus or 4 end,
     isa = function() return m.isa or "avx2", m.bf16 or "f32" end,
-    host = function() return { name = m.host or "n0" } end,
+    host = function() return { name = m.host or "n0", system = m.darwin and "Darwin" or "Linux", release = m.darwin } end,
     user = function() return "daemon" end,
-    cuda = m.gpus and function() return devices.select(m.gpus, devices.mask(set.CUDA_VISIBLE_DEVICES, #m.gpus)) end,
+    cuda = m.gpus and function() return devices.select(m.gpus, devices.mask(set.CUDA_VISIBLE_DEVICES, #m.gpus)), m.about end,
+    metal = function() return { { name = "Apple M3" } }, {} end,
     backends = m.backends,
   }
 end
