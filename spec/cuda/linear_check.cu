@@ -1,0 +1,72 @@
+/* spec/cuda/linear_check.cu: linear.cu against the reference, for weights of the activations' type and of others. */
+#include "check.h"
+
+static double tolerance(kava_dtype dtype, int64_t k) {
+  return 2 * unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6 * (double)(k + 1));
+}
+
+/* Weights of the type, and the values they have: `raw` on the device. */
+static void layer(kava_dtype dtype, kava_dtype wtype, int64_t rows, int64_t in, int64_t out, bool odd) {
+  int64_t block = kava_dtype_block(wtype), bytes = out * in / block * kava_dtype_block_bytes(wtype);
+  std::vector<uint8_t> raw((size_t)bytes);
+  std::vector<float> values((size_t)(out * in));
+  array plain(wtype == KAVA_F32 || wtype == KAVA_BF16 || wtype == KAVA_F16 || wtype == KAVA_F64 ? wtype : KAVA_F32,
+              out * in);
+  plain.random();
+  const void *w = plain.at();
+  std::vector<double> exact = plain.values;
+  if (block > 1) {
+    std::vector<float> source(plain.values.begin(), plain.values.end());
+    cpu->narrow(wtype, source.data(), raw.data(), out * in);
+    cpu->widen(wtype, raw.data(), values.data(), out * in);
+    exact.assign(values.begin(), values.end());
+  }
+  list<uint8_t> blocks(raw);
+  if (block > 1) w = blocks.device;
+  /* rounded to the activations' type on its way: what the GPU multiplies */
+  array rounded(dtype, out * in);
+  rounded.set(exact);
+  exact = rounded.values;
+
+  std::string name = std::string(kava_dtype_name(wtype)) + " " + std::to_string(rows) + " x " + std::to_string(in) +
+                     " to " + std::to_string(out) + (odd ? " odd" : "");
+  kava_dtype wide = dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
+  array x(dtype, rows * in, odd), bias(dtype, out), y(dtype, rows * out), dy(dtype, rows * out, odd);
+  array dx(dtype, rows * in), dw(wide, out * in), db(wide, out, odd);
+  for (array *a : {&x, &bias, &dy, &dx, &dw, &db}) a->random();
+  kava_linear_args g = {dtype, rows, in, out, w, wtype, NULL, 0, KAVA_F32},
+                   r = {KAVA_F64, rows, in, out, exact.data(), KAVA_F64, NULL, 0, KAVA_F32};
+  std::vector<double> want((size_t)(rows * out));
+  for (int with = 0; with < (dtype == KAVA_F64 ? 1 : 2); with++) {
+    expect("linear_forward " + name, gpu->linear_forward(&g, x.at(), with ? bias.at() : NULL, y.at()) == KAVA_OK);
+    cpu->linear_forward(&r, x.f64(), with ? bias.f64() : NULL, want.data());
+    compare("linear_forward " + name + (with ? ", bias" : ""), y, want, tolerance(dtype, in));
+  }
+  for (int add = 0; add < 2; add++) {
+    dx.random();
+    want = dx.values;
+    expect("linear_dx " + name, gpu->linear_dx(&g, dy.at(), dx.at(), add) == KAVA_OK);
+    cpu->linear_dx(&r, dy.f64(), want.data(), add);
+    compare("linear_dx " + name, dx, want, tolerance(dtype, out));
+    dw.random();
+    db.random();
+    std::vector<double> want_b = db.values;
+    want = dw.values;
+    expect("linear_dw " + name, gpu->linear_dw(&g, x.at(), dy.at(), dw.at(), add, db.at(), add) == KAVA_OK);
+    cpu->linear_dw(&r, x.f64(), dy.f64(), want.data(), add, want_b.data(), add);
+    compare("linear_dw " + name, dw, want, tolerance(wide, rows));
+    compare("linear_dw " + name + ", db", db, want_b, tolerance(wide, rows));
+  }
+}
+
+void check_linear() {
+  for (kava_dtype dtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64})
+    for (int odd = 0; odd < 2; odd++) {
+      layer(dtype, dtype, 3, 5, 7, odd);
+      layer(dtype, dtype, 40, 48, 20, odd);
+      layer(dtype, dtype, 300, 8, 136, odd);
+    }
+  for (kava_dtype dtype : {KAVA_F32, KAVA_BF16})
+    for (kava_dtype wtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_Q4_0, KAVA_Q4_1, KAVA_Q8_0})
+      layer(dtype, wtype, 9, 64, 24, false);
+}
