@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <vector>
 
 struct kava_emulated_blas {};
 struct kava_emulated_product {
@@ -51,6 +52,16 @@ bool sound(const kava_emulated_product *p, const kava_emulated_layout *a, const 
   if ((p->scale == CUDA_R_64F) != doubles) return false;
   if (p->epilogue == CUBLASLT_EPILOGUE_BIAS && (doubles || p->bias_type != c->type)) return false;
   return k == k2 && c->rows == m && c->cols == n;
+}
+/* A matrix as `count` rows of `depth` doubles, of which each lies in one stored column (`along`) or in one stored row.
+ */
+std::vector<double> rows_of(const kava_emulated_layout &l, bool along, const void *p, int64_t batch, int64_t count,
+                            int64_t depth) {
+  std::vector<double> out((size_t)(count * depth));
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t k = 0; k < depth; k++)
+      out[(size_t)(i * depth + k)] = get(l.type, p, batch * l.stride + (along ? i * l.ld + k : k * l.ld + i));
+  return out;
 }
 template <class T> T read(const void *value) {
   T x;
@@ -157,19 +168,21 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
   double keep = doubles ? read<double>(beta) : (double)read<float>(beta);
   int64_t depth = p.a == CUBLAS_OP_T ? la.rows : la.cols;
   kava_emulated::on_stream(stream, [=] {
-    for (int64_t batch = 0; batch < lc.batch; batch++)
+    for (int64_t batch = 0; batch < lc.batch; batch++) {
+      std::vector<double> left = rows_of(la, p.a == CUBLAS_OP_T, a, batch, lc.rows, depth),
+                          right = rows_of(lb, p.b != CUBLAS_OP_T, b, batch, lc.cols, depth);
       for (int64_t j = 0; j < lc.cols; j++)
         for (int64_t i = 0; i < lc.rows; i++) {
+          const double *x = left.data() + i * depth, *y = right.data() + j * depth;
           double sum = 0;
-          for (int64_t k = 0; k < depth; k++)
-            sum += get(la.type, a, batch * la.stride + (p.a == CUBLAS_OP_T ? i * la.ld + k : k * la.ld + i)) *
-                   get(lb.type, b, batch * lb.stride + (p.b == CUBLAS_OP_T ? k * lb.ld + j : j * lb.ld + k));
+          for (int64_t k = 0; k < depth; k++) sum += x[k] * y[k];
           int64_t at = batch * lc.stride + j * lc.ld + i;
           sum *= by;
           if (keep != 0) sum += keep * get(lc.type, c, at);
           if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += get(p.bias_type, p.bias, i);
           put(lc.type, d, at, sum);
         }
+    }
     return cudaSuccess;
   });
   return CUBLAS_STATUS_SUCCESS;
