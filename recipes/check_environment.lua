@@ -221,6 +221,7 @@ local function report(config, options, resolved)
   end
   local facts = require("recipes.env").facts(nil, settled(paths.variables(config)))
   local places = settled(paths.resolve(facts, resolved, require("recipes.env.folders").look(kava.fs)))
+  table.move(places.warnings, 1, #places.warnings, #facts.warnings + 1, facts.warnings)
   local chosen = choose(facts, config)
   local it = { facts = facts, places = places, chosen = chosen, cluster = resolved.cluster, checks = checks(facts, config, places, chosen),
     workers = require("recipes.tune").workers(facts, config), dependencies = dependencies(kava, facts) }

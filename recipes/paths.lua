@@ -100,26 +100,37 @@ local function project_root(facts, given, from)
 end
 
 --- facts; resolved: the config, with its provenance and cluster; look(path): recipes/env/folders.lua
---- -> { models =, data =, output =, cache =, project_root =, why = { … }, seen = { … as looked at } } | nil, message
+--- -> { models =, data =, output =, cache =, project_root =, why = { … }, seen = { … as looked at }, warnings = list } | nil, message
 function paths.resolve(facts, resolved, look)
   local settings, from = resolved.values.paths, resolved.from
   local root, reason = project_root(facts, settings.project_root, from["paths.project_root"])
   if not root then return nil, reason end
-  local places = { project_root = root, why = { project_root = reason }, seen = { project_root = look(root) } }
+  local places = { project_root = root, why = { project_root = reason }, seen = { project_root = look(root) }, warnings = {} }
+  if not places.seen.project_root.exists then
+    return nil, ("paths.project_root = %q (%s): not there; correct it, or make the folder"):format(root, reason)
+  end
   -- A cluster's login nodes run no job, and have its folders.
   local patterns = (facts.kind == "hpc" or resolved.cluster) and settings.hpc_patterns or {}
   for _, kind in ipairs(paths.kinds) do
     local given, source = settings[kind], from["paths." .. kind]
-    local path, why, seen
-    if given == "auto" then path, why, seen = by_pattern(kind, facts, patterns, look) end
+    local auto, path, why, seen = given == "auto", nil, nil, nil
+    if auto then path, why, seen = by_pattern(kind, facts, patterns, look) end
     if not path then
-      if given == "auto" then given, source = settings.defaults[kind], "paths.defaults, " .. from["paths.defaults." .. kind] end
+      if auto then given, source = settings.defaults[kind], "paths.defaults, " .. from["paths.defaults." .. kind] end
       local expanded, problem = paths.expand(given, facts)
       if not expanded then return nil, ("paths.%s = %q (%s): %s"):format(kind, given, source, problem) end
       path, why = below(root, expanded), source
       if path ~= expanded then why = why .. ", below the project's root" end
     end
     places[kind], places.why[kind], places.seen[kind] = path, why, seen or look(path)
+    if not auto and not WRITTEN[kind] and not places.seen[kind].exists then
+      places.warnings[#places.warnings + 1] = ("%s are looked for in %s (%s), which is not there"):format(kind, path, source)
+    end
+  end
+  local scratch = facts.scratch and not EVERYBODYS[facts.scratch] and facts.scratch .. "/"
+  if scratch and (places.output .. "/"):sub(1, #scratch) == scratch then
+    places.warnings[#places.warnings + 1] = ("the output %s (%s) lies in the job's scratch (%s), gone when the job ends: copy it out, "
+      .. "or set paths.output"):format(places.output, places.why.output, facts.scratch)
   end
   return places
 end

@@ -25,6 +25,12 @@ local stage, try = progress.stage, cli.try
 
 local function is_finite(x) return x == x and x ~= math.huge and x ~= -math.huge end
 
+-- What a config says wrong, or asks for in vain.
+local function settled(value, message, ...)
+  if not value then cli.fail(message, cli.exit.usage) end
+  return value, message, ...
+end
+
 local function bytes(n) return n and tune.size(n) or "unknown" end
 
 -- ------------------------------------------------------------------------------------------------- models, data, decisions
@@ -162,6 +168,7 @@ local function measure(c, models, data, probe)
   for _, t in pairs(models.student:parameters()) do weights = weights + t:numel() * 4 end
   local spec = models.student.config
   return {
+    weights_bytes = weights,
     fixed_bytes = kava.memory().cpu.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
@@ -531,14 +538,9 @@ local function decided_text(decisions)
   return table.concat(lines, "\n") .. "\n"
 end
 
-local function train(c, _, resolved)
-  choose_student(c, resolved)
-  kava.signals.watch { "INT", "TERM", "USR1", "USR2" } -- USR2: Grid Engine's and LSF's
-  local run = { config = c, step = 0, began = 0, bad = 0, skipped = 0, epoch = 1 }
-
-  local wanted, malformed = paths.variables(c)
-  if not wanted then cli.fail(malformed, cli.exit.usage) end
-  local facts = env.facts(nil, wanted)
+-- Where this runs; what was asked for and is not there ends it.
+local function detect(c)
+  local facts = env.facts(nil, settled(paths.variables(c)))
   if facts.launch.world_size > 1 then
     cli.fail(("%d ranks were started (%s), and training runs in one process: start one, as srun --ntasks=1 does"):format(
       facts.launch.world_size, facts.launch.source), cli.exit.usage)
@@ -546,17 +548,41 @@ local function train(c, _, resolved)
   local job = facts.scheduler ~= "none" and (", %s %s"):format(facts.scheduler, facts.job or "") or ""
   stage("detect", ("%s%s, %d CPUs, %s of memory, %s"):format(facts.kind, job, facts.cpus, bytes(facts.memory), facts.isa),
     facts.time_left_s and progress.duration(facts.time_left_s) .. " left")
-  local device, why, replaced = hardware.device(facts, c)
-  if not device then cli.fail(why, cli.exit.usage) end
-  facts.warnings[#facts.warnings + 1] = replaced
+  local _, _, replaced = settled(hardware.device(facts, c))
   for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
+  if replaced then stage("", "warning: " .. replaced) end
+  return facts
+end
 
-  local places, unknown = paths.resolve(facts, resolved, folders.look(kava.fs))
-  if not places then cli.fail(unknown, cli.exit.usage) end
+-- Folders that a run can work with, before it has read or made anything.
+local function choose_folders(c, facts, resolved)
+  local places = settled(paths.resolve(facts, resolved, folders.look(kava.fs)))
+  for _, warning in ipairs(places.warnings) do stage("", "warning: " .. warning) end
   for _, kind in ipairs(c.output == "auto" and { "output", "cache" } or { "cache" }) do
     local complaint = paths.complaint(places, kind, c)
     if complaint then cli.fail(kind .. ": " .. complaint) end
   end
+  return places
+end
+
+-- A disk that will be full before the run is done is named at its start: weights and moments of every checkpoint that is kept at a time.
+local function warn_of_room(run, weights)
+  local c, where = run.config, run.config.checkpoint.dir or run.output
+  local count = c.checkpoint.keep + 3 -- and the last, the best, the one being written
+  local needed, free = count * weights * (c.moments == "bf16" and 2 or 3), kava.fs.free(where)
+  if free and free < needed then
+    stage("", ("warning: %d checkpoints at a time take up to %s, and %s are free in %s: make room, or lower checkpoint.keep"):format(
+      count, bytes(needed), bytes(free), where))
+  end
+end
+
+local function train(c, _, resolved)
+  choose_student(c, resolved)
+  kava.signals.watch { "INT", "TERM", "USR1", "USR2" } -- USR2: Grid Engine's and LSF's
+  local run = { config = c, step = 0, began = 0, bad = 0, skipped = 0, epoch = 1 }
+
+  local facts = detect(c)
+  local places = choose_folders(c, facts, resolved)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
@@ -595,7 +621,7 @@ local function train(c, _, resolved)
   run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
   local measured = measure(c, models, run.data, student_probe)
   local decisions = tuned(run, facts, measured, checkpoint)
-
+  warn_of_room(run, measured.weights_bytes)
   remember(c, places, models, run.data, objective, facts, decisions.precision)
 
   function run.batches(epoch)

@@ -82,7 +82,7 @@ describe("paths", function()
 
   it("are relative to the project's root", function()
     local given = { paths = { project_root = "/project/{username}/", models = "m", cache = "/abs" } }
-    local found = place(resolve { "KAVA_PROJECT_ROOT", given })
+    local found = place(resolve { "KAVA_PROJECT_ROOT", given }, { ["/project/ada"] = true })
     assert.same({ "/project/ada", "/project/ada/m", "/project/ada/local_data", "/project/ada/outputs", "/abs" },
       { found.project_root, found.models, found.data, found.output, found.cache })
     assert.equal("KAVA_PROJECT_ROOT", found.why.project_root)
@@ -90,6 +90,21 @@ describe("paths", function()
     assert.equal("KAVA_PROJECT_ROOT", found.why.cache)
     assert.equal("paths.defaults, configs/environment.lua, below the project's root", found.why.output)
     assert.equal("the current folder", place(resolve()).why.project_root)
+  end)
+
+  it("warn of what will be missed", function()
+    local function warnings(values, tree, more)
+      return table.concat(place(resolve { "x.lua", { paths = values } }, tree, more).warnings, "\n")
+    end
+    assert.equal("", warnings({}, {}))
+    assert.equal("models are looked for in /nowhere (x.lua), which is not there", warnings({ models = "/nowhere" }))
+    assert.equal("", warnings({ models = "/here" }, { ["/here"] = true }))
+    local text = warnings({ output = "/tmp/job5/out" }, {}, { scratch = "/tmp/job5" })
+    assert.truthy(text:find("the output /tmp/job5/out (x.lua) lies in the job's scratch (/tmp/job5), gone", 1, true), text)
+    assert.equal("", warnings({ output = "/tmp/job55/out" }, {}, { scratch = "/tmp/job5" }))
+    local nothing, message = paths.resolve(facts(), resolve { "x.lua", { paths = { project_root = "/typo" } } }, disk {})
+    assert.is_nil(nothing)
+    assert.equal('paths.project_root = "/typo" (x.lua): not there; correct it, or make the folder', message)
   end)
 
   it("read variables they mention, but no secret's", function()

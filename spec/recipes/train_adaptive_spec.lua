@@ -388,6 +388,16 @@ describe("train_adaptive", function()
     assert.same({}, require("kava").fs.list(dir .. "/early/checkpoints"))
   end)
 
+  it("warns of what will go wrong later", function()
+    local code, out, err = train("device=rocm paths.models=" .. dir .. "/none checkpoint.keep=1000000000 steps=1 resume=none output="
+      .. dir .. "/warned")
+    assert.equal(0, code, err)
+    for _, part in ipairs { "warning: device=rocm, but ", "computing on the CPU",
+      "models are looked for in " .. dir .. "/none (command line)", "1000000003 checkpoints at a time take up to", "lower checkpoint.keep" } do
+      assert.truthy(out:find(part, 1, true), part .. " in: " .. out)
+    end
+  end)
+
   it("keeps the previous checkpoint when the disk is full", function()
     local folder = dir .. "/full"
     assert.equal(0, (train("steps=2 schedule.name=constant output=" .. folder .. "/probe")))
@@ -514,6 +524,9 @@ describe("train_adaptive", function()
     refused("data.train=" .. dir .. "/none-*.parquet", 2, "data.train", "none-*.parquet", "not found")
     refused("data.train=spec/golden/data/hf", 1, "splits train, test")
     refused("data.train=spec/golden/data/v2.parquet data.template={frage}", 1, "no field 'frage'; fields: question string, answer string")
+    refused("paths.cache=/proc/kava", 1, "cache: /proc/kava (command line): only 0.00 GiB free", "KAVA_CACHE_PATH")
+    refused("paths.project_root=/no/where", 2, 'paths.project_root = "/no/where" (command line): not there')
+    refused("device=cuda hardware.gpu_detection.fallback_to_cpu=false", 2, "device=cuda, but", "device=cpu")
     refused("teacher.path=" .. dir .. "/none", 2, "teacher.path", "not found")
     refused("student.path=" .. dir .. "/teacher student.layers=2", 2, "student.path and student.layers")
     refused("loss.name=layers_matched", 2, "unknown loss 'layers_matched'", "layer_matched")
