@@ -393,7 +393,8 @@ describe("train_adaptive", function()
       .. dir .. "/warned")
     assert.equal(0, code, err)
     for _, part in ipairs { "warning: device=rocm, but ", "computing on the CPU",
-      "models are looked for in " .. dir .. "/none (command line)", "1000000003 checkpoints at a time take up to", "lower checkpoint.keep" } do
+      "models are looked for in " .. dir .. "/none (command line)", "1000000003 checkpoints at a time take up to",
+      "lower checkpoint.keep" } do
       assert.truthy(out:find(part, 1, true), part .. " in: " .. out)
     end
   end)
