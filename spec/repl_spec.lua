@@ -255,6 +255,15 @@ describe("on a terminal", function()
     t.expect "\nin\r"
     t.send "\3"
     t.expect "interrupted"
+    t.send "print 'co' coroutine.wrap(function() while true do end end)()\n"
+    t.expect "\nco\r"
+    t.send "\3"
+    t.expect "interrupted"
+    t.send "print 're' print(coroutine.resume(coroutine.create(function() while true do end end)))\n"
+    t.expect "\nre\r"
+    t.send "\3"
+    t.expect "false\t"
+    t.expect "interrupted"
     t.send "x + 1\n"
     t.expect "42"
     t.close()
@@ -331,6 +340,29 @@ describe("on a terminal", function()
 end)
 
 describe("interruptible", function()
+  it("leaves coroutines what they are", function()
+    local function handler(err) return err end
+    kava.signals.interruptible(function() end, handler)
+    local gen = coroutine.wrap(function(a)
+      local b, c = coroutine.yield(a + 1)
+      coroutine.yield(b + c)
+      error({ "own" }, 0)
+    end)
+    assert.equal(2, gen(1))
+    assert.equal(5, gen(2, 3))
+    local ok, err = pcall(gen)
+    assert.is_false(ok)
+    assert.same({ "own" }, err)
+    ok, err = pcall(gen)
+    assert.is_false(ok)
+    assert.truthy(tostring(err):find("dead coroutine", 1, true))
+    local co = coroutine.create(function(...) return select("#", ...), coroutine.isyieldable() end)
+    assert.same({ true, 3, true, n = 3 }, table.pack(coroutine.resume(co, nil, nil, nil)))
+    assert.same({ false, "cannot resume dead coroutine" }, { coroutine.resume(co) })
+    assert.has_error(function() coroutine.resume(1) end)
+    assert.has_error(function() coroutine.wrap(1) end)
+  end)
+
   it("is xpcall when nothing interrupts", function()
     local function handler(err) return "handled " .. err end
     assert.same({ true, 1, nil, 3, n = 4 }, table.pack(kava.signals.interruptible(function() return 1, nil, 3 end, handler)))

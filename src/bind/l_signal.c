@@ -101,9 +101,53 @@ static void on_interrupt(int number) {
   if (++interruptions == 2 && write(STDERR_FILENO, note, sizeof note - 1) < 0) return; /* nobody to tell */
 }
 
+/* A coroutine has hooks of its own: these two, in the place of coroutine.resume and coroutine.wrap, say who runs. */
+static int l_resume(lua_State *L) { /* [-n, +m, e] upvalue: the library's */
+  luaL_checktype(L, 1, LUA_TTHREAD);
+  lua_State *outer = interruptible;
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  interruptible = lua_tothread(L, 2);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET); /* raises nothing: what the coroutine raises is returned */
+  interruptible = outer;
+  return lua_gettop(L);
+}
+static int l_wrapped(lua_State *L) { /* [-n, +m, e] upvalues: what the library's wrap gave, its coroutine */
+  lua_State *outer = interruptible;
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  interruptible = lua_tothread(L, lua_upvalueindex(2));
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  interruptible = outer;
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+static int l_wrap(lua_State *L) { /* [-1, +1, e] upvalue: the library's, whose function has the coroutine as upvalue */
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, 1);
+  if (!lua_getupvalue(L, -1, 1) || !lua_isthread(L, -1)) {
+    lua_settop(L, 1); /* another Lua's: its own function, which a first Ctrl-C does not reach */
+    return 1;
+  }
+  lua_pushcclosure(L, l_wrapped, 2);
+  return 1;
+}
+static void follow_coroutines(lua_State *L) { /* [-0, +0, m] once a state */
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, "coroutine") == LUA_TTABLE && lua_getfield(L, -1, "resume") == LUA_TFUNCTION &&
+      lua_tocfunction(L, -1) != l_resume) {
+    lua_pushcclosure(L, l_resume, 1);
+    lua_setfield(L, -2, "resume");
+    lua_getfield(L, -1, "wrap");
+    lua_pushcclosure(L, l_wrap, 1);
+    lua_setfield(L, -2, "wrap");
+  }
+}
+
 static int l_interruptible(lua_State *L) { /* [-0, +n, -] interruptible(f, handler) -> as xpcall(f, handler) */
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  follow_coroutines(L);
   lua_settop(L, 2);
   lua_State *outer = interruptible;
   /* without SA_RESTART: a wait for input ends as well */
