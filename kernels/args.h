@@ -2,9 +2,13 @@
 #ifndef KAVA_KERNELS_ARGS_H
 #define KAVA_KERNELS_ARGS_H
 #include "kava.h"
+/* Buffers lie on the device of the table that the kernel is in; the structs themselves, arrays of spans and scalings on
+ * the host. `dtype` is f32 or f64, on a GPU also f16 or bf16 (and not always f64); then what is said to be "wide" is
+ * f32, as it is for f32 itself; beside f64 it is f64. */
 
 /* Rows of `width` elements, normalised: y = (x - mean) / sqrt(var + eps) * w + b, or with `centre` false
- * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype`, f32 or f64; w and b are [width] or NULL.
+ * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype` but dw and db, which are wide; w and b are [width]
+ * or NULL.
  * norm_grad recomputes the statistics from x. It sums the parameters' gradients over fixed blocks of rows, block by
  * block into `partial`, and adds the blocks in order: the result does not depend on the number of threads. */
 typedef struct kava_norm_args {
@@ -18,7 +22,7 @@ typedef struct kava_norm_args {
   const void *grad;
   void *dx, *dw, *db;
   bool add_x;    /* dw and db are always added to */
-  void *partial; /* kava_norm_blocks(rows) * 2 * width elements; may be NULL when dw and db are */
+  void *partial; /* kava_norm_blocks(rows) * 2 * width wide elements; may be NULL when dw and db are */
 } kava_norm_args;
 static inline int64_t kava_norm_block_rows(int64_t rows) { return rows <= 1024 ? 16 : (rows + 63) / 64; }
 static inline int64_t kava_norm_blocks(int64_t rows) {
@@ -26,9 +30,9 @@ static inline int64_t kava_norm_blocks(int64_t rows) {
   return (rows + block - 1) / block;
 }
 
-/* x, y: [tokens, heads, dim] of `dtype` (f32 or f64); cosine, sine: [period, rotated/2] of `dtype`, token i uses row
- * i % period. With j < rotated/2 and k = j + rotated/2: y[j] = x[j] cos - x[k] sin, y[k] = x[k] cos + x[j] sin;
- * elements from `rotated` on are copied. `inverse` negates the sine. x may be y. */
+/* x, y: [tokens, heads, dim] of `dtype`; cosine, sine: [period, rotated/2], wide, token i uses row i % period. With j <
+ * rotated/2 and k = j + rotated/2: y[j] = x[j] cos - x[k] sin, y[k] = x[k] cos + x[j] sin; elements from `rotated` on
+ * are copied. `inverse` negates the sine. x may be y. */
 typedef struct kava_rope_args {
   kava_dtype dtype;
   int64_t tokens, period, heads, dim, rotated;
@@ -36,6 +40,17 @@ typedef struct kava_rope_args {
   void *y;
   bool inverse, add;
 } kava_rope_args;
+
+/* Rows of cosines and sines [rows, half], wide, of the angle position inv_freq[j], times scale; a row's position is
+ * positions[row], or the row's own number where that is NULL. */
+typedef struct kava_rope_table_args {
+  kava_dtype dtype;
+  int64_t rows, half;
+  const int64_t *positions;
+  const double *inv_freq;
+  double scale;
+  void *cosine, *sine;
+} kava_rope_table_args;
 
 /* silu: x*sigmoid(x). gelu: x*Phi(x), exact. gelu_tanh: 0.5x(1+tanh(sqrt(2/pi)(x+0.044715x^3))). relu: max(x,0) */
 typedef enum kava_activation { KAVA_SILU, KAVA_GELU, KAVA_GELU_TANH, KAVA_RELU, KAVA_ACTIVATIONS } kava_activation;
@@ -59,35 +74,12 @@ typedef struct kava_dropout_args {
   kava_dtype dtype;
   int64_t count;
   uint64_t seed, stream;
+  const uint64_t *later; /* added to stream: a recorded step that runs again; NULL: 0 */
   double p;
   const void *x;
   void *y;
   bool add;
 } kava_dropout_args;
-
-/* dw[id[order[j]]] += grad[order[j]] for j from first[u] to first[u+1]-1, in that order, for every u < unique: `order`
- * lists the positions grouped by id, so that each row of dw is written by one thread in a fixed order. */
-typedef struct kava_embedding_args {
-  kava_dtype dtype; /* f32 or f64, of grad and dw */
-  int64_t unique, width;
-  const int64_t *ids, *order, *first;
-  const void *grad;
-  void *dw;
-} kava_embedding_args;
-
-/* C = alpha * op(A) op(B) + beta * C, row-major, `batch` times at the given strides. op(A) is [m,k], op(B) [k,n]: A
- * itself is [m,k] with row stride lda, or with trans_a [k,m]; B likewise. beta 0: C is not read. dtype: f32 or f64, of
- * all three; strides count elements; a stride of 0 uses the same matrix each time (not for C). */
-typedef struct kava_gemm_args {
-  kava_dtype dtype;
-  bool trans_a, trans_b;
-  int64_t m, n, k;
-  double alpha, beta;
-  const void *a, *b;
-  void *c;
-  int64_t lda, ldb, ldc;
-  int64_t batch, stride_a, stride_b, stride_c;
-} kava_gemm_args;
 
 /* Where the values of a matrix of codes (nf4 ... fp8) come from: value(r, c) = (code - zero) scale, each step rounded
  * to f32, then to `round`. The number of element (r, c)'s scale is
@@ -111,11 +103,48 @@ typedef struct kava_scaling {
   kava_dtype round;     /* f32, f16 or bf16 */
 } kava_scaling;
 
+/* x is [outer, rows, inner] and y [outer, count, inner]: y[o, j] = x[o, ids[j]], `from` turned into `dtype`. Either the
+ * two are the same plain type, any of them; or outer is 1, `from` any float or quantised type (with its scaling, of
+ * which x's first row is row `first`) and dtype f32, on a GPU f16 or bf16. An id that x has not: on the CPU the caller
+ * has looked; a GPU gives NaN (0 for integers).
+ * gather_grad: dx[o, ids[j]] += grad[o, j] in the order of j, passing over ids that are `pad`; dx is wide. */
+typedef struct kava_gather_args {
+  kava_dtype dtype, from;
+  int64_t outer, rows, inner, count;
+  const int64_t *ids;
+  const void *x;
+  const kava_scaling *scaling;
+  int64_t first;
+  void *y;
+  /* gather_grad only */
+  const void *grad;
+  void *dx;
+  int64_t pad; /* -1: none */
+} kava_gather_args;
+static inline size_t kava_gather_row_bytes(const kava_gather_args *a) {
+  return (size_t)(a->inner / kava_dtype_block(a->from)) * (size_t)kava_dtype_block_bytes(a->from);
+}
+
+/* C = alpha * op(A) op(B) + beta * C, row-major, `batch` times at the given strides. op(A) is [m,k], op(B) [k,n]: A
+ * itself is [m,k] with row stride lda, or with trans_a [k,m]; B likewise. beta 0: C is not read. dtype: f32 or f64, of
+ * all three (on a GPU also f16 and bf16, summed in f32); strides count elements; a stride of 0 uses the same matrix
+ * each time (not for C). */
+typedef struct kava_gemm_args {
+  kava_dtype dtype;
+  bool trans_a, trans_b;
+  int64_t m, n, k;
+  double alpha, beta;
+  const void *a, *b;
+  void *c;
+  int64_t lda, ldb, ldc;
+  int64_t batch, stride_a, stride_b, stride_c;
+} kava_gemm_args;
+
 /* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
  * f64, or a quantised one, whose rows are whole blocks; codes come with their scaling, of which W's first row is row
- * `first`. x, y, bias and gradients are contiguous and of `dtype`: f32, or
- * f64, which needs wtype f64 (plain loops: for finite differences).
- * precision: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
+ * `first`. x, y, bias, dx and dy are contiguous and of `dtype`; f64 needs wtype f64 (plain loops: for finite
+ * differences). dw and db are wide.
+ * precision, on the CPU: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
   kava_dtype dtype;
   int64_t rows, in, out;
@@ -127,25 +156,31 @@ typedef struct kava_linear_args {
 } kava_linear_args;
 
 /* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k; with softcap
- * c > 0 the scaled score s becomes c tanh(s/c). Every buffer but start is of `dtype`, f32 or f64. Query t of row b sees
- * keys j with start[b*T+t] <= j <= t (documents packed in a row, left padding, sliding window); start NULL: from 0;
- * start >= 0. A query that sees no key (start > t) yields o = 0. lse [B,H,T]: log of the softmax's denominator (the
- * scaled maximum included), -inf for such queries. */
+ * c > 0 the scaled score s becomes c tanh(s/c). Every buffer is of `dtype` but start and lse, which is wide. Query t of
+ * row b sees keys j with kava_attention_first(..) <= j <= t: start[b*T+t] on (documents packed in a row, left padding;
+ * NULL or negative: 0), of which the last `window` (0: all). A query that sees no key (start > t) yields o = 0. lse
+ * [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
 typedef struct kava_attention_args {
   kava_dtype dtype;
   int64_t batch, length, heads, kv_heads, head_dim;
   double scale, softcap; /* softcap 0: none */
   const void *q, *k, *v;
   const int32_t *start;
+  int64_t window;
   void *o, *lse; /* o: read by the backward pass */
   /* backward only: gradients; any of dq, dk, dv may be NULL; add_*: add instead of overwrite */
   const void *grad_o;
   void *dq, *dk, *dv;
   bool add_q, add_k, add_v;
 } kava_attention_args;
+static inline int64_t kava_attention_first(const int32_t *start, int64_t window, int64_t at, int64_t t) {
+  int64_t first = start ? start[at] : 0, seen = window ? t - window + 1 : 0;
+  first = first < seen ? seen : first;
+  return first < 0 ? 0 : first;
+}
 
-/* Pairs of rows s[r], t[r] of `width` elements of `dtype` (f32 or f64). Rows with keep[r] == 0 are not read: their sums
- * are 0 and their gradient rows are 0. Sums are double, and the same for any number of threads.
+/* Pairs of rows s[r], t[r] of `width` elements of `dtype`. Rows with keep[r] == 0 are not read: their sums are 0 and
+ * their gradient rows are 0. Sums are double, and the same for any number of threads. The CPU's losses stand on
  *   row_dots            sums[3r..] = s.s, t.t, s.t
  *   row_combine         out[r] (+)= a[r] s[r] + b[r] t[r]
  *   row_distance        sums[r] = sum of h(s - t)
@@ -165,6 +200,33 @@ typedef struct kava_rows_args {
   bool add;
 } kava_rows_args;
 
+/* A loss over such pairs, a mean over the n = *counted rows that count; its scalar and the gradient of that are wide.
+ * mercator (KAVA's loss; what it is: ops/loss.h):
+ *   sums [rows, 3] as row_dots has them; with c = s.t / (max(|s|, 1e-12) max(|t|, 1e-12)), g = log(|s| + eps) - log(|t|
+ *   + eps):  metrics[0] = mean of c, metrics[1] = mean of g^2,  loss = alpha (1 - metrics[0]) + beta metrics[1] (beta
+ * 0: without the second, whatever it is) distance: sums [rows] as row_distance has them; loss = metrics[0] = mean of
+ * sums[r] / width, or with `relative` of sums[r] / (|t|^2 + 1e-12), where dots [rows, 3] gets what row_dots gives. The
+ * gradients read what the losses wrote, and give each side that is not NULL its rows, times *grad. */
+typedef struct kava_pair_loss_args {
+  kava_dtype dtype;
+  int64_t rows, width;
+  const void *s, *t;
+  const uint8_t *keep;   /* NULL: every row */
+  const double *counted; /* from count_rows */
+  double alpha, beta, eps;
+  kava_distance distance; /* with beta as its bend */
+  bool relative;
+  double *sums, *dots;
+  void *loss;
+  double *metrics;
+  /* gradients only */
+  const void *grad;
+  void *ds, *dt;
+  bool add_s, add_t;
+} kava_pair_loss_args;
+#define KAVA_UNIT_EPS 1e-12     /* F.normalize's */
+#define KAVA_RELATIVE_EPS 1e-12 /* keeps a teacher row of zeros from dividing by 0 */
+
 /* Rows of logits. With p = softmax(s), p' = softmax(s/T), q' = softmax(t/T), per row:
  *   ce = -log p[target]   (0 without targets or where the target is < 0)
  *   kl = T^2 sum q' (log q' - log p')   (0 without t)
@@ -172,7 +234,9 @@ typedef struct kava_rows_args {
  * stats[3r..] = ce, kl, agree. Gradients where ds, dt are given:
  *   ds (+)= ce_scale (p - onehot(target)) + kl_scale T (p' - q')
  *   dt (+)= kl_scale T q' (log q' - log p' - kl/T^2)
- * ds may be s and dt may be t (not added then). Rows with keep[r] == 0: stats 0, gradients 0. */
+ * where both scales are multiplied by *grad (NULL: 1) and divided by *counted (NULL: 1). ds may be s and dt may be t
+ * (not added then). Rows with keep[r] == 0: stats 0, gradients 0. A target of `width` or more: on the CPU the caller
+ * has looked; a GPU gives NaN. */
 typedef struct kava_logits_args {
   kava_dtype dtype;
   int64_t rows, width;
@@ -180,26 +244,50 @@ typedef struct kava_logits_args {
   const int64_t *targets; /* may be NULL */
   const uint8_t *keep;    /* NULL: every row */
   double temperature, ce_scale, kl_scale;
+  const void *grad; /* wide */
+  const double *counted;
   double *stats;
   void *ds, *dt;
   bool add_s, add_t;
 } kava_logits_args;
 
-/* One parameter's step of AdamW (Loshchilov & Hutter 2019, in the order of torch.optim.AdamW):
+/* With n = *counted: metrics[c] = sum over r of stats[r columns + c], / n; metrics[columns] = n; and where loss is
+ * given (wide beside `dtype`): loss = sum of weight[c] metrics[c]. In the order of rows, or one that is as fixed. */
+#define KAVA_MEANS_COLUMNS 4
+typedef struct kava_means_args {
+  int64_t rows, columns;
+  const double *stats, *counted;
+  double weight[KAVA_MEANS_COLUMNS];
+  kava_dtype dtype;
+  void *loss;
+  double *metrics;
+} kava_means_args;
+
+/* AdamW (Loshchilov & Hutter 2019, in the order of torch.optim.AdamW), one span a parameter, t = ++*step:
  *   p -= lr decay p;  m += (1-beta1)(g-m);  v = beta2 v + (1-beta2) g^2;  p -= lr correction1 m / (sqrt(v) correction2
- * + eps) with correction1 = 1/(1-beta1^t), correction2 = 1/sqrt(1-beta2^t). p is f32, f64, f16 or bf16; g, m, v are f64
- * for f64, else f32. f16 and bf16 parameters are updated in `master`, f32, and rounded from it. With state_dtype bf16 m
- * is rounded to nearest; v is rounded stochastically, by a hash of (noise, index): to nearest, 0.999 v would round back
- * to v and v could never fall. */
+ * + eps) with correction1 = 1/(1-beta1^t), correction2 = 1/sqrt(1-beta2^t), lr = the args' lr[group]. p is f32, f64,
+ * f16 or bf16; g, m, v are wide. f16 and bf16 parameters are updated in `master`, f32, and rounded from it. With
+ * state_dtype bf16 m is rounded to nearest; v is rounded stochastically, by a hash of (kava_adamw_seed, index): to
+ * nearest, 0.999 v would round back to v and v could never fall. */
 typedef struct kava_adamw_span {
   int64_t count;
   kava_dtype dtype, state_dtype;
   void *p, *m, *v;
   const void *g;
   float *master;
-  uint32_t noise;
-  double lr, decay, beta1, beta2, eps, correction1, correction2;
+  int64_t *step;
+  int group;
+  uint32_t number; /* of the parameter */
+  double decay;
 } kava_adamw_span;
+typedef struct kava_adamw_args {
+  const kava_adamw_span *spans;
+  int64_t count;
+  const double *lr;
+  const double *gate; /* nothing happens, no step is counted, where *gate is not finite; NULL: there is none */
+  double beta1, beta2, eps;
+} kava_adamw_args;
+static inline uint32_t kava_adamw_seed(uint32_t number, int64_t step) { return number * 0x27d4eb2fu + (uint32_t)step; }
 /* 16 random bits for element i: a finaliser of MurmurHash3 over a Weyl sequence. */
 static inline uint32_t kava_adamw_noise(uint32_t noise, uint32_t i) {
   uint32_t h = noise ^ (i * 0x9E3779B9u);
@@ -207,6 +295,13 @@ static inline uint32_t kava_adamw_noise(uint32_t noise, uint32_t i) {
   h = (h ^ h >> 13) * 0xC2B2AE35u;
   return (h ^ h >> 16) & 0xffff;
 }
+
+/* A buffer among several that one kernel goes over. */
+typedef struct kava_array {
+  kava_dtype dtype;
+  int64_t count;
+  void *data;
+} kava_array;
 
 /* Strided elementwise work: `out` and up to three operands, each with its own element strides (0 broadcasts). */
 typedef struct kava_strided {

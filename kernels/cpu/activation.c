@@ -75,7 +75,7 @@ void kava_ref_dropout(const kava_dropout_args *a) {
   uint32_t limit = kava_dropout_limit(a->p), bits[4];
   for (int64_t group = 0; group < a->count; group += KAVA_DROPOUT_GROUP)
     for (int64_t lane = 0; lane < 8; lane++) {
-      kava_philox(a->seed, a->stream, (uint64_t)(group / 4 + lane), bits);
+      kava_philox(a->seed, a->stream + (a->later ? *a->later : 0), (uint64_t)(group / 4 + lane), bits);
       for (int64_t word = 0; word < 4; word++) {
         int64_t i = group + 8 * word + lane;
         if (i >= a->count) break;

@@ -27,7 +27,7 @@ static int64_t k_at(const kava_attention_args *a, int64_t b, int64_t j, int64_t 
   return ((b * a->length + j) * a->kv_heads + h) * a->head_dim;
 }
 static int64_t first_key(const kava_attention_args *a, int64_t b, int64_t t) {
-  return a->start ? a->start[b * a->length + t] : 0;
+  return kava_attention_first(a->start, a->window, b * a->length + t, t);
 }
 static double dot(kava_dtype dtype, const void *x, int64_t xi, const void *y, int64_t yi, int64_t n) {
   double sum = 0;

@@ -2,7 +2,7 @@
  * time. */
 #ifndef KAVA_CPU_ELEMENT_H
 #define KAVA_CPU_ELEMENT_H
-#include "kava.h"
+#include "kernels/args.h"
 
 static inline double element_get(kava_dtype dtype, const void *data, int64_t i) {
   return dtype == KAVA_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
@@ -15,5 +15,15 @@ static inline void element_put(kava_dtype dtype, void *data, int64_t i, double v
     float *at = (float *)data + i;
     *at = add ? *at + (float)value : (float)value;
   }
+}
+/* The args with what multiplies both scales in them. */
+static inline kava_logits_args logits_scaled(const kava_logits_args *a) {
+  kava_logits_args b = *a;
+  double factor = (a->grad ? element_get(a->dtype, a->grad, 0) : 1) / (a->counted ? *a->counted : 1);
+  b.ce_scale *= factor;
+  b.kl_scale *= factor;
+  b.grad = NULL;
+  b.counted = NULL;
+  return b;
 }
 #endif

@@ -97,7 +97,8 @@ static void logits_row(const kava_logits_args *a, int64_t r) {
   }
 }
 
-void kava_ref_logits_rows(const kava_logits_args *a) {
+void kava_ref_logits_rows(const kava_logits_args *given) {
+  kava_logits_args scaled = logits_scaled(given), *a = &scaled;
   for (int64_t r = 0; r < a->rows; r++) {
     if (!a->keep || a->keep[r]) {
       logits_row(a, r);

@@ -1,6 +1,8 @@
 /* kernels/cpu/rope.c: the plain reference of rotary position embedding. */
+#include "base/threads.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
+#include <math.h>
 
 void kava_ref_rope(const kava_rope_args *a) {
   int64_t half = a->rotated / 2;
@@ -17,3 +19,17 @@ void kava_ref_rope(const kava_rope_args *a) {
       element_put(a->dtype, a->y, at + j, element_get(a->dtype, a->x, at + j), a->add);
   }
 }
+
+static void table_rows(void *ctx, int64_t begin, int64_t end) {
+  const kava_rope_table_args *a = ctx;
+  for (int64_t row = begin; row < end; row++) {
+    double position = (double)(a->positions ? a->positions[row] : row);
+    for (int64_t j = 0; j < a->half; j++) {
+      double angle = position * a->inv_freq[j];
+      element_put(a->dtype, a->cosine, row * a->half + j, cos(angle) * a->scale, false);
+      element_put(a->dtype, a->sine, row * a->half + j, sin(angle) * a->scale, false);
+    }
+  }
+}
+
+void kava_ref_rope_table(const kava_rope_table_args *a) { kava_parallel(a->rows, 64, table_rows, (void *)a); }

@@ -96,7 +96,7 @@ describe("conversions", function()
 
   it("are the tensor itself when there is nothing to do: contiguous and cast; clone is not", function()
     local x = kava.randn(2, 3)
-    assert.is_true(x:to { dtype = "f32", device = "cpu" } == x)
+    assert.is_true(x:to { dtype = "f32", device = "cpu" } == x) -- neither cast nor move
     assert.is_true(x:contiguous() == x)
     assert.is_false(x:clone() == x)
     local turned = x:transpose(1, 2)

@@ -33,6 +33,17 @@ describe("rope", function()
     assert.is_true(kava.allclose(kava.rope(x, freq), kava.rope(x, freq, positions), { rtol = 0, atol = 0 }))
   end)
 
+  it("rotates (rotate) under the decoder, with angles made once for all layers, as kava.rope does", function()
+    local m = kava.model.create({ model_type = "llama", vocab_size = 11, hidden_size = 8, intermediate_size = 8, num_hidden_layers = 2,
+      num_attention_heads = 2, num_key_value_heads = 1, rms_norm_eps = 1e-6, rope_theta = 100 })
+    local out = m:forward { input_ids = kava.tensor({ { 1, 2, 3 }, { 4, 5, 6 } }, { dtype = "i64" }) }
+    local freq = frequencies(2, 100):to { dtype = "f32" }
+    for i = 1, 2 do
+      local before = out.kv:keys(i, { rope = "pre" }):permute(1, 3, 2, 4)
+      assert.is_true(kava.allclose(kava.rope(before, freq):permute(1, 3, 2, 4), out.kv:keys(i), { rtol = 0, atol = 1e-6 }))
+    end
+  end)
+
   it("makes products depend on the distance alone", function()
     local freq, q, k = frequencies(4, 1e4), f64(1, 1, 1, 8), f64(1, 1, 1, 8)
     local function product(i, j)

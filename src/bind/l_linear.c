@@ -13,27 +13,27 @@ static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias]) -> x w^
 }
 
 static int l_attention(lua_State *L) { /* [-0, +1, e] attention{q=, k=, v=, start=, scale=1/sqrt(D), softcap=0} -> o */
-  static const char *const keys[] = {"q", "k", "v", "start", "scale", "softcap", NULL};
+  static const char *const keys[] = {"q", "k", "v", "start", "window", "scale", "softcap", NULL};
   kava_l_check_keys(L, 1, "attention", keys);
   kava_tensor *q = kava_l_field_tensor(L, 1, "q", true), *k = kava_l_field_tensor(L, 1, "k", true);
   kava_tensor *v = kava_l_field_tensor(L, 1, "v", true), *start = kava_l_field_tensor(L, 1, "start", false);
   double scale = kava_l_field_number(L, 1, "scale", kava_attention_scale(q));
   double softcap = kava_l_field_number(L, 1, "softcap", 0);
   kava_tensor **o = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_op_attention(q, k, v, start, scale, softcap, o));
+  kava_l_check(L, kava_op_attention(q, k, v, start, kava_l_field_integer(L, 1, "window", 0), scale, softcap, o));
   return 1;
 }
 
 static int
 l_attention_map(lua_State *L) { /* [-0, +1, e] attention_map{q=, k=, start=, scale=, softcap=} -> p [B,T,T] */
-  static const char *const keys[] = {"q", "k", "start", "scale", "softcap", NULL};
+  static const char *const keys[] = {"q", "k", "start", "window", "scale", "softcap", NULL};
   kava_l_check_keys(L, 1, "attention_map", keys);
   kava_tensor *q = kava_l_field_tensor(L, 1, "q", true), *k = kava_l_field_tensor(L, 1, "k", true);
   kava_tensor *start = kava_l_field_tensor(L, 1, "start", false);
   double scale = kava_l_field_number(L, 1, "scale", kava_attention_scale(q));
   double softcap = kava_l_field_number(L, 1, "softcap", 0);
   kava_tensor **p = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_op_attention_map(q, k, start, scale, softcap, p));
+  kava_l_check(L, kava_op_attention_map(q, k, start, kava_l_field_integer(L, 1, "window", 0), scale, softcap, p));
   return 1;
 }
 

@@ -123,7 +123,7 @@ static int l_adamw(lua_State *L) { /* [-0, +1, e] adamw({{params, lr, weight_dec
 
 static int
 l_step(lua_State *L) { /* [-0, +0 or 3, e] step(): nil, message, code when memory runs out, nothing changed then */
-  kava_status st = kava_adamw_step(check_adamw(L, 1));
+  kava_status st = kava_adamw_step(check_adamw(L, 1), NULL);
   if (st != KAVA_OK) return kava_l_fail(L, st);
   lua_pushboolean(L, 1);
   return 1;
@@ -219,12 +219,16 @@ static int64_t collect(lua_State *L, int arg, kava_tensor **into, int depth) {
 
 static int l_clip_grad_norm(lua_State *L) { /* [-0, +1, e] clip_grad_norm(params, max_norm) -> norm before clipping */
   luaL_checktype(L, 1, LUA_TTABLE);
-  lua_Number most = luaL_checknumber(L, 2), norm;
+  lua_Number most = luaL_checknumber(L, 2);
+  double figures[2];
   int64_t count = collect(L, 1, NULL, 0);
   kava_tensor **params = lua_newuserdatauv(L, (size_t)(count ? count : 1) * sizeof *params, 0);
   collect(L, 1, params, 0);
-  kava_l_check(L, kava_clip_grad_norm(params, count, most, &norm));
-  lua_pushnumber(L, norm);
+  kava_tensor **norm = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_clip_grad_norm(params, count, most, norm));
+  kava_l_check(L, kava_tensor_read(*norm, figures));
+  kava_tensor_release(norm);
+  lua_pushnumber(L, figures[0]);
   return 1;
 }
 

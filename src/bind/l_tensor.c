@@ -82,19 +82,25 @@ kava_tensor **kava_l_check_tensors(lua_State *L, int arg, int *count) {
   return list;
 }
 
-static void check_device(lua_State *L, int arg) {
-  const char *device = kava_l_field_string(L, arg, "device", "cpu");
-  if (strcmp(device, "cpu") != 0) luaL_error(L, "device: '%s' is not here; the devices of this build are: cpu", device);
+/* The device that the table at `arg` names, open; the fallback where it names none. */
+static kava_device check_device(lua_State *L, int arg, kava_device fallback) {
+  const char *name = kava_l_field_string(L, arg, "device", NULL);
+  kava_device device = fallback;
+  if (name && !kava_device_parse(name, &device)) luaL_error(L, "device: cpu or cuda expected, got '%s'", name);
+  kava_l_check(L, kava_device_open(device));
+  return device;
 }
 
 /* The options of the functions that make tensors, when there are any at `arg`. */
-static kava_dtype make_options(lua_State *L, int arg, const char *what, kava_dtype fallback, bool *requires_grad) {
+static kava_dtype make_options(lua_State *L, int arg, const char *what, kava_dtype fallback, bool *requires_grad,
+                               kava_device *device) {
   static const char *const known[] = {"dtype", "device", "shape", "requires_grad", NULL};
   *requires_grad = false;
+  *device = KAVA_CPU;
   if (lua_isnoneornil(L, arg)) return fallback;
   luaL_checktype(L, arg, LUA_TTABLE);
   kava_l_check_keys(L, arg, what, known);
-  check_device(L, arg);
+  *device = check_device(L, arg, KAVA_CPU);
   kava_dtype dtype = kava_l_field_dtype(L, arg, "dtype", fallback);
   *requires_grad = kava_l_field_boolean(L, arg, "requires_grad", false);
   if (kava_dtype_is_quantised(dtype))
@@ -102,6 +108,17 @@ static kava_dtype make_options(lua_State *L, int arg, const char *what, kava_dty
   if (*requires_grad && !kava_dtype_is_float(dtype))
     luaL_error(L, "%s: requires_grad needs a float dtype, not %s", what, kava_dtype_name(dtype));
   return dtype;
+}
+
+/* What was made on the host goes where it is wanted, and is a leaf there. `at`: its box. [-0, +0, e] */
+static void settle(lua_State *L, kava_tensor **at, kava_device device, bool requires_grad) {
+  kava_tensor *there = NULL;
+  if (device != KAVA_CPU) {
+    kava_l_check(L, kava_tensor_on(*at, device, &there));
+    kava_tensor_release(at);
+    *at = there;
+  }
+  (*at)->requires_grad = requires_grad;
 }
 
 /* One plain element as Lua sees it: booleans, integers, floats. [-0, +1, -] */
@@ -186,7 +203,8 @@ static int l_tensor(lua_State *L) {
   bool requires_grad, shaped = false;
   luaL_checkany(L, 1);
   lua_settop(L, 2);
-  kava_dtype dtype = make_options(L, 2, "tensor", KAVA_F32, &requires_grad);
+  kava_device device;
+  kava_dtype dtype = make_options(L, 2, "tensor", KAVA_F32, &requires_grad, &device);
   if (lua_istable(L, 2) && lua_getfield(L, 2, "shape") != LUA_TNIL) {
     luaL_argcheck(L, lua_istable(L, -1), 2, "shape: a table of sizes expected");
     kava_l_check_sizes(L, lua_gettop(L), "shape", &dims, shape);
@@ -219,15 +237,16 @@ static int l_tensor(lua_State *L) {
     fill_nested(L, &f, 0, dims, shape);
   lua_pop(L, 1);
   kava_l_check(L, kava_contiguous_as(*staged, dtype, y));
-  (*y)->requires_grad = requires_grad;
+  settle(L, y, device, requires_grad);
   return 1;
 }
 
 static kava_tensor *make(lua_State *L, int arg, const char *what, int dims, const int64_t *shape, kava_dtype fallback) {
   bool requires_grad;
-  kava_dtype dtype = make_options(L, arg, what, fallback, &requires_grad);
+  kava_device device;
+  kava_dtype dtype = make_options(L, arg, what, fallback, &requires_grad, &device);
   kava_tensor **y = kava_l_result(L);
-  kava_l_check(L, kava_tensor_zeros(dtype, dims, shape, y));
+  kava_l_check(L, kava_tensor_zeros_on(device, dtype, dims, shape, y));
   (*y)->requires_grad = requires_grad;
   return *y;
 }
@@ -238,8 +257,7 @@ static void fill(lua_State *L, kava_tensor *t, int arg) {
   int64_t integer = (int64_t)lua_tointeger(L, arg);
   bool whole = lua_isinteger(L, arg);
   kava_tensor *single = NULL;
-  kava_status st = kava_tensor_from(whole ? KAVA_I64 : KAVA_F64, 0, NULL,
-                                    whole ? (const void *)&integer : (const void *)&number, &single);
+  kava_status st = kava_tensor_full_on(t->device, whole ? KAVA_I64 : KAVA_F64, 0, NULL, number, integer, &single);
   if (st == KAVA_OK) st = kava_copy_into(t, single);
   kava_tensor_release(&single);
   kava_l_check(L, st);
@@ -279,7 +297,8 @@ static int random_tensor(lua_State *L, const char *what, void (*draw)(uint64_t, 
   int64_t shape[KAVA_MAX_DIMS];
   int next = kava_l_check_sizes(L, 1, what, &dims, shape);
   bool requires_grad;
-  kava_dtype dtype = make_options(L, next, what, KAVA_F32, &requires_grad);
+  kava_device device;
+  kava_dtype dtype = make_options(L, next, what, KAVA_F32, &requires_grad, &device);
   if (!kava_dtype_is_float(dtype))
     return luaL_error(L, "%s: dtype %s, a float type is expected", what, kava_dtype_name(dtype));
   uint64_t seed, stream = kava_rng_take(&seed);
@@ -287,7 +306,7 @@ static int random_tensor(lua_State *L, const char *what, void (*draw)(uint64_t, 
   kava_l_check(L, kava_tensor_new(KAVA_F32, dims, shape, drawn));
   draw(seed, stream, kava_f32(*drawn), kava_tensor_numel(*drawn));
   kava_l_check(L, kava_contiguous_as(*drawn, dtype, y));
-  (*y)->requires_grad = requires_grad;
+  settle(L, y, device, requires_grad);
   return 1;
 }
 static int l_randn(lua_State *L) { return random_tensor(L, "randn", kava_rng_normal); } /* [-0, +1, e] N(0,1) */
@@ -317,7 +336,8 @@ l_arange(lua_State *L) { /* [-0, +1, e] arange(stop) or arange(start, stop [, st
   luaL_argcheck(L, steps < 0x1p48, 1, "a shorter range expected");
   int64_t count = steps > 0 ? (int64_t)steps : 0;
   bool requires_grad;
-  kava_dtype dtype = make_options(L, given + 1, "arange", whole ? KAVA_I64 : KAVA_F32, &requires_grad);
+  kava_device device;
+  kava_dtype dtype = make_options(L, given + 1, "arange", whole ? KAVA_I64 : KAVA_F32, &requires_grad, &device);
   kava_tensor **values = kava_l_result(L), **y = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_tensor_new(whole ? KAVA_I64 : KAVA_F64, 1, &count, values));
   if (whole)
@@ -326,7 +346,7 @@ l_arange(lua_State *L) { /* [-0, +1, e] arange(stop) or arange(start, stop [, st
   else
     for (int64_t i = 0; i < count; i++) kava_f64(*values)[i] = at[0] + (double)i * at[2];
   kava_l_check(L, kava_contiguous_as(*values, dtype, y));
-  (*y)->requires_grad = requires_grad;
+  settle(L, y, device, requires_grad);
   return 1;
 }
 
@@ -378,8 +398,19 @@ static int t_item(lua_State *L) { /* [-0, +1, e] the one element as a number (a 
     kava_shape_format(t->dims, t->shape, shape, sizeof shape);
     return luaL_error(L, "item: a tensor of one element is expected, this one has shape %s", shape);
   }
-  push_element(L, t->dtype, kava_tensor_data(t));
+  uint64_t element;
+  kava_l_check(L, kava_device_copy(KAVA_CPU, &element, t->device, kava_tensor_data(t),
+                                   (size_t)kava_dtype_block_bytes(t->dtype)));
+  push_element(L, t->dtype, &element);
   return 1;
+}
+
+/* The tensor at the index `arg`, contiguous and on the host. [-0, +2, e] */
+static kava_tensor *host_copy(lua_State *L, kava_tensor *t) {
+  kava_tensor **whole = kava_l_result(L), **here = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_contiguous_as(t, t->dtype, whole));
+  kava_l_check(L, kava_tensor_on(*whole, KAVA_CPU, here));
+  return *here;
 }
 
 static void push_nested(lua_State *L, const kava_tensor *t, int dim, const char **at) { /* [-0, +1, m] */
@@ -398,11 +429,11 @@ static void push_nested(lua_State *L, const kava_tensor *t, int dim, const char 
 
 static int
 t_totable(lua_State *L) { /* [-0, +1, e] nested tables of numbers (booleans for bool); a number for 0 dimensions */
-  kava_tensor *t = kava_l_check_tensor(L, 1), **whole = kava_l_result(L);
+  kava_tensor *t = kava_l_check_tensor(L, 1);
   check_plain(L, "totable", t);
-  kava_l_check(L, kava_contiguous_as(t, t->dtype, whole));
-  const char *at = kava_tensor_data(*whole);
-  push_nested(L, *whole, 0, &at);
+  t = host_copy(L, t);
+  const char *at = kava_tensor_data(t);
+  push_nested(L, t, 0, &at);
   return 1;
 }
 
@@ -416,7 +447,7 @@ static int t_tostring(lua_State *L) { /* [-0, +1, m] */
   kava_shape_format(t->dims, t->shape, shape, sizeof shape);
   luaL_Buffer text;
   luaL_buffinit(L, &text);
-  lua_pushfstring(L, "kava.Tensor %s %s cpu", kava_dtype_name(t->dtype), shape);
+  lua_pushfstring(L, "kava.Tensor %s %s %s", kava_dtype_name(t->dtype), shape, kava_device_name(t->device));
   luaL_addvalue(&text);
   int64_t count = kava_tensor_numel(t);
   if (!kava_dtype_is_quantised(t->dtype)) {
@@ -429,7 +460,11 @@ static int t_tostring(lua_State *L) { /* [-0, +1, m] */
       int64_t at = 0, left = i;
       for (int d = t->dims - 1; d >= 0; left /= t->shape[d--]) at += left % t->shape[d] * t->stride[d];
       if (i) luaL_addstring(&text, ", ");
-      push_element(L, t->dtype, (const char *)kava_tensor_data(t) + at * kava_dtype_block_bytes(t->dtype));
+      uint64_t element;
+      size_t bytes = (size_t)kava_dtype_block_bytes(t->dtype);
+      const char *from = (const char *)kava_tensor_data(t) + at * (int64_t)bytes;
+      kava_l_check(L, kava_device_copy(KAVA_CPU, &element, t->device, from, bytes));
+      push_element(L, t->dtype, &element);
       if (lua_type(L, -1) == LUA_TNUMBER && !lua_isinteger(L, -1)) {
         char number[32];
         snprintf(number, sizeof number, "%.5g", lua_tonumber(L, -1));
@@ -471,10 +506,15 @@ static int t_to(lua_State *L) { /* [-0, +1, e] to{device=, dtype=}: the tensor i
   kava_tensor *t = kava_l_check_tensor(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   kava_l_check_keys(L, 2, "to", known);
-  check_device(L, 2);
+  kava_device device = check_device(L, 2, t->device);
   kava_dtype dtype = kava_l_field_dtype(L, 2, "dtype", t->dtype);
-  kava_tensor **y = kava_l_result(L);
-  kava_l_check(L, kava_op_cast(t, dtype, y));
+  kava_tensor **first = kava_l_result(L), **y = kava_l_new_tensor_box(L);
+  bool narrower = kava_dtype_block_bytes(dtype) < kava_dtype_block_bytes(t->dtype); /* fewer bytes move */
+  if (narrower)
+    kava_l_check(L, kava_op_cast(t, dtype, first));
+  else
+    kava_l_check(L, kava_op_move(t, device, first));
+  kava_l_check(L, narrower ? kava_op_move(*first, device, y) : kava_op_cast(*first, dtype, y));
   return 1;
 }
 
@@ -588,7 +628,7 @@ static int t_index(lua_State *L) { /* [-0, +1, e] methods, and shape, dtype, dev
   } else if (strcmp(key, "dtype") == 0)
     lua_pushstring(L, kava_dtype_name(kava_l_check_tensor(L, 1)->dtype));
   else if (strcmp(key, "device") == 0)
-    lua_pushstring(L, kava_l_check_tensor(L, 1) ? "cpu" : NULL);
+    lua_pushstring(L, kava_device_name(kava_l_check_tensor(L, 1)->device));
   else if (strcmp(key, "grad") == 0) {
     kava_tensor *t = kava_l_check_tensor(L, 1);
     if (t->grad)
@@ -611,7 +651,7 @@ static int t_newindex(lua_State *L) { /* [-0, +0, e] only grad can be set: to ni
   kava_tensor *grad = kava_l_check_tensor(L, 3), **own = kava_l_result(L);
   if (!kava_same_shape(t, grad)) return luaL_error(L, "grad: the gradient's shape must be the tensor's");
   check_plain(L, "grad", grad);
-  kava_l_check(L, kava_tensor_empty_like(grad, t->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, own));
+  kava_l_check(L, kava_tensor_new_on(t->device, kava_grad_dtype(t), grad->dims, grad->shape, own));
   kava_l_check(L, kava_copy_into(*own, grad));
   kava_tensor_release(&t->grad);
   t->grad = kava_tensor_retain(*own);

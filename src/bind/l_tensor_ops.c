@@ -12,29 +12,26 @@
 
 /* --- operands: tensors and numbers --- */
 
-/* A number beside a tensor: whole numbers stay integers beside integer tensors; else it takes the tensor's float type.
- * [-0, +1, e] its tensor of no dimensions */
+static bool holds(kava_dtype dtype, int64_t value) {
+  switch (dtype) {
+  case KAVA_I32: return value >= INT32_MIN && value <= INT32_MAX;
+  case KAVA_I16: return value >= INT16_MIN && value <= INT16_MAX;
+  case KAVA_I8: return value >= INT8_MIN && value <= INT8_MAX;
+  case KAVA_U8: return value >= 0 && value <= UINT8_MAX;
+  default: return true;
+  }
+}
+
+/* A number beside a tensor: whole numbers stay integers beside integer tensors, in i64 where the tensor's type cannot
+ * hold them; else it takes the tensor's float type. [-0, +1, e] its tensor of no dimensions */
 static kava_tensor *scalar_beside(lua_State *L, int arg, const kava_tensor *other) {
   kava_dtype dtype = other->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
-  if (!kava_dtype_is_float(other->dtype) && lua_isinteger(L, arg))
-    dtype = other->dtype == KAVA_BOOL ? KAVA_I64 : other->dtype;
   int64_t integer = (int64_t)lua_tointeger(L, arg);
-  double number = lua_tonumber(L, arg);
-  kava_tensor **wide = kava_l_new_tensor_box(L), **y = kava_l_new_tensor_box(L);
-  bool real = kava_dtype_is_float(dtype);
-  kava_l_check(L,
-               kava_tensor_from(real ? KAVA_F64 : KAVA_I64, 0, NULL, real ? (void *)&number : (void *)&integer, wide));
-  kava_l_check(L, kava_contiguous_as(*wide, dtype, y));
-  if (!real) { /* a whole number that the type cannot hold widens the result */
-    kava_tensor **back = kava_l_new_tensor_box(L);
-    kava_l_check(L, kava_contiguous_as(*y, KAVA_I64, back));
-    if (kava_i64(*back)[0] != integer) {
-      lua_pop(L, 2);
-      return *wide;
-    }
-    lua_pop(L, 1);
-  }
-  lua_remove(L, -2);
+  if (kava_dtype_is_float(other->dtype) && other->device != KAVA_CPU) dtype = other->dtype;
+  if (!kava_dtype_is_float(other->dtype) && lua_isinteger(L, arg))
+    dtype = other->dtype == KAVA_BOOL || !holds(other->dtype, integer) ? KAVA_I64 : other->dtype;
+  kava_tensor **y = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_tensor_full_on(other->device, dtype, 0, NULL, lua_tonumber(L, arg), integer, y));
   return *y;
 }
 

@@ -223,14 +223,19 @@ out:
   return st;
 }
 
-static kava_status rotate(const kava_decoder *d, const kava_layer *l, const kava_forward *f, kava_tensor *x,
+/* The angles of a rotation are made for the first layer that asks for them. */
+static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x,
                           kava_tensor **out) {
-  if (l->rope) {
-    const kava_rope *rope = (f->rope ? f->rope : d->rope) + l->rope - 1;
-    return kava_op_rope(x, f->positions, rope->inv_freq, rope->scale, out);
+  if (!l->rope) {
+    *out = kava_tensor_retain(x);
+    return KAVA_OK;
   }
-  *out = kava_tensor_retain(x);
-  return KAVA_OK;
+  const kava_rope *rope = (f->rope ? f->rope : d->rope) + l->rope - 1;
+  kava_angles *angles = &f->angles[l->rope - 1];
+  kava_status st = angles->cosine ? KAVA_OK
+                                  : kava_rope_angles("rope", f->positions, x->shape[1], rope->inv_freq, rope->scale,
+                                                     x->dtype, x->device, angles);
+  return st == KAVA_OK ? kava_op_rotate(x, angles, out) : st;
 }
 
 static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **out) {
@@ -268,29 +273,16 @@ out:
   return st;
 }
 
-/* start for a sliding window: query t sees at most `window` keys */
-static kava_status windowed(const kava_forward *f, int window, int64_t batch, int64_t length, kava_tensor **out) {
-  kava_status st = kava_tensor_new(KAVA_I32, 2, (int64_t[]){batch, length}, out);
-  if (st != KAVA_OK) return st;
-  for (int64_t i = 0; i < batch * length; i++) {
-    int32_t first = f->start ? kava_i32(f->start)[i] : 0, edge = (int32_t)(i % length - window + 1);
-    kava_i32(*out)[i] = first > edge ? first : edge;
-  }
-  return KAVA_OK;
-}
-
 static kava_status attend(const kava_layer *l, const kava_forward *f, int index, kava_tensor *q, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *start = NULL, *o = NULL, *flat = NULL;
-  int64_t batch = q->shape[0], length = q->shape[1];
-  if (l->window > 0 && length > l->window) KAVA_TRY(windowed(f, l->window, batch, length, &start));
-  KAVA_TRY(kava_op_attention(q, f->out_keys[index], f->out_values[index], start ? start : f->start, l->attention_scale,
+  kava_tensor *o = NULL, *flat = NULL;
+  int64_t batch = q->shape[0], length = q->shape[1], window = length > l->window ? l->window : 0;
+  KAVA_TRY(kava_op_attention(q, f->out_keys[index], f->out_values[index], f->first_keys, window, l->attention_scale,
                              l->softcap, &o));
   KAVA_TRY(kava_op_reshape(o, 3, (int64_t[]){batch, length, (int64_t)l->heads * l->head_dim}, &flat));
   kava_tensor_release(&o);
   KAVA_TRY(affine(flat, &l->o, &l->o_bias, out));
 out:
-  kava_tensor_release(&start);
   kava_tensor_release(&o);
   kava_tensor_release(&flat);
   return st;
@@ -371,7 +363,7 @@ static kava_status embed(const kava_decoder *d, const kava_forward *f, kava_tens
       KAVA_TRY(kava_tensor_new(KAVA_I32, 2, (int64_t[]){batch, length}, &where));
       for (int64_t i = 0; i < batch * length; i++) kava_i32(where)[i] = (int32_t)(i % length);
     }
-    for (int64_t i = 0; i < batch * length; i++)
+    for (int64_t i = 0; i < batch * length && where->device == KAVA_CPU; i++)
       if (kava_i32(where)[i] < 0 || kava_i32(where)[i] >= d->positions->shape[0])
         KAVA_FAIL(KAVA_MISUSE, "position %d (row %lld, token %lld): the model has learnt positions 0 to %lld",
                   kava_i32(where)[i], (long long)(i / length + 1), (long long)(i % length + 1),
@@ -424,12 +416,14 @@ kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
     return kava_fail(KAVA_MISUSE, "up_to: a layer from 1 to %d expected, got %d", d->layers, f->up_to);
   bool whole = f->logits || f->hidden;
   f->layers = whole || f->up_to == 0 ? d->layers : f->up_to;
-  f->out_logits = f->out_hidden = NULL;
+  f->out_logits = f->out_hidden = f->first_keys = NULL;
+  for (int i = 0; i < KAVA_ROPES; i++) f->angles[i] = (kava_angles){0};
   f->out_keys = kava_calloc((size_t)f->layers * 4, sizeof *f->out_keys); /* one block for the four lists */
   if (!f->out_keys) return KAVA_MEMORY;
   f->out_keys_before = f->out_keys + f->layers;
   f->out_values = f->out_keys + 2 * f->layers;
   f->out_queries = f->out_keys + 3 * f->layers;
+  if (f->start) KAVA_TRY(kava_tensor_on(f->start, d->embed->device, &f->first_keys));
   KAVA_TRY(embed(d, f, &x));
   for (int i = 0; i < f->layers; i++) KAVA_TRY(run_layer(d, &d->layer[i], f, i, !whole && i == f->layers - 1, &x));
   if (whole) {
@@ -444,6 +438,8 @@ kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
 out:
   kava_tensor_release(&x);
   kava_tensor_release(&y);
+  kava_tensor_release(&f->first_keys);
+  for (int i = 0; i < KAVA_ROPES; i++) kava_angles_release(&f->angles[i]);
   if (st != KAVA_OK) kava_forward_release(f);
   return st;
 }

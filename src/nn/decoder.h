@@ -4,6 +4,7 @@
 #ifndef KAVA_NN_DECODER_H
 #define KAVA_NN_DECODER_H
 #include "kernels/args.h"
+#include "ops/rope.h"
 #include "tensor/tensor.h"
 
 /* A weight: a tensor, or some of its rows where several matrices are stored as one (phi3's qkv). Matrices are [out,
@@ -73,7 +74,7 @@ void kava_decoder_release(kava_decoder **decoder);
 
 typedef struct kava_forward {
   /* in; borrowed */
-  kava_tensor *input_ids; /* i64 or i32 [B,T] */
+  kava_tensor *input_ids; /* i64 or i32 [B,T]; this, start and positions may lie on any device */
   kava_tensor *start;     /* i32 [B,T]: the first key each query may see (packing, left padding); NULL: 0 */
   kava_tensor *positions; /* i32 [B,T]; NULL: 0, 1, 2, … */
   const kava_rope *rope;  /* instead of the decoder's, as many: rotations that depend on the length; NULL: its own */
@@ -88,6 +89,9 @@ typedef struct kava_forward {
   kava_tensor **out_keys_before; /* before rotation */
   kava_tensor **out_values;      /* NULL entries where not computed */
   kava_tensor **out_queries;     /* after rotation; NULL entries unless asked for */
+  /* while it runs */
+  kava_tensor *first_keys; /* start, on the decoder's device */
+  kava_angles angles[KAVA_ROPES];
 } kava_forward;
 
 kava_status kava_decoder_forward(kava_decoder *decoder, kava_forward *forward);

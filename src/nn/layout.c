@@ -19,6 +19,9 @@ kava_status kava_mask_to_start(const kava_tensor *mask, kava_tensor **out) {
                      kava_dtype_name(mask->dtype), mask->dims);
   int64_t batch = mask->shape[0], length = mask->shape[1];
   kava_tensor *start = NULL;
+  if (mask->device != KAVA_CPU)
+    return kava_fail(KAVA_MISUSE, "attention_mask: on %s; it is looked at on the cpu (give start instead)",
+                     kava_device_name(mask->device));
   kava_status st = kava_tensor_zeros(KAVA_I32, 2, mask->shape, &start);
   if (st != KAVA_OK) return st;
   bool any = false;
@@ -49,6 +52,7 @@ kava_status kava_rope_rows(const kava_tensor *w, int heads, bool inverse, kava_t
     return kava_fail(KAVA_MISUSE,
                      "rope_rows: a contiguous [rows, in] tensor whose rows are divisible by 2 x %d heads expected",
                      heads);
+  if (w->device != KAVA_CPU) return kava_fail(KAVA_MISUSE, "rope_rows: a tensor on the cpu expected");
   if (w->scales)
     return kava_fail(KAVA_UNSUPPORTED, "rope_rows: a %s tensor's scales stay where they are",
                      kava_dtype_name(w->dtype));

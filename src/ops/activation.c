@@ -9,17 +9,24 @@ static kava_status activation_backward(kava_node *node, const kava_tensor *grad)
   bool add;
   kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
   if (st != KAVA_OK || !dx) return st;
-  kava_kernels_cpu()->activation_grad((kava_activation)node->integers[0], grad->dtype, kava_tensor_data(node->saved[0]),
-                                      kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);
-  return KAVA_OK;
+  KAVA_RUN(grad->device, activation_grad, (kava_activation)node->integers[0], grad->dtype,
+           kava_tensor_data(node->saved[0]), kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad),
+           add);
+out:
+  return st;
 }
 
 static kava_status activation_again(kava_node *node, kava_tensor **out) {
   const kava_tensor *x = node->saved[0];
-  kava_status st = kava_tensor_empty_like(x, x->dtype, out);
-  if (st == KAVA_OK)
-    kava_kernels_cpu()->activation((kava_activation)node->integers[0], x->dtype, kava_tensor_data(x),
-                                   kava_tensor_data(*out), kava_tensor_numel(x));
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
+  KAVA_RUN(x->device, activation, (kava_activation)node->integers[0], x->dtype, kava_tensor_data(x),
+           kava_tensor_data(y), kava_tensor_numel(x));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
   return st;
 }
 
@@ -31,7 +38,7 @@ static kava_status activation(const char *op, kava_activation kind, kava_tensor 
   KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
   KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
-  kava_kernels_cpu()->activation(kind, dtype, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
+  KAVA_RUN(x->device, activation, kind, dtype, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, activation_backward, 1, &x, y, &node));
     node->integers[0] = kind;
@@ -52,9 +59,10 @@ static kava_status softcap_backward(kava_node *node, const kava_tensor *grad) {
   bool add;
   kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
   if (st != KAVA_OK || !dx) return st;
-  kava_kernels_cpu()->softcap_grad(grad->dtype, node->numbers[0], kava_tensor_data(node->saved[0]),
-                                   kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);
-  return KAVA_OK;
+  KAVA_RUN(grad->device, softcap_grad, grad->dtype, node->numbers[0], kava_tensor_data(node->saved[0]),
+           kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);
+out:
+  return st;
 }
 
 kava_status kava_op_softcap(kava_tensor *x, double c, kava_tensor **out) {
@@ -67,7 +75,7 @@ kava_status kava_op_softcap(kava_tensor *x, double c, kava_tensor **out) {
   KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
   KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
-  kava_kernels_cpu()->softcap(dtype, c, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
+  KAVA_RUN(x->device, softcap, dtype, c, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, softcap_backward, 1, &x, y, &node));
     node->numbers[0] = c;
@@ -97,23 +105,28 @@ static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
   if (one && dgate) {
     /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
     a.dgate = kava_tensor_data(dgate);
-    kava_kernels_cpu()->gated_grad(&a);
+    KAVA_RUN(grad->device, gated_grad, &a);
     a.dgate = NULL;
   }
   KAVA_TRY(kava_grad_into(node->inputs[1], &dup, &a.add_up));
   if (dgate && !one) a.dgate = kava_tensor_data(dgate);
   if (dup) a.dup = kava_tensor_data(dup);
-  kava_kernels_cpu()->gated_grad(&a);
+  KAVA_RUN(grad->device, gated_grad, &a);
 out:
   return st;
 }
 
 static kava_status gated_again(kava_node *node, kava_tensor **out) {
   const kava_tensor *gate = node->saved[0], *up = node->saved[1];
-  kava_status st = kava_tensor_empty_like(gate, gate->dtype, out);
-  if (st == KAVA_OK)
-    kava_kernels_cpu()->gated((kava_activation)node->integers[0], gate->dtype, kava_tensor_data(gate),
-                              kava_tensor_data(up), kava_tensor_data(*out), kava_tensor_numel(gate));
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  KAVA_TRY(kava_tensor_empty_like(gate, gate->dtype, &y));
+  KAVA_RUN(gate->device, gated, (kava_activation)node->integers[0], gate->dtype, kava_tensor_data(gate),
+           kava_tensor_data(up), kava_tensor_data(y), kava_tensor_numel(gate));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
   return st;
 }
 
@@ -127,8 +140,8 @@ static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate
   KAVA_TRY(kava_operand(op, "gate", gate, dtype, &cg));
   KAVA_TRY(kava_operand(op, "up", up, dtype, &cu));
   KAVA_TRY(kava_tensor_empty_like(gate, dtype, &y));
-  kava_kernels_cpu()->gated(kind, dtype, kava_tensor_data(cg), kava_tensor_data(cu), kava_tensor_data(y),
-                            kava_tensor_numel(y));
+  KAVA_RUN(gate->device, gated, kind, dtype, kava_tensor_data(cg), kava_tensor_data(cu), kava_tensor_data(y),
+           kava_tensor_numel(y));
   if (kava_tape_wanted(inputs, 2)) {
     KAVA_TRY(kava_tape_record(op, gated_backward, 2, inputs, y, &node));
     node->integers[0] = kind;

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 #include "kernels/kernels.h"
+#include "ops/cast.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
 #include <math.h>
@@ -9,7 +10,8 @@ double kava_attention_scale(const kava_tensor *q) {
 }
 
 static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k, const kava_tensor *v,
-                                     const kava_tensor *start, const kava_tensor *lse, double scale, double softcap) {
+                                     const kava_tensor *start, int64_t window, const kava_tensor *lse, double scale,
+                                     double softcap) {
   return (kava_attention_args){.dtype = q->dtype,
                                .batch = q->shape[0],
                                .length = q->shape[1],
@@ -22,15 +24,17 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .k = kava_tensor_data(k),
                                .v = v ? kava_tensor_data(v) : NULL,
                                .start = start ? kava_i32(start) : NULL,
+                               .window = window,
                                .lse = lse ? kava_tensor_data(lse) : NULL};
 }
 
-/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers: scale, softcap */
+/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers: scale, softcap;
+ * integers[0]: window */
 static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk, *dv;
-  kava_attention_args a =
-      arguments(saved[0], saved[1], saved[2], saved[3], saved[4], node->numbers[0], node->numbers[1]);
+  kava_attention_args a = arguments(saved[0], saved[1], saved[2], saved[3], node->integers[0], saved[4],
+                                    node->numbers[0], node->numbers[1]);
   a.o = kava_tensor_data(saved[5]);
   a.grad_o = kava_tensor_data(grad);
   KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
@@ -39,7 +43,7 @@ static kava_status attention_backward(kava_node *node, const kava_tensor *grad) 
   a.dq = dq ? kava_tensor_data(dq) : NULL;
   a.dk = dk ? kava_tensor_data(dk) : NULL;
   a.dv = dv ? kava_tensor_data(dv) : NULL;
-  st = kava_kernels_cpu()->attention_grad(&a);
+  KAVA_RUN_TRY(grad->device, attention_grad, &a);
 out:
   return st;
 }
@@ -47,12 +51,13 @@ out:
 static kava_status map_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk;
-  kava_attention_args a = arguments(saved[0], saved[1], NULL, saved[3], saved[4], node->numbers[0], node->numbers[1]);
+  kava_attention_args a =
+      arguments(saved[0], saved[1], NULL, saved[3], node->integers[0], saved[4], node->numbers[0], node->numbers[1]);
   KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
   KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
   a.dq = dq ? kava_tensor_data(dq) : NULL;
   a.dk = dk ? kava_tensor_data(dk) : NULL;
-  st = kava_kernels_cpu()->attention_map_grad(&a, kava_tensor_data(grad));
+  KAVA_RUN_TRY(grad->device, attention_map_grad, &a, kava_tensor_data(grad));
 out:
   return st;
 }
@@ -75,28 +80,31 @@ static kava_status check(const char *op, const kava_tensor *q, const kava_tensor
   return v ? kava_operand_shape(op, "v", v, 4, k->shape) : KAVA_OK;
 }
 
-/* start as contiguous i32, clamped to [0, T]: T stands for "sees no key". */
-static kava_status start_keys(const char *op, kava_tensor *start, kava_tensor **out) {
-  kava_tensor *wide = NULL, *narrow = NULL;
+/* start as contiguous i32, on q's device, as it is where it is that. What comes in more bits is clamped on the way, so
+ * that i32 holds it: 2^30 sees no key, as any start beyond the query does. */
+static kava_status start_keys(const char *op, kava_tensor *start, kava_device device, kava_tensor **out) {
+  kava_tensor *wide = NULL, *clamped = NULL, *narrow = NULL;
   kava_status st = KAVA_OK;
-  KAVA_TRY(kava_operand_ids(op, "start", start, &wide));
-  KAVA_TRY(kava_tensor_empty_like(start, KAVA_I32, &narrow));
-  int64_t count = kava_tensor_numel(start), length = start->shape[1];
-  for (int64_t i = 0; i < count; i++) {
-    int64_t first = kava_i64(wide)[i];
-    kava_i32(narrow)[i] = (int32_t)(first < 0 ? 0 : first > length ? length : first);
+  if (start->dtype == KAVA_I32 && start->device == device && kava_tensor_is_contiguous(start)) {
+    *out = kava_tensor_retain(start);
+    return KAVA_OK;
   }
+  KAVA_TRY(kava_operand_ids(op, "start", start, device, &wide));
+  KAVA_TRY(kava_tensor_empty_like(wide, KAVA_I64, &clamped));
+  KAVA_RUN(device, unary, KAVA_CLAMP, KAVA_I64, kava_i64(wide), kava_i64(clamped), kava_tensor_numel(wide), 0, 0x1p30);
+  KAVA_TRY(kava_contiguous_as(clamped, KAVA_I32, &narrow));
   *out = narrow;
   narrow = NULL;
 out:
   kava_tensor_release(&wide);
+  kava_tensor_release(&clamped);
   kava_tensor_release(&narrow);
   return st;
 }
 
 /* Both ops: v NULL means attention_map. */
 static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start,
-                          double scale, double softcap, kava_backward_fn backward, kava_tensor **out) {
+                          int64_t window, double scale, double softcap, kava_backward_fn backward, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *inputs[3] = {q, k, v}, *given[5] = {NULL}, *y = NULL;
   static const char *const names[3] = {"q", "k", "v"};
@@ -105,23 +113,29 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
   KAVA_TRY(kava_operand_dtype(op, 3, inputs, names, &dtype));
   KAVA_TRY(check(op, q, k, v));
   if (!(softcap >= 0)) KAVA_FAIL(KAVA_MISUSE, "%s: softcap is %g; 0 (none) or more expected", op, softcap);
+  if (window < 0) KAVA_FAIL(KAVA_MISUSE, "%s: window is %lld; 0 (all keys) or more expected", op, (long long)window);
   if (start) {
     KAVA_TRY(kava_operand_shape(op, "start", start, 2, q->shape));
-    KAVA_TRY(start_keys(op, start, &given[3]));
+    KAVA_TRY(start_keys(op, start, q->device, &given[3]));
   }
   for (int i = 0; i < 3; i++) KAVA_TRY(kava_operand(op, names[i], inputs[i], dtype, &given[i]));
   bool recorded = kava_tape_wanted(inputs, 3);
-  if (recorded) KAVA_TRY(kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[2], q->shape[1]}, &given[4]));
+  if (recorded)
+    KAVA_TRY(kava_tensor_new_on(q->device, kava_dtype_wide(dtype), 3,
+                                (int64_t[]){q->shape[0], q->shape[2], q->shape[1]}, &given[4]));
   KAVA_TRY(v ? kava_tensor_empty_like(q, dtype, &y)
-             : kava_tensor_new(dtype, 3, (int64_t[]){q->shape[0], q->shape[1], q->shape[1]}, &y));
-  kava_attention_args a = arguments(given[0], given[1], given[2], given[3], given[4], scale, softcap);
+             : kava_tensor_new_on(q->device, dtype, 3, (int64_t[]){q->shape[0], q->shape[1], q->shape[1]}, &y));
+  kava_attention_args a = arguments(given[0], given[1], given[2], given[3], window, given[4], scale, softcap);
   a.o = v ? kava_tensor_data(y) : NULL;
-  if (kava_tensor_numel(y))
-    KAVA_TRY(v ? kava_kernels_cpu()->attention(&a) : kava_kernels_cpu()->attention_map(&a, kava_tensor_data(y)));
+  if (kava_tensor_numel(y) && v)
+    KAVA_RUN_TRY(q->device, attention, &a);
+  else if (kava_tensor_numel(y))
+    KAVA_RUN_TRY(q->device, attention_map, &a, kava_tensor_data(y));
   if (recorded) {
     KAVA_TRY(kava_tape_record(op, backward, 3, inputs, y, &node));
     node->numbers[0] = scale;
     node->numbers[1] = softcap;
+    node->integers[0] = window;
     for (int i = 0; i < 5; i++) KAVA_TRY(kava_tape_save(node, i, given[i]));
     if (v) KAVA_TRY(kava_tape_save(node, 5, y));
   }
@@ -133,12 +147,12 @@ out:
   return st;
 }
 
-kava_status kava_op_attention(kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start, double scale,
-                              double softcap, kava_tensor **out) {
-  return attend("attention", q, k, v, start, scale, softcap, attention_backward, out);
+kava_status kava_op_attention(kava_tensor *q, kava_tensor *k, kava_tensor *v, kava_tensor *start, int64_t window,
+                              double scale, double softcap, kava_tensor **out) {
+  return attend("attention", q, k, v, start, window, scale, softcap, attention_backward, out);
 }
 
-kava_status kava_op_attention_map(kava_tensor *q, kava_tensor *k, kava_tensor *start, double scale, double softcap,
-                                  kava_tensor **out) {
-  return attend("attention_map", q, k, NULL, start, scale, softcap, map_backward, out);
+kava_status kava_op_attention_map(kava_tensor *q, kava_tensor *k, kava_tensor *start, int64_t window, double scale,
+                                  double softcap, kava_tensor **out) {
+  return attend("attention_map", q, k, NULL, start, window, scale, softcap, map_backward, out);
 }

@@ -7,7 +7,7 @@
 static kava_status open_rows(const char *op, kava_tensor *x, kava_tensor *mask, int64_t limit, double **rows,
                              int64_t *count, int64_t *width) {
   kava_status st = KAVA_OK;
-  kava_tensor *values = NULL;
+  kava_tensor *values = NULL, *wide = NULL;
   uint8_t *keep = NULL;
   int64_t counted;
   if (!kava_dtype_is_float(x->dtype) || x->dims < 1)
@@ -17,7 +17,8 @@ static kava_status open_rows(const char *op, kava_tensor *x, kava_tensor *mask, 
   int64_t all = *width ? kava_tensor_numel(x) / *width : 0;
   KAVA_TRY(kava_operand_mask(op, mask, all, &keep, &counted));
   if (counted == 0) KAVA_FAIL(KAVA_MISUSE, "%s: no row counts (%lld rows, the mask leaves none)", op, (long long)all);
-  KAVA_TRY(kava_operand(op, "x", x, KAVA_F64, &values));
+  KAVA_TRY(kava_operand(op, "x", x, KAVA_F64, &wide));
+  KAVA_TRY(kava_tensor_on(wide, KAVA_CPU, &values));
   *count = counted < limit ? counted : limit;
   *rows = kava_alloc((size_t)(*count * *width) * sizeof **rows);
   if (!*rows) KAVA_TRY(KAVA_MEMORY);
@@ -30,6 +31,7 @@ static kava_status open_rows(const char *op, kava_tensor *x, kava_tensor *mask, 
 out:
   kava_free(keep);
   kava_tensor_release(&values);
+  kava_tensor_release(&wide);
   return st;
 }
 

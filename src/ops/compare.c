@@ -11,6 +11,14 @@ static void merge(kava_difference *sum, const kava_difference *piece, int64_t of
   }
 }
 
+static kava_status on_host(const kava_tensor *t, kava_tensor **out) {
+  kava_tensor *whole = NULL;
+  kava_status st = kava_contiguous_as(t, t->dtype, &whole);
+  if (st == KAVA_OK) st = kava_tensor_on(whole, KAVA_CPU, out);
+  kava_tensor_release(&whole);
+  return st;
+}
+
 kava_status kava_compare_close(const kava_tensor *a, const kava_tensor *b, double rtol, double atol,
                                kava_difference *out) {
   enum { PIECE = 4096 };
@@ -26,8 +34,8 @@ kava_status kava_compare_close(const kava_tensor *a, const kava_tensor *b, doubl
     kava_shape_format(b->dims, b->shape, other, sizeof other);
     return kava_fail(KAVA_MISUSE, "allclose: shapes %s and %s differ", one, other);
   }
-  KAVA_TRY(kava_contiguous_as(a, a->dtype, &x));
-  KAVA_TRY(kava_contiguous_as(b, b->dtype, &y));
+  KAVA_TRY(on_host(a, &x));
+  KAVA_TRY(on_host(b, &y));
   int64_t count = kava_tensor_numel(a);
   if (a->dtype == b->dtype && (a->dtype == KAVA_F32 || a->dtype == KAVA_F64)) {
     kava_kernels_cpu()->difference(a->dtype, kava_tensor_data(x), kava_tensor_data(y), count, rtol, atol, &piece);

@@ -18,25 +18,30 @@ static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
                          .x = kava_tensor_data(grad),
                          .y = kava_tensor_data(dx),
                          .add = add};
-  kava_kernels_cpu()->dropout(&a);
-  return KAVA_OK;
+  KAVA_RUN(grad->device, dropout, &a);
+out:
+  return st;
 }
 
 /* only where x can itself be made again: else y costs no more memory than x */
 static kava_status dropout_again(kava_node *node, kava_tensor **out) {
-  kava_tensor *x;
-  kava_status st = kava_tape_kept(node, 0, 0, &x);
-  if (st == KAVA_OK) st = kava_tensor_empty_like(x, x->dtype, out);
-  if (st != KAVA_OK) return st;
+  kava_tensor *x, *y = NULL;
+  kava_status st = KAVA_OK;
+  KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
+  KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
   kava_dropout_args a = {.dtype = x->dtype,
                          .count = kava_tensor_numel(x),
                          .seed = (uint64_t)node->integers[0],
                          .stream = (uint64_t)node->integers[1],
                          .p = node->numbers[0],
                          .x = kava_tensor_data(x),
-                         .y = kava_tensor_data(*out)};
-  kava_kernels_cpu()->dropout(&a);
-  return KAVA_OK;
+                         .y = kava_tensor_data(y)};
+  KAVA_RUN(x->device, dropout, &a);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
 }
 
 kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
@@ -56,7 +61,7 @@ kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
   kava_dropout_args a = {
       .dtype = dtype, .count = kava_tensor_numel(y), .p = p, .x = kava_tensor_data(cx), .y = kava_tensor_data(y)};
   a.stream = kava_rng_take(&a.seed);
-  kava_kernels_cpu()->dropout(&a);
+  KAVA_RUN(x->device, dropout, &a);
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, dropout_backward, 1, &x, y, &node));
     node->integers[0] = (int64_t)a.seed;

@@ -5,6 +5,7 @@
 #include "ops/elementwise.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
+#include "ops/operand.h"
 #include "ops/shape.h"
 #include "tape/tape.h"
 #include <math.h>
@@ -29,30 +30,36 @@ static kava_status as_type(const kava_tensor *t, kava_dtype type, kava_tensor **
 /* y = a op b, both of type `compute`, into fresh storage of the broadcast shape; not recorded */
 static kava_status binary_plain(const char *name, kava_binary op, kava_dtype compute, const kava_tensor *a,
                                 const kava_tensor *b, kava_tensor **out) {
+  kava_status st = KAVA_OK;
   kava_strided args = {0};
   kava_tensor *y = NULL;
-  kava_status st = kava_broadcast_shape(name, a, b, &args.dims, args.shape);
-  if (st == KAVA_OK) st = kava_tensor_new(op >= KAVA_EQ ? KAVA_BOOL : compute, args.dims, args.shape, &y);
-  if (st != KAVA_OK) return st;
+  KAVA_TRY(kava_broadcast_shape(name, a, b, &args.dims, args.shape));
+  KAVA_TRY(kava_tensor_new_on(a->device, op >= KAVA_EQ ? KAVA_BOOL : compute, args.dims, args.shape, &y));
   broadcast(&args, 0, a);
   broadcast(&args, 1, b);
   memcpy(args.out_stride, y->stride, sizeof args.out_stride);
   args.out = kava_tensor_data(y);
-  kava_kernels_cpu()->binary(op, compute, &args);
+  KAVA_RUN(a->device, binary, op, compute, &args);
   *out = y;
-  return KAVA_OK;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
 }
 
 static kava_status common_type(const char *name, bool floats, const kava_tensor *a, const kava_tensor *b,
                                kava_dtype *compute, kava_dtype *result) {
   kava_dtype of_a, of_b;
   kava_status st = kava_compute_dtype(name, "the first operand", a, false, &of_a);
+  if (st == KAVA_OK) st = kava_operand_device(name, "the second operand", b, a->device);
   if (st == KAVA_OK) st = kava_compute_dtype(name, "the second operand", b, false, &of_b);
   if (st != KAVA_OK) return st;
   if (of_a == KAVA_F64 || of_b == KAVA_F64)
     *compute = KAVA_F64;
+  else if (of_a == KAVA_I64 || of_b == KAVA_I64)
+    *compute = of_a == KAVA_I64 ? of_b : of_a;
   else
-    *compute = of_a == KAVA_I64 && of_b == KAVA_I64 ? KAVA_I64 : KAVA_F32;
+    *compute = of_a == of_b ? of_a : KAVA_F32;
   if (floats && *compute == KAVA_I64)
     return kava_fail(KAVA_MISUSE, "%s: %s and %s, a float tensor is expected", name, kava_dtype_name(a->dtype),
                      kava_dtype_name(b->dtype));
@@ -99,17 +106,22 @@ out:
 static kava_status give(kava_tensor *x, kava_tensor *g) {
   kava_tensor *converted = NULL;
   if (!kava_needs_grad(x)) return KAVA_OK;
-  kava_status st = kava_contiguous_as(g, x->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, &converted);
+  kava_status st = kava_contiguous_as(g, kava_grad_dtype(x), &converted);
   if (st == KAVA_OK) st = kava_grad_add_summed(x, converted);
   kava_tensor_release(&converted);
   return st;
 }
 
 static kava_status scaled(const kava_tensor *x, double factor, kava_tensor **out) {
-  kava_status st = kava_tensor_empty_like(x, x->dtype, out);
-  if (st == KAVA_OK)
-    kava_kernels_cpu()->unary(KAVA_AFFINE, x->dtype, kava_tensor_data(x), kava_tensor_data(*out), kava_tensor_numel(x),
-                              factor, 0);
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
+  KAVA_RUN(x->device, unary, KAVA_AFFINE, x->dtype, kava_tensor_data(x), kava_tensor_data(y), kava_tensor_numel(x),
+           factor, 0);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
   return st;
 }
 
@@ -162,17 +174,22 @@ static kava_status div_backward(kava_node *node, const kava_tensor *grad) {
 /* condition ? a : b, all broadcast to this shape; a and b of one type */
 static kava_status where_plain(const kava_tensor *condition, const kava_tensor *a, const kava_tensor *b, int dims,
                                const int64_t *shape, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
   kava_strided args = {.dims = dims};
   memcpy(args.shape, shape, (size_t)dims * sizeof *shape);
-  kava_status st = kava_tensor_new(a->dtype, dims, shape, out);
-  if (st != KAVA_OK) return st;
+  KAVA_TRY(kava_tensor_new_on(a->device, a->dtype, dims, shape, &y));
   broadcast(&args, 0, a);
   broadcast(&args, 1, b);
   broadcast(&args, 2, condition);
-  memcpy(args.out_stride, (*out)->stride, sizeof args.out_stride);
-  args.out = kava_tensor_data(*out);
-  kava_kernels_cpu()->where(a->dtype, &args);
-  return KAVA_OK;
+  memcpy(args.out_stride, y->stride, sizeof args.out_stride);
+  args.out = kava_tensor_data(y);
+  KAVA_RUN(a->device, where, a->dtype, &args);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
 }
 
 /* saved[0..2]: a, b, y */
@@ -180,18 +197,16 @@ static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *a = NULL, *b = NULL, *one = NULL, *less = NULL, *part = NULL, *whole = NULL, *zero = NULL;
   kava_tensor *constant = NULL;
-  double unit = 1;
   KAVA_TRY(kava_contiguous_as(node->saved[0], grad->dtype, &a));
   KAVA_TRY(kava_contiguous_as(node->saved[1], grad->dtype, &b));
   if (kava_needs_grad(node->inputs[0])) {
-    KAVA_TRY(kava_tensor_from(KAVA_F64, 0, NULL, &unit, &less));
-    KAVA_TRY(kava_contiguous_as(less, grad->dtype, &one));
-    kava_tensor_release(&less);
+    KAVA_TRY(kava_tensor_full_on(grad->device, grad->dtype, 0, NULL, 1, 1, &one));
     KAVA_TRY(binary_plain("gradient", KAVA_SUB, grad->dtype, b, one, &less));
     KAVA_TRY(binary_plain("gradient", KAVA_POW, grad->dtype, a, less, &part));
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, part, b, &whole));
     kava_tensor_release(&part);
-    KAVA_TRY(kava_tensor_zeros(grad->dtype, 0, NULL, &zero)); /* x^0 is 1 also where x is 0 and x^-1 infinite */
+    KAVA_TRY(kava_tensor_zeros_on(grad->device, grad->dtype, 0, NULL,
+                                  &zero)); /* x^0 is 1 also where x is 0 and x^-1 infinite */
     KAVA_TRY(binary_plain("gradient", KAVA_EQ, grad->dtype, b, zero, &constant));
     KAVA_TRY(where_plain(constant, zero, whole, whole->dims, whole->shape, &part));
     kava_tensor_release(&whole);
@@ -206,8 +221,8 @@ static kava_status power_backward(kava_node *node, const kava_tensor *grad) {
     KAVA_TRY(kava_tensor_empty_like(a, a->dtype, &part));
     int64_t count = kava_tensor_numel(a);
     void *logs = kava_tensor_data(part);
-    kava_kernels_cpu()->unary(KAVA_LOG, a->dtype, kava_tensor_data(a), logs, count, 0, 0);
-    kava_kernels_cpu()->unary(KAVA_CLAMP, a->dtype, logs, logs, count, -1e30, INFINITY); /* 0 * log 0 is to be 0 */
+    KAVA_RUN(a->device, unary, KAVA_LOG, a->dtype, kava_tensor_data(a), logs, count, 0, 0);
+    KAVA_RUN(a->device, unary, KAVA_CLAMP, a->dtype, logs, logs, count, -1e30, INFINITY); /* 0 * log 0 is to be 0 */
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, node->saved[2], part, &whole));
     kava_tensor_release(&part);
     KAVA_TRY(binary_plain("gradient", KAVA_MUL, grad->dtype, whole, grad, &part));
@@ -252,7 +267,7 @@ kava_status kava_op_compare(kava_binary op, kava_tensor *a, kava_tensor *b, kava
 static kava_status where_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *zero = NULL, *part = NULL;
-  KAVA_TRY(kava_tensor_zeros(grad->dtype, 0, NULL, &zero));
+  KAVA_TRY(kava_tensor_zeros_on(grad->device, grad->dtype, 0, NULL, &zero));
   for (int i = 0; i < 2; i++) {
     if (!kava_needs_grad(node->inputs[i])) continue;
     KAVA_TRY(where_plain(node->saved[0], i ? zero : grad, i ? grad : zero, grad->dims, grad->shape, &part));
@@ -275,6 +290,7 @@ kava_status kava_op_where(kava_tensor *condition, kava_tensor *a, kava_tensor *b
   if (condition->dtype != KAVA_BOOL)
     return kava_fail(KAVA_MISUSE, "where: the condition is %s, bool is expected", kava_dtype_name(condition->dtype));
   KAVA_TRY(common_type("where", false, a, b, &compute, &result));
+  KAVA_TRY(kava_operand_device("where", "the condition", condition, a->device));
   KAVA_TRY(kava_broadcast_shape("where", a, b, &dims, shape));
   kava_tensor outline = {.dims = dims}; /* only its shape is looked at */
   memcpy(outline.shape, shape, sizeof shape);
@@ -305,18 +321,29 @@ out:
 
 /* integers[0]: the kernel's op; numbers: its p and q; saved[0]: x; saved[1]: y, where the derivative is told by it */
 static kava_status unary_backward(kava_node *node, const kava_tensor *grad) {
-  kava_tensor *x = node->inputs[0], *into, *wide = NULL;
+  kava_tensor *x = node->inputs[0], *into, *wide = NULL, *part = NULL, *converted = NULL;
   bool add;
   kava_status st = kava_grad_into(x, &into, &add);
   if (st != KAVA_OK || !into) return st;
   st = kava_contiguous_as(node->saved[0], grad->dtype, &wide);
   if (st != KAVA_OK) return st;
   kava_tensor *y = node->saved[1] ? node->saved[1] : wide;
-  kava_kernels_cpu()->unary_grad((kava_unary)node->integers[0], grad->dtype, kava_tensor_data(wide),
-                                 kava_tensor_data(y), kava_tensor_data(grad), kava_tensor_data(into),
-                                 kava_tensor_numel(x), node->numbers[0], node->numbers[1], add);
+  if (into->dtype != grad->dtype) { /* x's own gradient is wider than what was made of it in few bits */
+    KAVA_TRY(kava_tensor_empty_like(grad, grad->dtype, &part));
+    KAVA_RUN(grad->device, unary_grad, (kava_unary)node->integers[0], grad->dtype, kava_tensor_data(wide),
+             kava_tensor_data(y), kava_tensor_data(grad), kava_tensor_data(part), kava_tensor_numel(x),
+             node->numbers[0], node->numbers[1], false);
+    KAVA_TRY(kava_contiguous_as(part, into->dtype, &converted));
+    KAVA_TRY(add ? kava_add_into(into, converted) : kava_copy_into(into, converted));
+  } else
+    KAVA_RUN(grad->device, unary_grad, (kava_unary)node->integers[0], grad->dtype, kava_tensor_data(wide),
+             kava_tensor_data(y), kava_tensor_data(grad), kava_tensor_data(into), kava_tensor_numel(x),
+             node->numbers[0], node->numbers[1], add);
+out:
   kava_tensor_release(&wide);
-  return KAVA_OK;
+  kava_tensor_release(&part);
+  kava_tensor_release(&converted);
+  return st;
 }
 
 static kava_status unary(const char *name, kava_unary op, kava_tensor *x, double p, double q, kava_tensor **out) {
@@ -330,7 +357,7 @@ static kava_status unary(const char *name, kava_unary op, kava_tensor *x, double
               p != floor(p) ? p : q);
   KAVA_TRY(kava_contiguous_as(x, compute, &wide));
   KAVA_TRY(kava_tensor_empty_like(x, compute, &y));
-  kava_kernels_cpu()->unary(op, compute, kava_tensor_data(wide), kava_tensor_data(y), kava_tensor_numel(x), p, q);
+  KAVA_RUN(x->device, unary, op, compute, kava_tensor_data(wide), kava_tensor_data(y), kava_tensor_numel(x), p, q);
   if (compute == KAVA_I64 && x->dtype != KAVA_I64 && x->dtype != KAVA_BOOL) {
     KAVA_TRY(kava_contiguous_as(y, x->dtype, &narrow));
     kava_tensor_release(&y);

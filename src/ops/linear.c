@@ -16,7 +16,6 @@ kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 /* node: inputs x, w, bias; saved[0] x unless it can be made again, saved[1] w (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  const kava_kernels *kernels = kava_kernels_cpu();
   kava_tensor *x, *w = node->saved[1], *dx, *dw, *db;
   bool add_x, add_w = false, add_b = false;
   kava_linear_args a = {.dtype = grad->dtype,
@@ -29,13 +28,13 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .precision = (kava_dtype)node->integers[0]};
   a.rows = a.out ? kava_tensor_numel(grad) / a.out : 0;
   KAVA_TRY(a.out ? kava_grad_into(node->inputs[0], &dx, &add_x) : kava_grad_into_zeroed(node->inputs[0], &dx));
-  if (dx && a.out) KAVA_TRY(kernels->linear_dx(&a, kava_tensor_data(grad), kava_tensor_data(dx), add_x));
+  if (dx && a.out) KAVA_RUN_TRY(grad->device, linear_dx, &a, kava_tensor_data(grad), kava_tensor_data(dx), add_x);
   KAVA_TRY(kava_grad_into(node->inputs[1], &dw, &add_w));
   KAVA_TRY(kava_grad_into(node->inputs[2], &db, &add_b));
   if (dw || db) {
     KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
-    KAVA_TRY(kernels->linear_dw(&a, kava_tensor_data(x), kava_tensor_data(grad), dw ? kava_tensor_data(dw) : NULL,
-                                add_w, db ? kava_tensor_data(db) : NULL, add_b));
+    KAVA_RUN_TRY(grad->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(grad),
+                 dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
   }
 out:
   return st;
@@ -63,6 +62,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
   int64_t shape[KAVA_MAX_DIMS];
   KAVA_TRY(check(x, w, bias));
   KAVA_TRY(kava_operand_dtype("linear", 3, (kava_tensor *[]){x, quantised ? NULL : w, bias}, names, &dtype));
+  KAVA_TRY(kava_operand_device("linear", "w", w, x->device));
   if (quantised && dtype == KAVA_F64)
     KAVA_FAIL(KAVA_MISUSE, "linear: x is f64 but w is %s; cast x to f32", kava_dtype_name(w->dtype));
   if (quantised && w->requires_grad)
@@ -76,7 +76,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
     KAVA_TRY(kava_operand("linear", "w", w, dtype, &cw));
   for (int i = 0; i < x->dims; i++) shape[i] = x->shape[i];
   shape[x->dims - 1] = w->shape[0];
-  KAVA_TRY(kava_tensor_new(dtype, x->dims, shape, &y));
+  KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &y));
   kava_linear_args a = {.dtype = dtype,
                         .in = w->shape[1],
                         .out = w->shape[0],
@@ -87,8 +87,8 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
                         .precision = matmul_precision};
   a.rows = a.out ? kava_tensor_numel(y) / a.out : 0;
   if (a.rows && a.out)
-    KAVA_TRY(kava_kernels_cpu()->linear_forward(&a, kava_tensor_data(cx), cb ? kava_tensor_data(cb) : NULL,
-                                                kava_tensor_data(y)));
+    KAVA_RUN_TRY(x->device, linear_forward, &a, kava_tensor_data(cx), cb ? kava_tensor_data(cb) : NULL,
+                 kava_tensor_data(y));
   if (kava_tape_wanted(inputs, 3)) {
     KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, y, &node));
     node->integers[0] = a.precision;

@@ -23,6 +23,10 @@ kava_status kava_op_smooth_l1_loss(kava_tensor *student, kava_tensor *teacher, k
 /* logits [.., V]; targets: integers, one a row, < 0 = not counted. Mean over counted rows of -log
  * softmax(logits)[target]. */
 kava_status kava_op_cross_entropy(kava_tensor *logits, kava_tensor *targets, kava_tensor **loss);
+/* For ops with targets: i64 on `device`, each below `width`, at least one not negative; those that come from a GPU are
+ * not looked at. */
+kava_status kava_open_targets(const char *op, kava_tensor *targets, int64_t width, kava_device device,
+                              kava_tensor **out);
 /* ids [B,T], mask as ids or NULL -> targets i64 [B,T]: position t predicts id t+1, counted where the mask of position
  * t+1 is nonzero; all others, and the last position, are -1. */
 kava_status kava_next_token_targets(kava_tensor *ids, kava_tensor *mask, kava_tensor **out);

@@ -2,6 +2,7 @@
 #include "ops/matmul.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
+#include "ops/operand.h"
 #include "ops/shape.h"
 #include "tape/tape.h"
 #include <string.h>
@@ -65,7 +66,7 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
   for (int d = 0; d < lead; d++) batch *= shape[d];
   shape[lead] = m;
   shape[lead + 1] = n;
-  KAVA_TRY(kava_tensor_new(a->dtype, lead + 2, shape, &y));
+  KAVA_TRY(kava_tensor_new_on(a->device, a->dtype, lead + 2, shape, &y));
   kava_gemm_args g = {
       .dtype = a->dtype, .m = m, .n = n, .k = k, .alpha = 1, .ldc = n, .batch = batch, .stride_c = m * n};
   if (!matrix_layout(left, &g.trans_a, &g.lda)) {
@@ -86,13 +87,13 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
   g.stride_b = batch_stride(right, lead, shape);
   if (batch == 0 || m == 0 || n == 0) {
   } else if (k == 0)
-    memset(g.c, 0, y->storage->bytes);
+    KAVA_TRY(kava_tensor_clear(y));
   else if (batch > 1 && g.stride_b == 0 && !g.trans_a && g.stride_a == m * g.lda) { /* one tall product */
     g.m = m * batch;
     g.batch = 1;
-    kava_kernels_cpu()->gemm(&g);
+    KAVA_RUN(a->device, gemm, &g);
   } else if (g.stride_a >= 0 && g.stride_b >= 0)
-    kava_kernels_cpu()->gemm(&g);
+    KAVA_RUN(a->device, gemm, &g);
   else {
     const char *base_a = g.a, *base_b = g.b;
     char *base_c = g.c;
@@ -101,7 +102,7 @@ static kava_status product(const kava_tensor *a, const kava_tensor *b, kava_tens
       g.a = base_a + batch_offset(left, lead, shape, i) * size;
       g.b = base_b + batch_offset(right, lead, shape, i) * size;
       g.c = base_c + i * m * n * size;
-      kava_kernels_cpu()->gemm(&g);
+      KAVA_RUN(a->device, gemm, &g);
     }
   }
   *out = y;
@@ -135,7 +136,7 @@ static kava_status tall(const kava_tensor *t, kava_tensor **out) {
 /* Adds p, summed over its broadcast leading dimensions and converted, to x's gradient. */
 static kava_status give(kava_tensor *x, kava_tensor *p) {
   kava_tensor *converted = NULL;
-  kava_status st = kava_contiguous_as(p, x->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, &converted);
+  kava_status st = kava_contiguous_as(p, kava_grad_dtype(x), &converted);
   if (st == KAVA_OK) st = kava_grad_add_summed(x, converted);
   kava_tensor_release(&converted);
   return st;
@@ -184,6 +185,7 @@ static kava_status matrices(kava_tensor *a, kava_tensor *b, kava_tensor **out) {
   kava_dtype of_a, of_b;
   KAVA_TRY(kava_compute_dtype("matmul", "the left operand", a, true, &of_a));
   KAVA_TRY(kava_compute_dtype("matmul", "the right operand", b, true, &of_b));
+  KAVA_TRY(kava_operand_device("matmul", "the right operand", b, a->device));
   if (a->shape[a->dims - 1] != b->shape[b->dims - 2]) {
     char left[96], right[96];
     kava_shape_format(a->dims, a->shape, left, sizeof left);

@@ -2,15 +2,13 @@
 #include "kernels/kernels.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
-#include <string.h>
 
 /* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, in y's dtype); integers[0]
  * centre; numbers[0] eps */
 static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db;
+  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db, *partial = NULL;
   bool add;
-  void *partial = NULL;
   kava_norm_args a = {.dtype = grad->dtype,
                       .centre = node->integers[0],
                       .width = x->shape[x->dims - 1],
@@ -24,7 +22,7 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dw));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[2], &db));
   if (dx && !add && (dx == dw || dx == db)) { /* x is its own weight: one gradient for both */
-    memset(dx->storage->data, 0, dx->storage->bytes);
+    KAVA_TRY(kava_tensor_clear(dx));
     add = true;
   }
   if (dx) {
@@ -34,20 +32,21 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   if (dw) a.dw = kava_tensor_data(dw);
   if (db) a.db = kava_tensor_data(db);
   if (dw || db) {
-    partial = kava_alloc((size_t)(kava_norm_blocks(a.rows) * 2 * a.width) * (grad->dtype == KAVA_F64 ? 8 : 4));
-    if (!partial) return KAVA_MEMORY;
-    a.partial = partial;
+    int64_t shape[3] = {kava_norm_blocks(a.rows), 2, a.width};
+    KAVA_TRY(kava_tensor_new_on(grad->device, kava_dtype_wide(grad->dtype), 3, shape, &partial));
+    a.partial = kava_tensor_data(partial);
   }
-  if (count) kava_kernels_cpu()->norm_grad(&a);
+  if (count) KAVA_RUN(grad->device, norm_grad, &a);
 out:
-  kava_free(partial);
+  kava_tensor_release(&partial);
   return st;
 }
 
 static kava_status norm_again(kava_node *node, kava_tensor **out) {
   const kava_tensor *x = node->saved[0], *w = node->saved[1], *b = node->saved[2];
-  kava_status st = kava_tensor_empty_like(x, x->dtype, out);
-  if (st != KAVA_OK) return st;
+  kava_tensor *y = NULL;
+  kava_status st = KAVA_OK;
+  KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
   kava_norm_args a = {.dtype = x->dtype,
                       .centre = node->integers[0],
                       .width = x->shape[x->dims - 1],
@@ -55,11 +54,15 @@ static kava_status norm_again(kava_node *node, kava_tensor **out) {
                       .x = kava_tensor_data(x),
                       .w = w ? kava_tensor_data(w) : NULL,
                       .b = b ? kava_tensor_data(b) : NULL,
-                      .y = kava_tensor_data(*out)};
+                      .y = kava_tensor_data(y)};
   int64_t count = kava_tensor_numel(x);
   a.rows = a.width ? count / a.width : 0;
-  if (count) kava_kernels_cpu()->norm(&a);
-  return KAVA_OK;
+  if (count) KAVA_RUN(x->device, norm, &a);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
 }
 
 static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor *w, kava_tensor *b, double eps,
@@ -88,7 +91,7 @@ static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor
                       .w = cw ? kava_tensor_data(cw) : NULL,
                       .b = cb ? kava_tensor_data(cb) : NULL,
                       .y = kava_tensor_data(y)};
-  if (kava_tensor_numel(x)) kava_kernels_cpu()->norm(&a);
+  if (kava_tensor_numel(x)) KAVA_RUN(x->device, norm, &a);
   if (kava_tape_wanted(inputs, 3)) {
     KAVA_TRY(kava_tape_record(op, norm_backward, 3, inputs, y, &node));
     node->integers[0] = centre;

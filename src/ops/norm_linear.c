@@ -12,6 +12,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   kava_tensor *gamma = node->saved[1], *beta = node->saved[2], *w = node->saved[3];
   kava_tensor *dgamma, *dbeta, *dw, *xhat = NULL, *g = NULL, *sums = NULL;
   bool add_w = false;
+  kava_dtype wide = kava_dtype_wide(dz->dtype); /* parameters are of that type here */
   int64_t rows, out = w->shape[0], in = w->shape[1];
   rows = kava_tensor_numel(dz) / (out ? out : 1);
   kava_no_grad(+1);
@@ -21,8 +22,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dgamma));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dbeta));
   KAVA_TRY(kava_grad_into(node->inputs[2], &dw, &add_w));
-  KAVA_TRY(kava_tensor_new(dz->dtype, 1, &out, &sums));
-  const kava_kernels *k = kava_kernels_cpu();
+  KAVA_TRY(kava_tensor_new_on(dz->device, wide, 1, &out, &sums));
   kava_linear_args linear = {.dtype = dz->dtype,
                              .rows = rows,
                              .in = in,
@@ -30,18 +30,19 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                              .w = kava_tensor_data(w),
                              .wtype = w->dtype,
                              .precision = kava_matmul_precision()};
-  KAVA_TRY(
-      k->linear_dw(&linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false, kava_tensor_data(sums), false));
-  /* bf16 products exist for whole matrices only */
-  bool whole = linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
+  KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false,
+               kava_tensor_data(sums), false);
+  /* bf16 products exist for whole matrices only; a GPU has room for one */
+  bool whole = dz->device != KAVA_CPU || (linear.precision != KAVA_F32 && dz->dtype == KAVA_F32);
   int64_t block = whole || out < ROWS_A_BLOCK ? out : ROWS_A_BLOCK;
-  KAVA_TRY(kava_tensor_new(dz->dtype, 2, (int64_t[]){block, in}, &g));
-  size_t element = (size_t)kava_dtype_block_bytes(dz->dtype);
+  KAVA_TRY(kava_tensor_new_on(dz->device, wide, 2, (int64_t[]){block, in}, &g));
+  size_t element = (size_t)kava_dtype_block_bytes(wide);
   for (int64_t first = 0; first < out; first += block) {
     int64_t count = out - first < block ? out - first : block;
     const char *dz_block = (const char *)kava_tensor_data(dz) + (size_t)first * element;
     if (whole) {
-      KAVA_TRY(k->linear_dw(&linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL, false));
+      KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL,
+                   false);
     } else {
       kava_gemm_args gemm = {.dtype = dz->dtype,
                              .trans_a = true,
@@ -56,9 +57,9 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                              .ldb = in,
                              .ldc = in,
                              .batch = 1};
-      k->gemm(&gemm);
+      KAVA_RUN(dz->device, gemm, &gemm);
     }
-    kava_norm_linear_args finish = {.dtype = dz->dtype,
+    kava_norm_linear_args finish = {.dtype = wide,
                                     .rows = count,
                                     .width = in,
                                     .g = kava_tensor_data(g),
@@ -70,7 +71,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                                     .add_w = add_w,
                                     .dgamma = dgamma ? kava_tensor_data(dgamma) : NULL,
                                     .dbeta = dbeta ? kava_tensor_data(dbeta) : NULL};
-    k->norm_linear_finish(&finish);
+    KAVA_RUN(dz->device, norm_linear_finish, &finish);
   }
   st = kava_grad_add(node->inputs[3], sums);
 out:
@@ -86,8 +87,9 @@ kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor 
   kava_tensor *normed = NULL, *y = NULL, *parameters[4] = {gamma, beta, w, b};
   kava_node *node;
   bool same = gamma && beta && b && gamma->dtype == w->dtype && beta->dtype == w->dtype && b->dtype == w->dtype &&
-              (w->dtype == KAVA_F32 || w->dtype == KAVA_F64) && x->dtype == w->dtype && kava_tensor_is_contiguous(w) &&
-              kava_tensor_is_contiguous(gamma) && kava_tensor_is_contiguous(beta);
+              (w->dtype == KAVA_F32 || w->dtype == KAVA_F64) && kava_dtype_wide(x->dtype) == w->dtype &&
+              (x->dtype == w->dtype || x->device != KAVA_CPU) && x->device == w->device &&
+              kava_tensor_is_contiguous(w) && kava_tensor_is_contiguous(gamma) && kava_tensor_is_contiguous(beta);
   if (kava_needs_grad(x) || !same || !kava_tape_wanted(parameters, 4)) {
     KAVA_TRY(kava_op_layer_norm(x, gamma, beta, eps, &normed));
     KAVA_TRY(kava_op_linear(normed, w, b, out));

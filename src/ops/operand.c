@@ -5,9 +5,13 @@
 kava_status kava_operand_dtype(const char *op, int count, kava_tensor *const *tensors, const char *const *names,
                                kava_dtype *out) {
   const char *wide = NULL, *narrow = NULL, *narrow_type = NULL;
+  const kava_tensor *first = NULL;
   for (int i = 0; i < count; i++) {
     const kava_tensor *t = tensors[i];
     if (!t) continue;
+    kava_status st = first ? kava_operand_device(op, names[i], t, first->device) : KAVA_OK;
+    if (st != KAVA_OK) return st;
+    if (!first) first = t;
     if (!kava_dtype_is_float(t->dtype))
       return kava_fail(KAVA_MISUSE, "%s: %s is %s; f32, f16, bf16 or f64 expected", op, names[i],
                        kava_dtype_name(t->dtype));
@@ -21,7 +25,14 @@ kava_status kava_operand_dtype(const char *op, int count, kava_tensor *const *te
   if (wide && narrow)
     return kava_fail(KAVA_MISUSE, "%s: %s is f64 but %s is %s; cast one of them", op, wide, narrow, narrow_type);
   *out = wide ? KAVA_F64 : KAVA_F32;
+  if (first && first->device != KAVA_CPU) *out = first->dtype;
   return KAVA_OK;
+}
+
+kava_status kava_operand_device(const char *op, const char *name, const kava_tensor *t, kava_device device) {
+  if (!t || t->device == device) return KAVA_OK;
+  return kava_fail(KAVA_MISUSE, "%s: %s is on %s, the others are on %s; move one of them (to{device = \"%s\"})", op,
+                   name, kava_device_name(t->device), kava_device_name(device), kava_device_name(device));
 }
 
 kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_dtype dtype, kava_tensor **out) {
@@ -34,10 +45,15 @@ kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_
   return kava_contiguous_as(t, dtype, out);
 }
 
-kava_status kava_operand_ids(const char *op, const char *name, kava_tensor *t, kava_tensor **out) {
+kava_status kava_operand_ids(const char *op, const char *name, kava_tensor *t, kava_device device, kava_tensor **out) {
+  kava_tensor *whole = NULL;
   if (t && (t->dtype < KAVA_I64 || t->dtype > KAVA_U8))
     return kava_fail(KAVA_MISUSE, "%s: %s is %s; an integer type expected", op, name, kava_dtype_name(t->dtype));
-  return kava_operand(op, name, t, KAVA_I64, out);
+  kava_status st = kava_operand(op, name, t, KAVA_I64, &whole);
+  if (st == KAVA_OK && t) st = kava_tensor_on(whole, device, out);
+  if (!t) *out = NULL;
+  kava_tensor_release(&whole);
+  return st;
 }
 
 kava_status kava_operand_shape(const char *op, const char *name, const kava_tensor *t, int dims, const int64_t *shape) {
@@ -48,7 +64,7 @@ kava_status kava_operand_shape(const char *op, const char *name, const kava_tens
   return kava_fail(KAVA_MISUSE, "%s: %s is %s; %s expected", op, name, came, expected);
 }
 
-kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, uint8_t **keep, int64_t *count) {
+static kava_status check_mask(const char *op, const kava_tensor *mask, int64_t rows) {
   if (mask && kava_dtype_is_quantised(mask->dtype))
     return kava_fail(KAVA_MISUSE, "%s: mask is %s; a plain type expected", op, kava_dtype_name(mask->dtype));
   if (mask && kava_tensor_numel(mask) != rows) {
@@ -57,17 +73,23 @@ kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, u
     return kava_fail(KAVA_MISUSE, "%s: mask is %s; one element for each of the %lld rows expected", op, came,
                      (long long)rows);
   }
+  return KAVA_OK;
+}
+
+kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, uint8_t **keep, int64_t *count) {
+  kava_status st = check_mask(op, mask, rows);
+  if (st != KAVA_OK) return st;
   kava_tensor *bits = NULL;
   uint8_t *k = kava_alloc((size_t)rows);
   if (!k) return KAVA_MEMORY;
   if (mask) {
-    kava_status st = kava_contiguous_as(mask, KAVA_BOOL, &bits);
+    st = kava_contiguous_as(mask, KAVA_BOOL, &bits);
+    if (st == KAVA_OK) st = kava_tensor_read(bits, k);
+    kava_tensor_release(&bits);
     if (st != KAVA_OK) {
       kava_free(k);
       return st;
     }
-    memcpy(k, kava_tensor_data(bits), (size_t)rows);
-    kava_tensor_release(&bits);
   } else
     memset(k, 1, (size_t)rows);
   int64_t kept = 0;
@@ -75,4 +97,37 @@ kava_status kava_operand_mask(const char *op, kava_tensor *mask, int64_t rows, u
   *keep = k;
   *count = kept;
   return KAVA_OK;
+}
+
+kava_status kava_operand_keep(const char *op, kava_tensor *mask, int64_t rows, kava_device device, kava_tensor **out) {
+  kava_status st = check_mask(op, mask, rows);
+  kava_tensor *bits = NULL;
+  int64_t kept = 0;
+  *out = NULL;
+  if (st == KAVA_OK && rows == 0) st = kava_fail(KAVA_MISUSE, "%s: no row counts (there are no rows)", op);
+  if (st != KAVA_OK || !mask) return st;
+  KAVA_TRY(kava_contiguous_as(mask, KAVA_BOOL, &bits));
+  if (mask->device == KAVA_CPU) {
+    const uint8_t *k = kava_tensor_data(bits);
+    for (int64_t i = 0; i < rows; i++) kept += k[i];
+    if (kept == 0) KAVA_FAIL(KAVA_MISUSE, "%s: no row counts (%lld rows, the mask leaves none)", op, (long long)rows);
+  }
+  KAVA_TRY(kava_tensor_on(bits, device, out));
+out:
+  kava_tensor_release(&bits);
+  return st;
+}
+
+kava_status kava_operand_counted(const kava_tensor *keep, const kava_tensor *targets, int64_t rows, kava_device device,
+                                 kava_tensor **out) {
+  kava_tensor *counted = NULL;
+  kava_status st = kava_tensor_new_on(device, KAVA_F64, 0, NULL, &counted);
+  if (st != KAVA_OK) return st;
+  KAVA_RUN(device, count_rows, keep ? kava_tensor_data(keep) : NULL, targets ? kava_i64(targets) : NULL, rows,
+           kava_f64(counted));
+  *out = counted;
+  counted = NULL;
+out:
+  kava_tensor_release(&counted);
+  return st;
 }

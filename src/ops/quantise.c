@@ -2,6 +2,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
+#include "ops/operand.h"
 #include "tensor/coded.h"
 #include <float.h>
 #include <math.h>
@@ -39,6 +40,7 @@ kava_status kava_op_quantise(kava_tensor *x, kava_dtype dtype, kava_tensor **out
     KAVA_FAIL(KAVA_UNSUPPORTED, "quantise: to %s; q4_0, q4_1 and q8_0 are known", kava_dtype_name(dtype));
   if (!kava_dtype_is_float(x->dtype))
     KAVA_FAIL(KAVA_MISUSE, "quantise: a float tensor expected, got %s", kava_dtype_name(x->dtype));
+  KAVA_TRY(kava_operand_device("quantise", "the tensor", x, KAVA_CPU));
   KAVA_TRY(kava_contiguous_as(x, KAVA_F32, &plain));
   int64_t count = kava_tensor_numel(plain);
   const float *from = kava_f32(plain);
@@ -178,6 +180,7 @@ kava_status kava_op_encode(kava_tensor *x, kava_encoding kind, kava_tensor **out
   kava_shape_format(x->dims, x->shape, shape, sizeof shape);
   if (!kava_dtype_is_float(x->dtype) || x->dims != 2 || kava_tensor_numel(x) == 0)
     KAVA_FAIL(KAVA_MISUSE, "quantise: a float matrix expected, got %s %s", kava_dtype_name(x->dtype), shape);
+  KAVA_TRY(kava_operand_device("quantise", "the tensor", x, KAVA_CPU));
   bool flat = dtypes[kind] == KAVA_NF4, row = kind == KAVA_ENCODE_INT8;
   int64_t rows = x->shape[0], columns = x->shape[1], count = rows * columns;
   if (flat && columns % 2 != 0)

@@ -61,10 +61,10 @@ static kava_status reduce_plain(kava_reduce op, const kava_tensor *x, const axes
     for (int d = 0; d < lo; d++) outer *= size[d];
     for (int d = lo; d <= hi; d++) n *= size[d], size[d] = 1;
     for (int d = hi + 1; d < x->dims; d++) inner *= size[d];
-    KAVA_TRY(kava_tensor_new(x->dtype, x->dims, size, &to));
+    KAVA_TRY(kava_tensor_new_on(x->device, x->dtype, x->dims, size, &to));
     kava_reduce step = op == KAVA_SUM_SQUARES && done ? KAVA_SUM : op;
-    kava_kernels_cpu()->reduce(step, x->dtype, kava_tensor_data(from), kava_tensor_data(to), outer, n, inner,
-                               ++done == runs ? scale : 1.0);
+    double factor = ++done == runs ? scale : 1.0;
+    KAVA_RUN(x->device, reduce, step, x->dtype, kava_tensor_data(from), kava_tensor_data(to), outer, n, inner, factor);
     kava_tensor_release(&from);
     from = to;
     to = NULL;
@@ -72,8 +72,8 @@ static kava_status reduce_plain(kava_reduce op, const kava_tensor *x, const axes
   }
   if (runs == 0) { /* a scalar, or nothing to reduce: each element is its own group */
     KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &to));
-    kava_kernels_cpu()->reduce(op, x->dtype, kava_tensor_data(x), kava_tensor_data(to), kava_tensor_numel(x), 1, 1,
-                               scale);
+    KAVA_RUN(x->device, reduce, op, x->dtype, kava_tensor_data(x), kava_tensor_data(to), kava_tensor_numel(x), 1, 1,
+             scale);
     kava_tensor_release(&from);
     from = to;
     to = NULL;
@@ -105,56 +105,77 @@ static void broadcast_strides(const kava_node *node, const kava_tensor *x, int64
   }
 }
 
-/* into (+)= g * factor, where g and factor have these strides under x's shape */
-static kava_status add_product(kava_tensor *x, const void *g, const int64_t *g_stride, const void *factor,
-                               const int64_t *factor_stride) {
-  kava_tensor *into, *product = NULL;
+/* x's gradient (+)= g * factor, both of `type`, which have these strides under x's shape */
+static kava_status add_product(kava_tensor *x, kava_dtype type, const void *g, const int64_t *g_stride,
+                               const void *factor, const int64_t *factor_stride) {
+  kava_status st = KAVA_OK;
+  kava_tensor *into, *product = NULL, *converted = NULL;
   bool add;
-  kava_status st = kava_grad_into(x, &into, &add);
-  if (st != KAVA_OK || !into) return st;
-  if (add) KAVA_TRY(kava_tensor_empty_like(into, into->dtype, &product));
-  kava_strided args = {.dims = x->dims, .in = {g, factor}, .out = kava_tensor_data(add ? product : into)};
+  KAVA_TRY(kava_grad_into(x, &into, &add));
+  if (!into) return st;
+  bool direct = !add && into->dtype == type;
+  if (!direct) KAVA_TRY(kava_tensor_empty_like(into, type, &product));
+  kava_strided args = {.dims = x->dims, .in = {g, factor}, .out = kava_tensor_data(direct ? into : product)};
   memcpy(args.shape, x->shape, sizeof args.shape);
   memcpy(args.in_stride[0], g_stride, sizeof args.out_stride);
   memcpy(args.in_stride[1], factor_stride, sizeof args.out_stride);
   memcpy(args.out_stride, into->stride, sizeof args.out_stride);
-  kava_kernels_cpu()->binary(KAVA_MUL, into->dtype, &args);
-  if (add) KAVA_TRY(kava_add_into(into, product));
+  KAVA_RUN(into->device, binary, KAVA_MUL, type, &args);
+  if (direct) goto out;
+  KAVA_TRY(kava_contiguous_as(product, into->dtype, &converted));
+  KAVA_TRY(add ? kava_add_into(into, converted) : kava_copy_into(into, converted));
 out:
   kava_tensor_release(&product);
+  kava_tensor_release(&converted);
   return st;
 }
 
 static kava_status sum_backward(kava_node *node, const kava_tensor *grad) {
-  kava_tensor *x = node->inputs[0];
+  kava_tensor *x = node->inputs[0], *scale = NULL;
   int64_t stride[KAVA_MAX_DIMS] = {0}, none[KAVA_MAX_DIMS] = {0};
-  float single = (float)node->numbers[0];
+  if (!kava_needs_grad(x)) return KAVA_OK;
+  kava_status st = kava_tensor_full_on(grad->device, grad->dtype, 0, NULL, node->numbers[0], 0, &scale);
   broadcast_strides(node, x, stride);
-  return add_product(x, kava_tensor_data(grad), stride,
-                     x->dtype == KAVA_F64 ? (const void *)&node->numbers[0] : (const void *)&single, none);
+  if (st == KAVA_OK) st = add_product(x, grad->dtype, kava_tensor_data(grad), stride, kava_tensor_data(scale), none);
+  kava_tensor_release(&scale);
+  return st;
 }
 
 /* saved[0]: x, saved[1]: y. gx = x * (gy / y), and 0 where y is 0 */
 static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *x = node->inputs[0], *wide = NULL, *ratio = NULL;
+  kava_tensor *x = node->inputs[0], *wide = NULL, *ratio = NULL, *zero = NULL, *empty = NULL;
   int64_t stride[KAVA_MAX_DIMS] = {0};
   if (!kava_needs_grad(x)) return KAVA_OK;
   KAVA_TRY(kava_contiguous_as(node->saved[0], grad->dtype, &wide));
   KAVA_TRY(kava_tensor_empty_like(grad, grad->dtype, &ratio));
-  int64_t count = kava_tensor_numel(grad);
-  const void *y = kava_tensor_data(node->saved[1]), *g = kava_tensor_data(grad);
-  for (int64_t i = 0; i < count; i++) {
-    if (grad->dtype == KAVA_F64)
-      kava_f64(ratio)[i] = ((const double *)y)[i] == 0 ? 0 : ((const double *)g)[i] / ((const double *)y)[i];
-    else
-      kava_f32(ratio)[i] = ((const float *)y)[i] == 0 ? 0 : ((const float *)g)[i] / ((const float *)y)[i];
-  }
+  KAVA_TRY(kava_tensor_zeros_on(grad->device, grad->dtype, 0, NULL, &zero));
+  KAVA_TRY(kava_tensor_new_on(grad->device, KAVA_BOOL, grad->dims, grad->shape, &empty));
+  const void *y = kava_tensor_data(node->saved[1]);
+  kava_strided args = {.dims = 1, .shape = {kava_tensor_numel(grad)}, .in_stride = {{1}, {1}}, .out_stride = {1}};
+  args.in[0] = kava_tensor_data(grad);
+  args.in[1] = y;
+  args.out = kava_tensor_data(ratio);
+  KAVA_RUN(grad->device, binary, KAVA_DIV, grad->dtype, &args);
+  args.in[0] = y;
+  args.in[1] = kava_tensor_data(zero);
+  args.in_stride[1][0] = 0;
+  args.out = kava_tensor_data(empty);
+  KAVA_RUN(grad->device, binary, KAVA_EQ, grad->dtype, &args);
+  args.in[0] = kava_tensor_data(zero);
+  args.in_stride[0][0] = 0;
+  args.in[1] = args.out = kava_tensor_data(ratio);
+  args.in_stride[1][0] = 1;
+  args.in[2] = kava_tensor_data(empty);
+  args.in_stride[2][0] = 1;
+  KAVA_RUN(grad->device, where, grad->dtype, &args);
   broadcast_strides(node, x, stride);
-  KAVA_TRY(add_product(x, kava_tensor_data(ratio), stride, kava_tensor_data(wide), wide->stride));
+  KAVA_TRY(add_product(x, grad->dtype, kava_tensor_data(ratio), stride, kava_tensor_data(wide), wide->stride));
 out:
   kava_tensor_release(&wide);
   kava_tensor_release(&ratio);
+  kava_tensor_release(&zero);
+  kava_tensor_release(&empty);
   return st;
 }
 
@@ -180,6 +201,8 @@ static kava_status grouped(const kava_tensor *x, const axes *a, kava_dtype dtype
 static kava_status extreme_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x = node->inputs[0], *groups = NULL, *index = NULL, *sparse = NULL, *into, *view = NULL;
+  kava_tensor *columns = NULL, *hit = NULL, *zero = NULL, *converted = NULL;
+  int64_t *numbers = NULL;
   int order[KAVA_MAX_DIMS];
   axes a = {.n = 1};
   if (!kava_needs_grad(x)) return KAVA_OK;
@@ -189,23 +212,42 @@ static kava_status extreme_backward(kava_node *node, const kava_tensor *grad) {
   }
   int64_t count = kava_tensor_numel(grad);
   KAVA_TRY(grouped(node->saved[0], &a, grad->dtype, order, &groups));
-  KAVA_TRY(kava_tensor_new(KAVA_I64, 1, &count, &index));
-  KAVA_TRY(kava_tensor_zeros(grad->dtype, groups->dims, groups->shape, &sparse));
-  kava_kernels_cpu()->argreduce((kava_reduce)node->integers[1], grad->dtype, kava_tensor_data(groups), kava_i64(index),
-                                count, a.n, 1);
-  for (int64_t i = 0; i < count; i++) {
-    int64_t at = i * a.n + kava_i64(index)[i];
-    if (grad->dtype == KAVA_F64)
-      kava_f64(sparse)[at] = kava_f64(grad)[i];
-    else
-      kava_f32(sparse)[at] = kava_f32(grad)[i];
-  }
+  KAVA_TRY(kava_tensor_new_on(grad->device, KAVA_I64, 1, &count, &index));
+  KAVA_RUN(grad->device, argreduce, (kava_reduce)node->integers[1], grad->dtype, kava_tensor_data(groups),
+           kava_i64(index), count, a.n, 1);
+  /* hit[i, j] = j is index[i]; sparse[i, j] = hit[i, j] ? grad[i] : 0 */
+  if (!(numbers = kava_alloc((size_t)a.n * sizeof *numbers))) KAVA_TRY(KAVA_MEMORY);
+  for (int64_t j = 0; j < a.n; j++) numbers[j] = j;
+  KAVA_TRY(kava_tensor_from_on(grad->device, KAVA_I64, 1, &a.n, numbers, &columns));
+  KAVA_TRY(kava_tensor_new_on(grad->device, KAVA_BOOL, 2, (int64_t[]){count, a.n}, &hit));
+  KAVA_TRY(kava_tensor_zeros_on(grad->device, grad->dtype, 0, NULL, &zero));
+  KAVA_TRY(kava_tensor_new_on(grad->device, grad->dtype, groups->dims, groups->shape, &sparse));
+  kava_strided args = {.dims = 2,
+                       .shape = {count, a.n},
+                       .in = {kava_i64(columns), kava_i64(index)},
+                       .out = kava_tensor_data(hit),
+                       .in_stride = {{0, 1}, {1, 0}},
+                       .out_stride = {a.n, 1}};
+  KAVA_RUN(grad->device, binary, KAVA_EQ, KAVA_I64, &args);
+  kava_strided put = {.dims = 2,
+                      .shape = {count, a.n},
+                      .in = {kava_tensor_data(grad), kava_tensor_data(zero), kava_tensor_data(hit)},
+                      .out = kava_tensor_data(sparse),
+                      .in_stride = {{1, 0}, {0, 0}, {a.n, 1}},
+                      .out_stride = {a.n, 1}};
+  KAVA_RUN(grad->device, where, grad->dtype, &put);
   KAVA_TRY(kava_grad_into_zeroed(x, &into));
   int64_t stride[KAVA_MAX_DIMS];
   for (int d = 0; d < x->dims; d++) stride[d] = into->stride[order[d]];
   KAVA_TRY(kava_tensor_view(into, x->dims, sparse->shape, stride, into->offset, &view));
-  KAVA_TRY(kava_add_into(view, sparse));
+  KAVA_TRY(kava_contiguous_as(sparse, into->dtype, &converted));
+  KAVA_TRY(kava_add_into(view, converted));
 out:
+  kava_free(numbers);
+  kava_tensor_release(&columns);
+  kava_tensor_release(&hit);
+  kava_tensor_release(&zero);
+  kava_tensor_release(&converted);
   kava_tensor_release(&groups);
   kava_tensor_release(&index);
   kava_tensor_release(&sparse);
@@ -227,7 +269,8 @@ static kava_status reduced(const char *op, kava_reduce kind, kava_tensor *x, int
   KAVA_TRY(kava_contiguous_as(x, compute, &wide));
   KAVA_TRY(reduce_plain(kind, wide, &a, keepdim, scale, &y));
   if (kind == KAVA_SUM_SQUARES)
-    kava_kernels_cpu()->unary(KAVA_SQRT, compute, kava_tensor_data(y), kava_tensor_data(y), kava_tensor_numel(y), 0, 0);
+    KAVA_RUN(x->device, unary, KAVA_SQRT, compute, kava_tensor_data(y), kava_tensor_data(y), kava_tensor_numel(y), 0,
+             0);
   kava_dtype final = compute == KAVA_I64 && kind >= KAVA_MAX ? x->dtype : compute; /* sums of integers are i64 */
   if (final != compute) {
     KAVA_TRY(kava_contiguous_as(y, final, &narrow));
@@ -269,7 +312,7 @@ kava_status kava_op_norm(kava_tensor *x, int count, const int *dims, bool keepdi
 
 kava_status kava_op_argmax(kava_tensor *x, int64_t dim, bool keepdim, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *wide = NULL;
+  kava_tensor *wide = NULL, *y = NULL;
   kava_dtype compute;
   int at;
   int64_t shape[KAVA_MAX_DIMS], outer = 1, inner = 1;
@@ -282,11 +325,12 @@ kava_status kava_op_argmax(kava_tensor *x, int64_t dim, bool keepdim, kava_tenso
   for (int d = 0; d < at; d++) outer *= x->shape[d];
   for (int d = at + 1; d < x->dims; d++) inner *= x->shape[d];
   int dims = reduced_shape(x, &a, keepdim, shape);
-  kava_tensor *y = NULL;
-  KAVA_TRY(kava_tensor_new(KAVA_I64, dims, shape, &y));
-  kava_kernels_cpu()->argreduce(KAVA_MAX, compute, kava_tensor_data(wide), kava_i64(y), outer, a.n, inner);
+  KAVA_TRY(kava_tensor_new_on(x->device, KAVA_I64, dims, shape, &y));
+  KAVA_RUN(x->device, argreduce, KAVA_MAX, compute, kava_tensor_data(wide), kava_i64(y), outer, a.n, inner);
   *out = y;
+  y = NULL;
 out:
+  kava_tensor_release(&y);
   kava_tensor_release(&wide);
   return st;
 }
@@ -298,9 +342,10 @@ static kava_status softmax_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = kava_grad_into(x, &into, &add);
   if (st != KAVA_OK || !into) return st;
   int64_t n = x->shape[x->dims - 1], rows = n ? kava_tensor_numel(x) / n : 0;
-  kava_kernels_cpu()->softmax_grad(grad->dtype, kava_tensor_data(node->saved[0]), kava_tensor_data(grad),
-                                   kava_tensor_data(into), rows, n, node->integers[0] != 0, add);
-  return KAVA_OK;
+  KAVA_RUN(grad->device, softmax_grad, grad->dtype, kava_tensor_data(node->saved[0]), kava_tensor_data(grad),
+           kava_tensor_data(into), rows, n, node->integers[0] != 0, add);
+out:
+  return st;
 }
 
 static kava_status softmax_last(const char *op, kava_tensor *x, bool logarithm, kava_tensor **out) {
@@ -312,7 +357,7 @@ static kava_status softmax_last(const char *op, kava_tensor *x, bool logarithm, 
   KAVA_TRY(kava_contiguous_as(x, compute, &wide));
   KAVA_TRY(kava_tensor_empty_like(x, compute, &y));
   int64_t n = x->shape[x->dims - 1], rows = n ? kava_tensor_numel(x) / n : 0;
-  kava_kernels_cpu()->softmax(compute, kava_tensor_data(wide), kava_tensor_data(y), rows, n, logarithm);
+  KAVA_RUN(x->device, softmax, compute, kava_tensor_data(wide), kava_tensor_data(y), rows, n, logarithm);
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, softmax_backward, 1, &x, y, &node));
     node->integers[0] = logarithm;

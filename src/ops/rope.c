@@ -1,86 +1,7 @@
 #include "ops/rope.h"
-#include "base/threads.h"
 #include "kernels/kernels.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
-#include <math.h>
-#include <string.h>
-
-typedef struct table_job {
-  kava_dtype dtype;
-  int64_t half;
-  const int64_t *positions; /* NULL: the row's own index */
-  const double *inv_freq;
-  double scale;
-  void *cosine, *sine;
-} table_job;
-
-static void fill_rows(void *ctx, int64_t begin, int64_t end) {
-  const table_job *job = ctx;
-  for (int64_t row = begin; row < end; row++) {
-    double position = (double)(job->positions ? job->positions[row] : row);
-    for (int64_t j = 0; j < job->half; j++) {
-      double angle = position * job->inv_freq[j], c = cos(angle) * job->scale, s = sin(angle) * job->scale;
-      int64_t at = row * job->half + j;
-      if (job->dtype == KAVA_F64) {
-        ((double *)job->cosine)[at] = c;
-        ((double *)job->sine)[at] = s;
-      } else {
-        ((float *)job->cosine)[at] = (float)c;
-        ((float *)job->sine)[at] = (float)s;
-      }
-    }
-  }
-}
-
-/* The last tables made: queries and keys of all layers of a step are rotated by the same angles (in some families by
- * two kinds in turn), and sines in double cost as much as the rotation itself. Known again by their contents; only for
- * what is recorded and run on one thread at a time. */
-#define LAST_TABLES 2
-#define LAST_BYTES_MOST ((size_t)4 << 20)
-typedef struct last_table {
-  char *bytes; /* positions (rows * 8, when given), inv_freq (half * 8), cosine, sine */
-  kava_dtype dtype;
-  bool placed;
-  int64_t rows, half;
-  double scale;
-} last_table;
-static last_table last[LAST_TABLES];
-static int oldest;
-
-static bool is_table(const last_table *t, const table_job *job, int64_t rows) {
-  size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0;
-  return t->bytes && t->dtype == job->dtype && t->placed == (job->positions != NULL) && t->rows == rows &&
-         t->half == job->half && t->scale == job->scale && (!head || memcmp(t->bytes, job->positions, head) == 0) &&
-         memcmp(t->bytes + head, job->inv_freq, (size_t)job->half * sizeof(double)) == 0;
-}
-
-static void fill_tables(const table_job *job, int64_t rows) {
-  size_t head = job->positions ? (size_t)rows * sizeof(int64_t) : 0, middle = (size_t)job->half * sizeof(double);
-  size_t table = (size_t)(rows * job->half) * (job->dtype == KAVA_F64 ? sizeof(double) : sizeof(float));
-  for (int i = 0; i < LAST_TABLES; i++) {
-    if (!is_table(&last[i], job, rows)) continue;
-    memcpy(job->cosine, last[i].bytes + head + middle, table);
-    memcpy(job->sine, last[i].bytes + head + middle + table, table);
-    return;
-  }
-  kava_parallel(rows, 64, fill_rows, (void *)job);
-  if (head + middle + 2 * table > LAST_BYTES_MOST) return;
-  last_table *t = &last[oldest];
-  oldest = (oldest + 1) % LAST_TABLES;
-  kava_free(t->bytes);
-  t->bytes = kava_alloc(head + middle + 2 * table); /* without memory there is no last table, and nothing is wrong */
-  if (!t->bytes) return;
-  if (head) memcpy(t->bytes, job->positions, head);
-  memcpy(t->bytes + head, job->inv_freq, middle);
-  memcpy(t->bytes + head + middle, job->cosine, table);
-  memcpy(t->bytes + head + middle + table, job->sine, table);
-  t->dtype = job->dtype;
-  t->placed = head > 0;
-  t->rows = rows;
-  t->half = job->half;
-  t->scale = job->scale;
-}
 
 static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine, const kava_tensor *sine,
                                 const kava_tensor *y) {
@@ -106,57 +27,99 @@ static kava_status rope_backward(kava_node *node, const kava_tensor *grad) {
   kava_rope_args a = arguments(grad, node->saved[0], node->saved[1], dx);
   a.inverse = true;
   a.add = add;
-  kava_kernels_cpu()->rope(&a);
-  return KAVA_OK;
+  KAVA_RUN(grad->device, rope, &a);
+out:
+  return st;
 }
 
-kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,
-                         kava_tensor **out) {
+void kava_angles_release(kava_angles *a) {
+  kava_tensor_release(&a->cosine);
+  kava_tensor_release(&a->sine);
+}
+
+kava_status kava_rope_angles(const char *op, kava_tensor *positions, int64_t length, kava_tensor *inv_freq,
+                             double scale, kava_dtype dtype, kava_device device, kava_angles *out) {
+  kava_status st = KAVA_OK;
+  kava_angles a = {0};
+  kava_tensor *where = NULL, *wide = NULL, *frequencies = NULL;
+  if (!kava_dtype_is_float(inv_freq->dtype) || inv_freq->dims != 1)
+    KAVA_FAIL(KAVA_MISUSE, "%s: inv_freq is %s with %d dimensions; a float vector expected", op,
+              kava_dtype_name(inv_freq->dtype), inv_freq->dims);
+  KAVA_TRY(kava_operand_ids(op, "positions", positions, device, &where));
+  KAVA_TRY(kava_operand(op, "inv_freq", inv_freq, KAVA_F64, &wide));
+  KAVA_TRY(kava_tensor_on(wide, device, &frequencies));
+  int64_t shape[2] = {positions ? kava_tensor_numel(positions) : length, inv_freq->shape[0]};
+  KAVA_TRY(kava_tensor_new_on(device, kava_dtype_wide(dtype), 2, shape, &a.cosine));
+  KAVA_TRY(kava_tensor_new_on(device, kava_dtype_wide(dtype), 2, shape, &a.sine));
+  kava_rope_table_args table = {.dtype = dtype,
+                                .rows = shape[0],
+                                .half = shape[1],
+                                .positions = where ? kava_i64(where) : NULL,
+                                .inv_freq = kava_f64(frequencies),
+                                .scale = scale,
+                                .cosine = kava_tensor_data(a.cosine),
+                                .sine = kava_tensor_data(a.sine)};
+  if (shape[0] && shape[1]) KAVA_RUN(device, rope_table, &table);
+  *out = a;
+  a = (kava_angles){0};
+out:
+  kava_tensor_release(&where);
+  kava_tensor_release(&wide);
+  kava_tensor_release(&frequencies);
+  kava_angles_release(&a);
+  return st;
+}
+
+static kava_status check_shape(const kava_tensor *x) {
+  char came[96];
+  if (x->dims == 4) return KAVA_OK;
+  kava_shape_format(x->dims, x->shape, came, sizeof came);
+  return kava_fail(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
+}
+
+kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
   static const char op[] = "rope";
   kava_status st = KAVA_OK;
-  kava_tensor *cx = NULL, *where = NULL, *frequencies = NULL, *cosine = NULL, *sine = NULL, *y = NULL;
+  kava_tensor *cx = NULL, *y = NULL;
   kava_dtype dtype;
   kava_node *node;
   KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
-  if (x->dims != 4) {
-    char came[96];
-    kava_shape_format(x->dims, x->shape, came, sizeof came);
-    KAVA_FAIL(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
-  }
-  if (!kava_dtype_is_float(inv_freq->dtype) || inv_freq->dims != 1 || inv_freq->shape[0] * 2 > x->shape[3])
-    KAVA_FAIL(KAVA_MISUSE, "rope: inv_freq is %s with %lld elements; a float vector of at most D/2 = %lld expected",
-              kava_dtype_name(inv_freq->dtype), (long long)kava_tensor_numel(inv_freq), (long long)(x->shape[3] / 2));
-  if (positions) KAVA_TRY(kava_operand_shape(op, "positions", positions, 2, x->shape));
+  KAVA_TRY(check_shape(x));
+  if (angles->cosine->dtype != kava_dtype_wide(dtype) || angles->cosine->shape[1] * 2 > x->shape[3] ||
+      (angles->cosine->shape[0] != x->shape[1] && angles->cosine->shape[0] != x->shape[0] * x->shape[1]))
+    KAVA_FAIL(KAVA_MISUSE, "rope: angles for %lld tokens of %lld dimensions, not for x",
+              (long long)angles->cosine->shape[0], (long long)angles->cosine->shape[1] * 2);
   KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
-  KAVA_TRY(kava_operand_ids(op, "positions", positions, &where));
-  KAVA_TRY(kava_operand(op, "inv_freq", inv_freq, KAVA_F64, &frequencies));
-  int64_t rows = positions ? x->shape[0] * x->shape[1] : x->shape[1], half = inv_freq->shape[0];
-  KAVA_TRY(kava_tensor_new(dtype, 2, (int64_t[]){rows, half}, &cosine));
-  KAVA_TRY(kava_tensor_new(dtype, 2, (int64_t[]){rows, half}, &sine));
-  table_job job = {dtype,
-                   half,
-                   where ? kava_i64(where) : NULL,
-                   kava_f64(frequencies),
-                   scale,
-                   kava_tensor_data(cosine),
-                   kava_tensor_data(sine)};
-  fill_tables(&job, rows);
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
-  kava_rope_args a = arguments(cx, cosine, sine, y);
-  if (kava_tensor_numel(y)) kava_kernels_cpu()->rope(&a);
+  kava_rope_args a = arguments(cx, angles->cosine, angles->sine, y);
+  if (kava_tensor_numel(y)) KAVA_RUN(x->device, rope, &a);
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, rope_backward, 1, &x, y, &node));
-    KAVA_TRY(kava_tape_save(node, 0, cosine));
-    KAVA_TRY(kava_tape_save(node, 1, sine));
+    KAVA_TRY(kava_tape_save(node, 0, angles->cosine));
+    KAVA_TRY(kava_tape_save(node, 1, angles->sine));
   }
   *out = y;
   y = NULL;
 out:
   kava_tensor_release(&cx);
-  kava_tensor_release(&where);
-  kava_tensor_release(&frequencies);
-  kava_tensor_release(&cosine);
-  kava_tensor_release(&sine);
   kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,
+                         kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_angles angles = {0};
+  kava_dtype dtype;
+  KAVA_TRY(kava_operand_dtype("rope", 1, &x, (const char *const[]){"x"}, &dtype));
+  KAVA_TRY(check_shape(x));
+  if (!kava_dtype_is_float(inv_freq->dtype) || inv_freq->dims != 1 || inv_freq->shape[0] * 2 > x->shape[3])
+    KAVA_FAIL(KAVA_MISUSE, "rope: inv_freq is %s with %lld elements; a float vector of at most D/2 = %lld expected",
+              kava_dtype_name(inv_freq->dtype), (long long)kava_tensor_numel(inv_freq), (long long)(x->shape[3] / 2));
+  if (positions) KAVA_TRY(kava_operand_shape("rope", "positions", positions, 2, x->shape));
+  KAVA_TRY(kava_rope_angles("rope", positions, x->shape[1], inv_freq, scale, dtype, x->device, &angles));
+  KAVA_TRY(kava_op_rotate(x, &angles, out));
+out:
+  kava_angles_release(&angles);
   return st;
 }

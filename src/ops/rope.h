@@ -10,4 +10,14 @@
  * Elements from R on are kept. y has x's shape, f32 (f64 for f64). */
 kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,
                          kava_tensor **out);
+
+/* The angles alone, for all layers that rotate alike: rows of them for positions [B,T], or for 0 .. length - 1 (NULL).
+ * `dtype`: of the tensors that will be rotated. The caller releases *out (kava_angles_release). */
+typedef struct kava_angles {
+  kava_tensor *cosine, *sine; /* [rows, R/2], wide */
+} kava_angles;
+kava_status kava_rope_angles(const char *op, kava_tensor *positions, int64_t length, kava_tensor *inv_freq,
+                             double scale, kava_dtype dtype, kava_device device, kava_angles *out);
+void kava_angles_release(kava_angles *angles);
+kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
 #endif

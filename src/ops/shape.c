@@ -2,6 +2,7 @@
 #include "ops/shape.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
+#include "ops/operand.h"
 #include "ops/reduce.h"
 #include "tape/tape.h"
 #include <string.h>
@@ -153,13 +154,15 @@ out:
 /* Adds grad to the view of x's gradient that has these strides; when the view covers all of a fresh gradient
  * (`whole`), it is written without being zeroed first. */
 static kava_status scatter(kava_tensor *x, const kava_tensor *grad, const int64_t *stride, int64_t offset, bool whole) {
-  kava_tensor *into, *part = NULL;
+  kava_tensor *into, *part = NULL, *converted = NULL;
   bool add = true;
   kava_status st = whole ? kava_grad_into(x, &into, &add) : kava_grad_into_zeroed(x, &into);
   if (st != KAVA_OK || !into) return st;
   st = kava_tensor_view(into, grad->dims, grad->shape, stride, into->offset + offset, &part);
-  if (st == KAVA_OK) st = add ? kava_add_into(part, grad) : kava_copy_into(part, grad);
+  if (st == KAVA_OK) st = kava_contiguous_as(grad, into->dtype, &converted);
+  if (st == KAVA_OK) st = add ? kava_add_into(part, converted) : kava_copy_into(part, converted);
   kava_tensor_release(&part);
+  kava_tensor_release(&converted);
   return st;
 }
 
@@ -310,7 +313,13 @@ static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
     st = kava_grad_into(x, &into, &add);
     if (st != KAVA_OK || !into) continue;
     st = kava_tensor_view(grad, x->dims, x->shape, grad->stride, offset, &part);
-    if (st == KAVA_OK) st = add ? kava_add_into(into, part) : kava_copy_into(into, part);
+    if (st == KAVA_OK && add && into->dtype != part->dtype) {
+      kava_tensor *converted = NULL;
+      st = kava_contiguous_as(part, into->dtype, &converted);
+      if (st == KAVA_OK) st = kava_add_into(into, converted);
+      kava_tensor_release(&converted);
+    } else if (st == KAVA_OK)
+      st = add ? kava_add_into(into, part) : kava_copy_into(into, part);
     kava_tensor_release(&part);
   }
   return st;
@@ -334,11 +343,12 @@ kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_ten
       KAVA_FAIL(KAVA_MISUSE, "cat: tensor %d is %s %s, which does not join %s %s along dimension %d", i + 1,
                 kava_dtype_name(xs[i]->dtype), other, kava_dtype_name(xs[0]->dtype), first, at + 1);
     }
+    KAVA_TRY(kava_operand_device("cat", "one tensor", xs[i], xs[0]->device));
     total += xs[i]->shape[at];
   }
   memcpy(shape, xs[0]->shape, sizeof shape);
   shape[at] = total;
-  KAVA_TRY(kava_tensor_new(xs[0]->dtype, xs[0]->dims, shape, &y));
+  KAVA_TRY(kava_tensor_new_on(xs[0]->device, xs[0]->dtype, xs[0]->dims, shape, &y));
   total = 0;
   for (int i = 0; i < count; i++) {
     KAVA_TRY(kava_tensor_view(y, xs[i]->dims, xs[i]->shape, y->stride, total * y->stride[at], &part));

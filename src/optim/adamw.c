@@ -1,6 +1,5 @@
 #include "optim/adamw.h"
 #include "kernels/kernels.h"
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@ struct kava_adamw {
   kava_adamw_options options;
   group *groups;
   slot *slots;
+  kava_tensor *rates; /* f64 [groups], on the parameters' device: put_rates */
   int group_count;
   int64_t count, room;
 };
@@ -61,6 +61,7 @@ void kava_adamw_release(kava_adamw **at) {
     kava_free(opt->slots[i].name);
     kava_tensor_release(&opt->slots[i].param);
   }
+  kava_tensor_release(&opt->rates);
   kava_free(opt->slots);
   kava_free(opt->groups);
   kava_free(opt);
@@ -122,11 +123,20 @@ static bool part_expected(const kava_adamw *opt, const slot *s, int part, kava_d
 static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
   kava_dtype dtype;
   if (s->parts[part] || !part_expected(opt, s, part, &dtype)) return KAVA_OK;
-  if (part == PART_STEP) return kava_tensor_zeros(dtype, 1, (int64_t[]){1}, &s->parts[part]);
-  kava_status st = kava_tensor_zeros(dtype, s->param->dims, s->param->shape, &s->parts[part]);
-  if (st == KAVA_OK && part == PART_MASTER)
-    kava_kernels_cpu()->convert(s->param->dtype, kava_tensor_data(s->param), KAVA_F32, kava_f32(s->parts[part]),
-                                kava_tensor_numel(s->param));
+  kava_status st = KAVA_OK;
+  kava_tensor *made = NULL;
+  kava_device device = s->param->device;
+  if (part == PART_STEP)
+    KAVA_TRY(kava_tensor_zeros_on(device, dtype, 1, (int64_t[]){1}, &made));
+  else
+    KAVA_TRY(kava_tensor_zeros_on(device, dtype, s->param->dims, s->param->shape, &made));
+  if (part == PART_MASTER)
+    KAVA_RUN(device, convert, s->param->dtype, kava_tensor_data(s->param), KAVA_F32, kava_f32(made),
+             kava_tensor_numel(s->param));
+  s->parts[part] = made;
+  made = NULL;
+out:
+  kava_tensor_release(&made);
   return st;
 }
 
@@ -135,44 +145,71 @@ kava_status kava_adamw_reserve(kava_adamw *opt) {
     slot *s = &opt->slots[i];
     if (!s->param->grad || s->parts[PART_M]) continue;
     for (int part = 0; part < PARTS; part++) {
-      if (part_new(opt, s, part) == KAVA_OK) continue;
+      kava_status st = part_new(opt, s, part);
+      if (st == KAVA_OK) continue;
       forget(s); /* a parameter has all its pieces or none, in a checkpoint too */
-      return KAVA_MEMORY;
+      return st;
     }
   }
   return KAVA_OK;
 }
 
-kava_status kava_adamw_step(kava_adamw *opt) {
+/* The groups' rates where the kernel reads them: they change from step to step, and a recorded step is to see that. */
+static kava_status put_rates(kava_adamw *opt, kava_device device) {
   kava_status st = KAVA_OK;
-  const kava_adamw_options *o = &opt->options;
-  int64_t next = 0;
+  int64_t groups = opt->group_count;
+  double *lr = kava_alloc((size_t)groups * sizeof *lr);
+  if (!lr) return KAVA_MEMORY;
+  for (int64_t i = 0; i < groups; i++) lr[i] = opt->groups[i].lr;
+  if (opt->rates && (opt->rates->device != device || opt->rates->shape[0] != groups)) kava_tensor_release(&opt->rates);
+  if (!opt->rates) {
+    KAVA_TRY(kava_tensor_from_on(device, KAVA_F64, 1, &groups, lr, &opt->rates));
+  } else if (!kava_device_recording())
+    KAVA_TRY(kava_device_copy(device, kava_f64(opt->rates), KAVA_CPU, lr, (size_t)groups * sizeof *lr));
+out:
+  kava_free(lr);
+  return st;
+}
+
+kava_status kava_adamw_refresh(kava_adamw *opt) { return opt->rates ? put_rates(opt, opt->rates->device) : KAVA_OK; }
+
+kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
+  kava_status st = KAVA_OK;
+  kava_device device = KAVA_CPU;
+  kava_adamw_args a = {.beta1 = opt->options.beta1, .beta2 = opt->options.beta2, .eps = opt->options.eps, .gate = NULL};
   kava_adamw_span *spans = kava_alloc((size_t)opt->count * sizeof *spans);
   if (!spans) return KAVA_MEMORY;
   KAVA_TRY(kava_adamw_reserve(opt)); /* everything that can fail comes before anything is changed */
   for (int64_t i = 0; i < opt->count; i++) {
     slot *s = &opt->slots[i];
     if (!s->param->grad) continue;
-    kava_tensor_touch(s->param);
-    double t = (double)++*kava_i64(s->parts[PART_STEP]);
-    spans[next++] = (kava_adamw_span){.count = kava_tensor_numel(s->param),
-                                      .dtype = s->param->dtype,
-                                      .state_dtype = s->parts[PART_M]->dtype,
-                                      .p = kava_tensor_data(s->param),
-                                      .m = kava_tensor_data(s->parts[PART_M]),
-                                      .v = kava_tensor_data(s->parts[PART_V]),
-                                      .g = kava_tensor_data(s->param->grad),
-                                      .master = s->parts[PART_MASTER] ? kava_f32(s->parts[PART_MASTER]) : NULL,
-                                      .noise = (uint32_t)i * 0x27d4eb2fu + (uint32_t)(int64_t)t,
-                                      .lr = opt->groups[s->group].lr,
-                                      .decay = opt->groups[s->group].decay,
-                                      .beta1 = o->beta1,
-                                      .beta2 = o->beta2,
-                                      .eps = o->eps,
-                                      .correction1 = 1 / (1 - pow(o->beta1, t)),
-                                      .correction2 = 1 / sqrt(1 - pow(o->beta2, t))};
+    if (a.count > 0 && s->param->device != device)
+      KAVA_FAIL(KAVA_MISUSE, "adamw: parameters on %s and on %s; one device expected", kava_device_name(device),
+                kava_device_name(s->param->device));
+    device = s->param->device;
+    spans[a.count++] = (kava_adamw_span){.count = kava_tensor_numel(s->param),
+                                         .dtype = s->param->dtype,
+                                         .state_dtype = s->parts[PART_M]->dtype,
+                                         .p = kava_tensor_data(s->param),
+                                         .m = kava_tensor_data(s->parts[PART_M]),
+                                         .v = kava_tensor_data(s->parts[PART_V]),
+                                         .g = kava_tensor_data(s->param->grad),
+                                         .master = s->parts[PART_MASTER] ? kava_f32(s->parts[PART_MASTER]) : NULL,
+                                         .step = kava_i64(s->parts[PART_STEP]),
+                                         .group = s->group,
+                                         .number = (uint32_t)i,
+                                         .decay = opt->groups[s->group].decay};
   }
-  kava_kernels_cpu()->adamw(spans, next);
+  if (gate && gate->device != device)
+    KAVA_FAIL(KAVA_MISUSE, "adamw: the gate is on %s, the parameters are on %s", kava_device_name(gate->device),
+              kava_device_name(device));
+  KAVA_TRY(put_rates(opt, device));
+  a.spans = spans;
+  a.lr = kava_f64(opt->rates);
+  a.gate = gate ? kava_f64(gate) : NULL;
+  KAVA_RUN(device, adamw, &a);
+  for (int64_t i = 0; i < opt->count; i++)
+    if (opt->slots[i].param->grad) kava_tensor_touch(opt->slots[i].param);
 out:
   kava_free(spans);
   return st;
@@ -236,7 +273,9 @@ kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *n
     KAVA_TRY(check_piece(names[i], s, part, dtype, values[i]));
     kava_tensor **at = &fresh[(s - opt->slots) * PARTS + part];
     if (*at) KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s' twice", names[i]);
-    KAVA_TRY(kava_tensor_from(dtype, values[i]->dims, values[i]->shape, kava_tensor_data(values[i]), at));
+    KAVA_TRY(kava_tensor_new_on(s->param->device, dtype, values[i]->dims, values[i]->shape, at));
+    KAVA_TRY(kava_device_copy(s->param->device, kava_tensor_data(*at), values[i]->device, kava_tensor_data(values[i]),
+                              (*at)->storage->bytes));
   }
   for (int64_t i = 0; i < opt->count; i++) {
     const slot *s = &opt->slots[i];

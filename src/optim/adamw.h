@@ -33,7 +33,10 @@ kava_tensor *kava_adamw_param(const kava_adamw *opt, int64_t index); /* borrowed
 double kava_adamw_lr(const kava_adamw *opt, int group);
 void kava_adamw_set_lr(kava_adamw *opt, int group, double lr);
 
-kava_status kava_adamw_step(kava_adamw *opt);
+/* gate (f64, its first element) or NULL: nothing happens and no step is counted where it is not finite. */
+kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate);
+/* The rates as they are now, for a step that was recorded and is about to run again. */
+kava_status kava_adamw_refresh(kava_adamw *opt);
 /* The state that a step would make now, of every parameter that has a gradient: memory is asked for, nothing is
  * computed. */
 kava_status kava_adamw_reserve(kava_adamw *opt);

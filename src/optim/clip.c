@@ -1,25 +1,6 @@
 #include "optim/clip.h"
-#include "base/threads.h"
 #include "kernels/kernels.h"
-#include <math.h>
 #include <stdlib.h>
-
-#define PIECE 65536
-
-typedef struct piece {
-  kava_tensor *grad;
-  int64_t begin, count;
-  double sum;
-} piece;
-
-static void sum_pieces(void *ctx, int64_t begin, int64_t end) {
-  piece *pieces = ctx;
-  for (int64_t i = begin; i < end; i++) {
-    const kava_tensor *g = pieces[i].grad;
-    const char *data = (const char *)kava_tensor_data(g) + pieces[i].begin * kava_dtype_block_bytes(g->dtype);
-    pieces[i].sum = kava_kernels_cpu()->square_sum(g->dtype, data, pieces[i].count);
-  }
-}
 
 static int by_address(const void *a, const void *b) {
   const kava_tensor *x = *(kava_tensor *const *)a, *y = *(kava_tensor *const *)b;
@@ -54,38 +35,35 @@ static kava_status find_repeats(kava_tensor *const *params, int64_t count, bool 
   return KAVA_OK;
 }
 
-kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, double max_norm, double *norm) {
+kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, double max_norm, kava_tensor **norm) {
   kava_status st = KAVA_OK;
-  piece *pieces = NULL;
+  kava_array *spans = NULL;
+  kava_tensor *y = NULL;
   bool *again = NULL;
-  int64_t total = 0, next = 0;
+  int64_t total = 0;
+  kava_device device = KAVA_CPU;
   if (!(max_norm > 0)) return kava_fail(KAVA_MISUSE, "clip_grad_norm: max_norm is %g; more than 0 expected", max_norm);
   again = kava_calloc((size_t)count + 1, sizeof *again);
-  if (!again) return KAVA_MEMORY;
+  spans = kava_alloc(((size_t)count + 1) * sizeof *spans);
+  if (!again || !spans) KAVA_TRY(KAVA_MEMORY);
   KAVA_TRY(find_repeats(params, count, again));
-  for (int64_t i = 0; i < count; i++)
-    if (params[i]->grad && !again[i]) total += (kava_tensor_numel(params[i]->grad) + PIECE - 1) / PIECE;
-  pieces = kava_alloc((size_t)total * sizeof *pieces);
-  if (!pieces) KAVA_TRY(KAVA_MEMORY);
   for (int64_t i = 0; i < count; i++) {
-    if (!params[i]->grad || again[i]) continue;
-    int64_t numel = kava_tensor_numel(params[i]->grad);
-    for (int64_t begin = 0; begin < numel; begin += PIECE)
-      pieces[next++] = (piece){params[i]->grad, begin, numel - begin < PIECE ? numel - begin : PIECE, 0};
+    const kava_tensor *g = params[i]->grad;
+    if (!g || again[i]) continue;
+    if (total > 0 && g->device != device)
+      KAVA_FAIL(KAVA_MISUSE, "clip_grad_norm: parameters on %s and on %s; one device expected",
+                kava_device_name(device), kava_device_name(g->device));
+    device = g->device;
+    spans[total++] = (kava_array){g->dtype, kava_tensor_numel(g), kava_tensor_data(g)};
   }
-  kava_parallel(total, 1, sum_pieces, pieces);
-  double sum = 0;
-  for (int64_t i = 0; i < total; i++) sum += pieces[i].sum;
-  sum = sqrt(sum);
-  if (isfinite(sum) && sum > max_norm)
-    for (int64_t i = 0; i < count; i++) {
-      kava_tensor *g = params[i]->grad;
-      if (g && !again[i])
-        kava_kernels_cpu()->rescale(g->dtype, kava_tensor_data(g), kava_tensor_numel(g), max_norm / (sum + 1e-6));
-    }
-  *norm = sum;
+  KAVA_TRY(kava_tensor_new_on(device, KAVA_F64, 1, (int64_t[]){2}, &y));
+  KAVA_RUN_TRY(device, gradient_norm, spans, total, max_norm, kava_f64(y));
+  KAVA_RUN(device, rescale, spans, total, KAVA_F64, kava_f64(y) + 1);
+  *norm = y;
+  y = NULL;
 out:
-  kava_free(pieces);
+  kava_tensor_release(&y);
+  kava_free(spans);
   kava_free(again);
   return st;
 }

@@ -149,7 +149,11 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
   return st;
 }
 
-static kava_dtype grad_dtype(const kava_tensor *t) { return t->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32; }
+kava_dtype kava_grad_dtype(const kava_tensor *t) {
+  if (t->dtype == KAVA_F64) return KAVA_F64;
+  bool half = t->dtype == KAVA_F16 || t->dtype == KAVA_BF16;
+  return half && t->node && t->device != KAVA_CPU ? t->dtype : KAVA_F32;
+}
 
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate) {
   *out = NULL;
@@ -157,15 +161,19 @@ kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumula
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
   *accumulate = *slot != NULL;
   if (!*slot) {
-    kava_status st = kava_tensor_empty_like(input, grad_dtype(input), slot);
+    kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), slot);
     if (st != KAVA_OK) return st;
   } else if (__atomic_load_n(&(*slot)->refs, __ATOMIC_RELAXED) > 1 ||
              __atomic_load_n(&(*slot)->storage->refs, __ATOMIC_RELAXED) > 1) {
     /* kava_grad_add kept somebody's tensor without a copy: it must not be written through */
     kava_tensor *own = NULL;
-    kava_status st = kava_tensor_empty_like(input, grad_dtype(input), &own);
+    kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), &own);
     if (st != KAVA_OK) return st;
-    memcpy(own->storage->data, kava_tensor_data(*slot), own->storage->bytes);
+    st = kava_device_copy(own->device, own->storage->data, own->device, kava_tensor_data(*slot), own->storage->bytes);
+    if (st != KAVA_OK) {
+      kava_tensor_release(&own);
+      return st;
+    }
     kava_tensor_release(slot);
     *slot = own;
   }
@@ -176,14 +184,13 @@ kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumula
 kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out) {
   bool accumulate;
   kava_status st = kava_grad_into(input, out, &accumulate);
-  if (st == KAVA_OK && *out && !accumulate) memset((*out)->storage->data, 0, (*out)->storage->bytes);
-  return st;
+  return st == KAVA_OK && *out && !accumulate ? kava_tensor_clear(*out) : st;
 }
 
 kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   if (!kava_needs_grad(input)) return KAVA_OK;
-  if (!kava_same_shape(input, grad) || grad->dtype != grad_dtype(input))
-    return kava_fail(KAVA_MISUSE, "internal: a gradient's shape or dtype differs from its tensor's");
+  if (!kava_same_shape(input, grad) || grad->dtype != kava_grad_dtype(input) || grad->device != input->device)
+    return kava_fail(KAVA_MISUSE, "internal: a gradient's shape, dtype or device differs from its tensor's");
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
   /* Kept without a copy; a leaf's only where no other tensor shows that storage: two leaves that shared theirs would be
    * clipped twice. A record's may be shared, since it is only read from then on (kava_grad_into). */
@@ -191,15 +198,16 @@ kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   if (!*slot && own && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
   kava_tensor *into;
   bool accumulate;
-  kava_status st = kava_grad_into(input, &into, &accumulate);
-  if (st != KAVA_OK) return st;
-  int64_t count = kava_tensor_numel(into);
-  if (into->dtype == KAVA_F64) {
-    double *a = kava_f64(into), *b = kava_f64(grad);
-    for (int64_t i = 0; i < count; i++) a[i] = accumulate ? a[i] + b[i] : b[i];
-  } else
-    kava_kernels_cpu()->axpy(1.0f, kava_f32(grad), kava_f32(into), count, accumulate);
-  return KAVA_OK;
+  kava_status st = KAVA_OK;
+  KAVA_TRY(kava_grad_into(input, &into, &accumulate));
+  if (accumulate)
+    KAVA_RUN(into->device, accumulate, into->dtype, kava_tensor_data(grad), kava_tensor_data(into),
+             kava_tensor_numel(into));
+  else
+    st =
+        kava_device_copy(into->device, into->storage->data, grad->device, kava_tensor_data(grad), into->storage->bytes);
+out:
+  return st;
 }
 
 static int newest_first(const void *a, const void *b) {
@@ -259,11 +267,8 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
   qsort(list.at, list.count, sizeof *list.at, newest_first);
   for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
   held = true;
-  KAVA_TRY(kava_tensor_new(grad_dtype(loss), loss->dims, loss->shape, &loss->node->grad));
-  if (loss->dtype == KAVA_F64)
-    *kava_f64(loss->node->grad) = seed;
-  else
-    *kava_f32(loss->node->grad) = (float)seed;
+  KAVA_TRY(
+      kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &loss->node->grad));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
     if (n->grad && st == KAVA_OK) st = n->backward(n, n->grad);

@@ -24,8 +24,11 @@ kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t)
 /* What kava_tape_keep kept, or made again. *out borrowed. */
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
+/* The type of t's gradient: f64 for f64 and f32 for all else; but on a GPU what an op has made in f16 or bf16 has its
+ * gradient in that. */
+kava_dtype kava_grad_dtype(const kava_tensor *t);
 /* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
- * f64 for f64 inputs and f32 for all else; NULL when input (or NULL input) needs none. *accumulate says whether to add
+ * of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says whether to add
  * (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
 kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* as above, zeroed when fresh: always add */

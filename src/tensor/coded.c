@@ -84,10 +84,13 @@ kava_status kava_coded_new(const kava_coded *p, kava_tensor **out) {
   kava_scales *s = NULL;
   if (p->dtype < KAVA_NF4 || p->dtype >= KAVA_DTYPES || !p->codes || !p->scales || !is_scale(p->round))
     return kava_fail(KAVA_MISUSE, "coded: codes and scales of a code type expected, rounded to f32, f16 or bf16");
+  kava_tensor *parts[] = {p->scales, p->zeros, p->group_of, p->map, p->outer};
+  for (int i = 0; i < 5; i++) /* what they say is checked here; the whole moves later (kava_tensor_on) */
+    if (p->codes->device != KAVA_CPU || (parts[i] && parts[i]->device != KAVA_CPU))
+      return kava_fail(KAVA_MISUSE, "coded: parts on the cpu expected");
   if (!(s = kava_calloc(1, sizeof *s))) return KAVA_MEMORY;
   s->refs = 1;
   KAVA_TRY(fill(p, &s->scaling));
-  kava_tensor *parts[] = {p->scales, p->zeros, p->group_of, p->map, p->outer};
   for (int i = 0; i < 5; i++) s->held[i] = kava_tensor_retain(parts[i]);
   KAVA_TRY(kava_tensor_coded(p->codes, p->dtype, p->rows, p->columns, s, out));
 out:

@@ -73,7 +73,9 @@ void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size
 
 static void storage_release(kava_storage *s) {
   if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  if (s->map)
+  if (s->block)
+    kava_device_free(s->device, s->block);
+  else if (s->map)
     kava_map_release(&s->map);
   else
     kava_free(s->data);
@@ -113,6 +115,7 @@ static kava_status wrap(kava_storage *storage, kava_dtype dtype, int dims, const
   t->dtype = dtype;
   t->dims = dims;
   t->storage = storage;
+  if (storage) t->device = storage->device;
   t->offset = offset;
   if (dims) memcpy(t->shape, shape, (size_t)dims * sizeof *shape);
   if (stride && dims)
@@ -124,7 +127,8 @@ static kava_status wrap(kava_storage *storage, kava_dtype dtype, int dims, const
   return KAVA_OK;
 }
 
-kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
+kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
+                               kava_tensor **out) {
   size_t bytes;
   kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
   if (st != KAVA_OK) return st;
@@ -133,25 +137,134 @@ kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, ka
   kava_storage *s = kava_calloc(1, sizeof *s);
   if (!s) return KAVA_MEMORY;
   s->refs = 1;
+  s->device = device;
   s->bytes = bytes;
-  s->data = kava_alloc(bytes);
-  if (!s->data) {
+  if (device == KAVA_CPU) {
+    s->data = kava_alloc(bytes);
+    if (!s->data) st = KAVA_MEMORY;
+  } else
+    st = kava_device_alloc(device, bytes, &s->block, &s->data);
+  if (st != KAVA_OK) {
     kava_free(s);
-    return KAVA_MEMORY;
+    return st;
   }
   return wrap(s, dtype, dims, shape, NULL, 0, out);
 }
 
-kava_status kava_tensor_zeros(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
-  kava_status st = kava_tensor_new(dtype, dims, shape, out);
-  if (st == KAVA_OK) memset((*out)->storage->data, 0, (*out)->storage->bytes);
+kava_status kava_tensor_zeros_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
+                                 kava_tensor **out) {
+  kava_tensor *t = NULL;
+  kava_status st = kava_tensor_new_on(device, dtype, dims, shape, &t);
+  if (st == KAVA_OK) st = kava_tensor_clear(t);
+  if (st == KAVA_OK)
+    *out = t;
+  else
+    kava_tensor_release(&t);
   return st;
 }
 
-kava_status kava_tensor_from(kava_dtype dtype, int dims, const int64_t *shape, const void *data, kava_tensor **out) {
-  kava_status st = kava_tensor_new(dtype, dims, shape, out);
-  if (st == KAVA_OK && (*out)->storage->bytes) memcpy((*out)->storage->data, data, (*out)->storage->bytes);
+kava_status kava_tensor_from_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, const void *data,
+                                kava_tensor **out) {
+  kava_tensor *t = NULL;
+  kava_status st = kava_tensor_new_on(device, dtype, dims, shape, &t);
+  if (st == KAVA_OK) st = kava_device_copy(device, t->storage->data, KAVA_CPU, data, t->storage->bytes);
+  if (st == KAVA_OK)
+    *out = t;
+  else
+    kava_tensor_release(&t);
   return st;
+}
+
+kava_status kava_tensor_full_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, double number,
+                                int64_t integer, kava_tensor **out) {
+  kava_tensor *t = NULL;
+  kava_status st = kava_tensor_new_on(device, dtype, dims, shape, &t);
+  if (st != KAVA_OK) return st;
+  KAVA_RUN(device, fill, dtype, t->storage->data, kava_tensor_numel(t), number, integer);
+  *out = t;
+  t = NULL;
+out:
+  kava_tensor_release(&t);
+  return st;
+}
+
+kava_status kava_tensor_new(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
+  return kava_tensor_new_on(KAVA_CPU, dtype, dims, shape, out);
+}
+kava_status kava_tensor_zeros(kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out) {
+  return kava_tensor_zeros_on(KAVA_CPU, dtype, dims, shape, out);
+}
+kava_status kava_tensor_from(kava_dtype dtype, int dims, const int64_t *shape, const void *data, kava_tensor **out) {
+  return kava_tensor_from_on(KAVA_CPU, dtype, dims, shape, data, out);
+}
+
+kava_status kava_tensor_clear(kava_tensor *t) {
+  return kava_device_clear(t->device, t->storage->data, t->storage->bytes);
+}
+
+/* Scales that lie on `device`, made of those of t, which begins at its codes' first row. */
+static kava_status scales_on(const kava_scales *from, kava_device device, kava_scales **out) {
+  kava_status st = KAVA_OK;
+  kava_scales *s = kava_calloc(1, sizeof *s);
+  if (!s) return KAVA_MEMORY;
+  s->refs = 1;
+  s->scaling = from->scaling;
+  for (size_t i = 0; i < sizeof s->held / sizeof *s->held; i++)
+    if (from->held[i]) KAVA_TRY(kava_tensor_on(from->held[i], device, &s->held[i]));
+  s->scaling.scales = kava_tensor_data(s->held[0]);
+  s->scaling.zeros = s->held[1] ? kava_tensor_data(s->held[1]) : NULL;
+  s->scaling.group_of = s->held[2] ? kava_i32(s->held[2]) : NULL;
+  s->scaling.map = s->held[3] ? kava_f32(s->held[3]) : NULL;
+  s->scaling.outer = s->held[4] ? kava_f32(s->held[4]) : NULL;
+  *out = s;
+  s = NULL;
+out:
+  kava_scales_release(&s);
+  return st;
+}
+
+kava_status kava_tensor_on(kava_tensor *t, kava_device device, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_storage *s = NULL;
+  kava_scales *scales = NULL;
+  size_t bytes;
+  int64_t offset = 0;
+  if (t->device == device) {
+    *out = kava_tensor_retain(t);
+    return KAVA_OK;
+  }
+  const char *from = kava_tensor_data(t);
+  KAVA_TRY(kava_tensor_bytes_of(t, &bytes));
+  if (t->scales) { /* rows know their scales by their place in the storage: all of it moves */
+    from = t->storage->data;
+    bytes = t->storage->bytes;
+    offset = t->offset;
+    KAVA_TRY(scales_on(t->scales, device, &scales));
+  }
+  if (!(s = kava_calloc(1, sizeof *s))) KAVA_TRY(KAVA_MEMORY);
+  s->refs = 1;
+  s->device = device;
+  s->bytes = bytes;
+  if (device == KAVA_CPU) {
+    if (!(s->data = kava_alloc(bytes))) KAVA_TRY(KAVA_MEMORY);
+  } else
+    KAVA_TRY(kava_device_alloc(device, bytes, &s->block, &s->data));
+  KAVA_TRY(kava_device_copy(device, s->data, t->device, from, bytes));
+  kava_storage *given = s;
+  s = NULL;
+  KAVA_TRY(wrap(given, t->dtype, t->dims, t->shape, NULL, offset, out));
+  (*out)->scales = scales;
+  scales = NULL;
+out:
+  if (s) storage_release(s);
+  kava_scales_release(&scales);
+  return st;
+}
+
+kava_status kava_tensor_read(const kava_tensor *t, void *to) {
+  size_t bytes;
+  kava_status st = kava_tensor_bytes_of(t, &bytes);
+  return st == KAVA_OK ? kava_device_copy(KAVA_CPU, to, t->device, kava_tensor_data(t), bytes) : st;
 }
 
 kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape, kava_map *map, const void *data,
@@ -203,11 +316,13 @@ kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {
 }
 
 kava_status kava_tensor_outline(const kava_tensor *t, kava_tensor **out) {
-  return wrap(NULL, t->dtype, t->dims, t->shape, NULL, 0, out);
+  kava_status st = wrap(NULL, t->dtype, t->dims, t->shape, NULL, 0, out);
+  if (st == KAVA_OK) (*out)->device = t->device;
+  return st;
 }
 
 kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype, kava_tensor **out) {
-  return kava_tensor_new(dtype, t->dims, t->shape, out);
+  return kava_tensor_new_on(t->device, dtype, t->dims, t->shape, out);
 }
 
 kava_tensor *kava_tensor_retain(kava_tensor *t) {

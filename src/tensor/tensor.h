@@ -1,4 +1,5 @@
 /* tensor/tensor: a tensor is a view (shape, strides, offset) on a reference-counted storage.
+ * A storage lies on one device; what stands on the host here (kava_f32 and its kind) are pointers of that device.
  * Quantised tensors are always contiguous and never views of part of a block row. */
 #ifndef KAVA_TENSOR_TENSOR_H
 #define KAVA_TENSOR_TENSOR_H
@@ -6,13 +7,16 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "kernels/args.h"
+#include "tensor/device.h"
 
 typedef struct kava_storage {
   int refs; /* atomic */
+  kava_device device;
   void *data;
   size_t bytes;
-  kava_map *map;    /* owner when the bytes lie in a mapped file (copy-on-write); else kava_free(data) */
-  uint64_t version; /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
+  kava_map *map;     /* owner when the bytes lie in a mapped file (copy-on-write); else kava_free(data) */
+  kava_block *block; /* owner when the bytes lie on another device than the CPU */
+  uint64_t version;  /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
 } kava_storage;
 
 /* What turns a tensor of codes into values: a kernel's scaling, and the tensors that it points into. Made by
@@ -26,17 +30,33 @@ typedef struct kava_scales {
 struct kava_tensor {
   int refs; /* atomic */
   kava_dtype dtype;
+  kava_device device; /* the storage's; kept here, too, for tensors without elements (kava_tensor_outline) */
   int dims;
   bool requires_grad;
   int64_t shape[KAVA_MAX_DIMS];
   int64_t stride[KAVA_MAX_DIMS]; /* elements; unused for quantised types */
   int64_t offset;                /* elements */
   kava_storage *storage;
-  kava_tensor *grad; /* leaves only: gradient summed so far, contiguous, f64 for f64 and f32 for all else; NULL: none */
+  kava_tensor *grad;      /* leaves only: gradient summed so far, contiguous, of kava_grad_dtype; NULL: none */
   struct kava_node *node; /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
   kava_scales
       *scales; /* of a tensor [rows, columns] of codes (nf4 ... fp8), counted from the storage's first row; else NULL */
 };
+
+/* As kava_tensor_new, _zeros and _from (whose data lie on the host), on an open device; the short forms: on the CPU. */
+kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, kava_tensor **out);
+kava_status kava_tensor_zeros_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
+                                 kava_tensor **out);
+kava_status kava_tensor_from_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, const void *data,
+                                kava_tensor **out);
+/* Every element becomes `number`, of integer types `integer`; a kernel's argument, so that nothing is uploaded. */
+kava_status kava_tensor_full_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, double number,
+                                int64_t integer, kava_tensor **out);
+/* t itself where it is on `device`, else a copy there, codes with their scales. t is contiguous. No record. */
+kava_status kava_tensor_on(kava_tensor *t, kava_device device, kava_tensor **out);
+kava_status kava_tensor_clear(kava_tensor *t); /* all of a fresh tensor's storage becomes 0 */
+/* The elements of t, which is contiguous and of a plain type, into `to` on the host. Waits for the device. */
+kava_status kava_tensor_read(const kava_tensor *t, void *to);
 
 /* A view of `map`ped bytes: retains the map. `data` must lie inside it; alignment is not required to be natural:
  * a plain dtype whose data is misaligned for its element is copied instead. */
@@ -61,7 +81,7 @@ kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same
 /* Shape and type alone: no elements, so nothing but the shape may be asked of it. */
 kava_status kava_tensor_outline(const kava_tensor *t, kava_tensor **out);
 kava_status kava_tensor_empty_like(const kava_tensor *t, kava_dtype dtype,
-                                   kava_tensor **out); /* contiguous, same shape */
+                                   kava_tensor **out); /* contiguous, same shape, on the same device */
 /* KAVA_MISUSE unless there are 0 to KAVA_MAX_DIMS sizes, none negative, whose product (zeros left out, so that strides
  * fit too) is an int64. What makes a view larger than its storage asks; kava_shape_bytes does. */
 kava_status kava_shape_check(int dims, const int64_t *shape);
@@ -75,6 +95,8 @@ void kava_tensor_touch(kava_tensor *t); /* every in-place writer of what a user 
 void kava_tensor_forget(const kava_tensor *t);
 kava_status kava_tensor_bytes_of(const kava_tensor *t, size_t *bytes);
 
+/* What statistics and parameters' gradients beside tensors of this type are in: f64 for f64, else f32. */
+static inline kava_dtype kava_dtype_wide(kava_dtype dtype) { return dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32; }
 static inline float *kava_f32(const kava_tensor *t) { return (float *)t->storage->data + t->offset; }
 static inline double *kava_f64(const kava_tensor *t) { return (double *)t->storage->data + t->offset; }
 static inline int64_t *kava_i64(const kava_tensor *t) { return (int64_t *)t->storage->data + t->offset; }

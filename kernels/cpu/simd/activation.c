@@ -254,7 +254,8 @@ static void dropout_tiles(void *ctx, int64_t begin, int64_t end) {
     int64_t n = a->count - at < TILE ? a->count - at : TILE;
     for (int64_t i = 0; i < n; i += KAVA_DROPOUT_GROUP)
       for (int lane = 0; lane < BLOCKS; lane += LANES)
-        philox_lanes(a->seed, a->stream, (uint64_t)((at + i) / KAVA_DROPOUT_GROUP * BLOCKS + lane), bits + i + lane);
+        philox_lanes(a->seed, a->stream + (a->later ? *a->later : 0),
+                     (uint64_t)((at + i) / KAVA_DROPOUT_GROUP * BLOCKS + lane), bits + i + lane);
     const float *x = (const float *)a->x + at;
     float *y = (float *)a->y + at;
     if (a->add)

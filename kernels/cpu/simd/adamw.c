@@ -3,6 +3,7 @@
  * Each piece passes once through p, g, m and v. */
 #include "kernels/cpu/simd/tail.h"
 #include "base/threads.h"
+#include "kernels/cpu/adamw.h"
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/reference.h"
 #include <math.h>
@@ -11,11 +12,12 @@
 #define TILE 512
 
 /* `n` elements in f32: p, m, v in place */
-static void step(const kava_adamw_span *a, float *p, const float *g, float *m, float *v, int64_t n) {
-  vf keep = vf_set((float)(1 - a->lr * a->decay)), grow1 = vf_set((float)(1 - a->beta1)),
-     grow2 = vf_set((float)(1 - a->beta2));
-  vf beta2 = vf_set((float)a->beta2), rate = vf_set((float)(-a->lr * a->correction1)),
-     root = vf_set((float)a->correction2), eps = vf_set((float)a->eps);
+static void step(const kava_adamw_span *a, const adamw_rates *now, float *p, const float *g, float *m, float *v,
+                 int64_t n) {
+  vf keep = vf_set((float)(1 - now->lr * a->decay)), grow1 = vf_set((float)(1 - now->beta1)),
+     grow2 = vf_set((float)(1 - now->beta2));
+  vf beta2 = vf_set((float)now->beta2), rate = vf_set((float)(-now->lr * now->correction1)),
+     root = vf_set((float)now->correction2), eps = vf_set((float)now->eps);
   for (int64_t i = 0; i < n; i += VF_LANES) {
     int64_t count = n - i;
     vf gradient = vf_load_to(g + i, count), first = vf_load_to(m + i, count), second = vf_load_to(v + i, count);
@@ -29,29 +31,29 @@ static void step(const kava_adamw_span *a, float *p, const float *g, float *m, f
 }
 
 /* m and v in bf16: widened a tile at a time, m rounded to nearest, v stochastically (kernels/args.h) */
-static void small_step(const kava_adamw_span *a, float *p, int64_t begin, int64_t end) {
+static void small_step(const kava_adamw_span *a, const adamw_rates *now, float *p, int64_t begin, int64_t end) {
   uint16_t *m = a->m, *v = a->v;
   float first[TILE], second[TILE];
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t n = end - at < TILE ? end - at : TILE;
     for (int64_t i = 0; i < n; i++) first[i] = kava_bf16_to_f32(m[at + i]);
     for (int64_t i = 0; i < n; i++) second[i] = kava_bf16_to_f32(v[at + i]);
-    step(a, p + at, (const float *)a->g + at, first, second, n);
+    step(a, now, p + at, (const float *)a->g + at, first, second, n);
     for (int64_t i = 0; i < n; i++) m[at + i] = kava_f32_to_bf16(first[i]);
     for (int64_t i = 0; i < n; i++) {
-      uint32_t bits = kava_bits_of_float(second[i]), noise = kava_adamw_noise(a->noise, (uint32_t)(at + i));
+      uint32_t bits = kava_bits_of_float(second[i]), noise = kava_adamw_noise(now->noise, (uint32_t)(at + i));
       bool finite = (bits & 0x7f800000u) != 0x7f800000u;
       v[at + i] = finite ? (uint16_t)((bits + noise) >> 16) : kava_f32_to_bf16(second[i]);
     }
   }
 }
 
-static void span_range(const kava_adamw_span *a, int64_t begin, int64_t end) {
+static void span_range(const kava_adamw_span *a, const adamw_rates *now, int64_t begin, int64_t end) {
   float *p = a->master ? a->master : a->p;
   if (a->state_dtype == KAVA_BF16)
-    small_step(a, p, begin, end);
+    small_step(a, now, p, begin, end);
   else
-    step(a, p + begin, (const float *)a->g + begin, (float *)a->m + begin, (float *)a->v + begin, end - begin);
+    step(a, now, p + begin, (const float *)a->g + begin, (float *)a->m + begin, (float *)a->v + begin, end - begin);
   uint16_t *rounded = a->p;
   if (a->dtype == KAVA_BF16)
     for (int64_t i = begin; i < end; i++) rounded[i] = kava_f32_to_bf16(p[i]);
@@ -60,6 +62,7 @@ static void span_range(const kava_adamw_span *a, int64_t begin, int64_t end) {
 }
 
 typedef struct step_job {
+  const kava_adamw_args *a;
   const kava_adamw_span *spans;
   int64_t count;
 } step_job;
@@ -73,20 +76,22 @@ static void step_pieces(void *ctx, int64_t begin, int64_t end) {
     const kava_adamw_span *a = &job->spans[s];
     int64_t from = begin > before ? begin - before : 0, to = end - before < pieces_of(a) ? end - before : pieces_of(a);
     if (from >= to) continue;
-    span_range(a, from * PIECE, to * PIECE < a->count ? to * PIECE : a->count);
+    adamw_rates now = adamw_rates_of(job->a, a);
+    span_range(a, &now, from * PIECE, to * PIECE < a->count ? to * PIECE : a->count);
   }
 }
 
-static void adamw(const kava_adamw_span *spans, int64_t count) {
+static void adamw(const kava_adamw_args *a) {
+  if (!adamw_begin(a)) return;
   /* runs of f32 and half-width parameters go to the pool together; f64 ones, of tests, go to the plain loops */
-  for (int64_t i = 0; i < count;) {
-    if (spans[i].dtype == KAVA_F64) {
-      kava_ref_adamw(&spans[i++], 1);
+  for (int64_t i = 0; i < a->count;) {
+    if (a->spans[i].dtype == KAVA_F64) {
+      kava_adamw_plain(a, &a->spans[i++]);
       continue;
     }
-    step_job job = {spans + i, 0};
+    step_job job = {a, a->spans + i, 0};
     int64_t pieces = 0;
-    for (; i < count && spans[i].dtype != KAVA_F64; i++, job.count++) pieces += pieces_of(&spans[i]);
+    for (; i < a->count && a->spans[i].dtype != KAVA_F64; i++, job.count++) pieces += pieces_of(&a->spans[i]);
     kava_parallel(pieces, 4, step_pieces, &job);
   }
 }
@@ -122,12 +127,15 @@ static void scale_range(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-static void rescale(kava_dtype dtype, void *x, int64_t count, double factor) {
-  scale_job job = {x, (float)factor};
-  if (dtype == KAVA_F64)
-    kava_ref_rescale(dtype, x, count, factor);
-  else
-    kava_parallel(count, 1 << 15, scale_range, &job);
+static void rescale(const kava_array *spans, int64_t count, kava_dtype type, const void *factor) {
+  double by = type == KAVA_F64 ? *(const double *)factor : (double)*(const float *)factor;
+  for (int64_t s = 0; s < count && by != 1; s++) {
+    scale_job job = {spans[s].data, (float)by};
+    if (spans[s].dtype == KAVA_F64)
+      kava_ref_rescale(&spans[s], 1, type, factor);
+    else
+      kava_parallel(spans[s].count, 1 << 15, scale_range, &job);
+  }
 }
 
 void KAVA_SIMD(adamw)(kava_kernels *table);

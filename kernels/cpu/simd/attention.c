@@ -47,8 +47,8 @@ static int64_t along_bytes(const kava_attention_args *a) {
 static int64_t at_row(const kava_attention_args *a, const operand *x, int64_t b, int64_t t, int64_t h) {
   return ((b * a->length + t) * x->heads + h) * a->head_dim;
 }
-static int32_t start_of(const kava_attention_args *a, int64_t b, int64_t t) {
-  return a->start ? a->start[b * a->length + t] : 0;
+static int64_t start_of(const kava_attention_args *a, int64_t b, int64_t t) {
+  return kava_attention_first(a->start, a->window, b * a->length + t, t);
 }
 /* The earliest key that queries [t, t+count) of row b see. */
 static int64_t earliest(const kava_attention_args *a, int64_t b, int64_t t, int64_t count) {
@@ -461,7 +461,7 @@ static void key_block(const attention_job *job, int64_t b, int64_t hk, int64_t j
         zero(p, 0, least(from, n));
         zero(ds, 0, least(from, n));
       }
-      for (int64_t i = 0; i < n && a->start; i++) /* queries of which the key is no part */
+      for (int64_t i = 0; i < n && (a->start || a->window); i++) /* queries of which the key is no part */
         for (int64_t r = 0; r < least(start_of(a, b, t + i) - j, m); r++) s[r * TILE_N + i] = dp[r * TILE_N + i] = 0;
       if (!job->grad_p) weigh(job, s, m, job->g.along + head * along_bytes(a), t, n, dv);
       weigh(job, dp, m, job->q.along + head * along_bytes(a), t, n, dk);

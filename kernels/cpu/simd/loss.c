@@ -2,6 +2,7 @@
  * Sums run in vectors over stretches of STRETCH elements and in double from stretch to stretch. */
 #include "kernels/cpu/simd/tail.h"
 #include "base/threads.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <math.h>
 #include <string.h>
@@ -308,10 +309,11 @@ static void logits_range(void *ctx, int64_t begin, int64_t end) {
 }
 
 static void logits_rows(const kava_logits_args *a) {
+  kava_logits_args scaled = logits_scaled(a);
   if (a->dtype == KAVA_F64)
     kava_ref_logits_rows(a);
   else
-    kava_parallel(a->rows, grain(a->width), logits_range, (void *)a);
+    kava_parallel(a->rows, grain(a->width), logits_range, &scaled);
 }
 
 void KAVA_SIMD(loss)(kava_kernels *table);

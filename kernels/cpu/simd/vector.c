@@ -1,6 +1,7 @@
 /* kernels/cpu/simd/vector.c: y = a*x (+ y). */
 #include "kernels/cpu/simd/vec.h"
 #include "base/threads.h"
+#include "kernels/cpu/reference.h"
 
 typedef struct axpy_job {
   float a;
@@ -28,5 +29,15 @@ static void axpy(float a, const float *x, float *y, int64_t count, bool add) {
   kava_parallel(count, 1 << 15, axpy_range, &job);
 }
 
+static void accumulate(kava_dtype dtype, const void *x, void *y, int64_t count) {
+  if (dtype == KAVA_F64)
+    kava_ref_accumulate(dtype, x, y, count);
+  else
+    axpy(1, x, y, count, true);
+}
+
 void KAVA_SIMD(vector)(kava_kernels *table);
-void KAVA_SIMD(vector)(kava_kernels *table) { table->axpy = axpy; }
+void KAVA_SIMD(vector)(kava_kernels *table) {
+  table->axpy = axpy;
+  table->accumulate = accumulate;
+}

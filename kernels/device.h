@@ -1,0 +1,51 @@
+/* kernels/device.h: what a device other than the CPU gives: a table of kernels, and memory, copies and recordings
+ * beside them. It comes from a module that is opened with dlopen (src/tensor/device.c) and exports one C function,
+ * kava_<device>_open. All work of a device goes, in order, to one stream: a function returns when its work is enqueued,
+ * not when it is done, unless it says so. What goes wrong later is told by `failure`. One thread at a time. */
+#ifndef KAVA_KERNELS_DEVICE_H
+#define KAVA_KERNELS_DEVICE_H
+#include <stddef.h>
+
+#include "kernels/kernels.h"
+
+/* Of this header and of what it includes: a module built from other sources is refused. Raised with every change of a
+ * signature. */
+#define KAVA_DEVICE_ABI 1
+
+typedef struct kava_device_facts {
+  char name[96]; /* "NVIDIA H100 80GB HBM3"; "emulated" */
+  int major, minor, processors;
+  int driver, runtime; /* 12040: 12.4 */
+  size_t memory;
+} kava_device_facts;
+
+typedef struct kava_graph kava_graph; /* a step that can run again: launches at fixed addresses */
+
+typedef struct kava_device_table {
+  int abi;
+  kava_kernels kernels; /* NULL where there is none */
+  kava_device_facts facts;
+  size_t chunk; /* memory is reserved so much at a time and cut up by the caller; 0: a block at a time */
+  /* KAVA_MEMORY: there is not as much. give_back waits until the memory is no longer used. */
+  kava_status (*reserve)(size_t bytes, void **out);
+  void (*give_back)(void *memory, size_t bytes);
+  void (*memory)(size_t *free, size_t *total);
+  /* to the device: `from` may be changed on return. While recording: what it holds now is part of the recording. */
+  kava_status (*upload)(void *to, const void *from, size_t bytes);
+  kava_status (*download)(void *to, const void *from, size_t bytes); /* waits; KAVA_MISUSE while recording */
+  kava_status (*copy)(void *to, const void *from, size_t bytes);
+  kava_status (*clear)(void *to, size_t bytes);
+  kava_status (*wait)(void); /* until everything enqueued is done */
+  /* The first failure since the last call, and its message: a type that a kernel does not have (KAVA_UNSUPPORTED, with
+   * its name), a launch or an execution that failed (KAVA_IO). Does not wait. */
+  kava_status (*failure)(char *message, size_t size);
+  /* From begin to end nothing is executed. `end` with keep false throws away what was recorded. */
+  kava_status (*record_begin)(void);
+  kava_status (*record_end)(bool keep, kava_graph **out);
+  kava_status (*replay)(kava_graph *graph);
+  void (*graph_release)(kava_graph *graph);
+} kava_device_table;
+
+/* NULL: not here, and *why says so in a sentence (static). The table lives as long as the program. */
+typedef const kava_device_table *(*kava_device_open_function)(const char **why);
+#endif

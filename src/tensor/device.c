@@ -1,0 +1,253 @@
+#include "tensor/device.h"
+#include "base/memory.h"
+#include "tensor/pool.h"
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const names[KAVA_DEVICES] = {"cpu", "cuda"};
+
+/* The one GPU. Its pool is the default place for memory; a recording has a pool of its own. */
+static struct {
+  const kava_device_table *table;
+  kava_pool pool, *current; /* current: where blocks come from now */
+  kava_replay *recording;
+  size_t used, peak;
+  bool asked;
+  char why[512]; /* it is not there */
+} cuda;
+
+struct kava_replay {
+  kava_graph *graph;
+  kava_pool pool;
+  bool released; /* freed with the last of its blocks */
+};
+
+const char *kava_device_name(kava_device device) { return names[device]; }
+
+bool kava_device_parse(const char *name, kava_device *out) {
+  for (int i = 0; i < KAVA_DEVICES; i++)
+    if (strcmp(name, names[i]) == 0) {
+      *out = (kava_device)i;
+      return true;
+    }
+  return false;
+}
+
+/* ---- the module ---- */
+
+/* Where the module may lie, seen from the file that this code is in: beside the program; two up, for the Lua module in
+ * its build folder; and where both are installed. */
+static void *open_module(const char *file) {
+  static const char *const folders[] = {"", "../../", "../lib/kava/", "../../../kava/"};
+  Dl_info self;
+  char path[PATH_MAX];
+  if (!dladdr((const void *)names, &self) || !self.dli_fname) return NULL;
+  const char *slash = strrchr(self.dli_fname, '/');
+  char own[PATH_MAX];
+  int folder = slash ? (int)(slash - self.dli_fname + 1) : 0;
+  snprintf(own, sizeof own, "%.*s", folder, self.dli_fname);
+  if (!slash) { /* started by its bare name: the file that runs */
+    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
+    if (length <= 0) return NULL;
+    own[length] = 0;
+    *(strrchr(own, '/') + 1) = 0;
+  }
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+    if (snprintf(path, sizeof path, "%s%s%s", own, folders[i], file) >= (int)sizeof path) continue;
+    if (access(path, R_OK) != 0) continue;
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!module) snprintf(cuda.why, sizeof cuda.why, "%s", dlerror());
+    return module;
+  }
+  snprintf(cuda.why, sizeof cuda.why, "this build has no %s (cmake --preset cuda makes it, with nvcc)", file);
+  return NULL;
+}
+
+static void find_cuda(void) {
+  const char *wanted = getenv("KAVA_CUDA"), *why = NULL;
+  bool emulated = wanted && strcmp(wanted, "emulated") == 0;
+  if (wanted && strcmp(wanted, "off") == 0) {
+    snprintf(cuda.why, sizeof cuda.why, "KAVA_CUDA=off");
+    return;
+  }
+  void *module = open_module(emulated ? "libkava_cuda_emulated.so" : "libkava_cuda.so");
+  if (!module) return;
+  kava_device_open_function open;
+  *(void **)&open = dlsym(module, "kava_cuda_open");
+  const kava_device_table *table = open ? open(&why) : NULL;
+  if (table && table->abi == KAVA_DEVICE_ABI) {
+    cuda.pool = (kava_pool){.chunk = table->chunk, .reserve = table->reserve, .give_back = table->give_back};
+    cuda.current = &cuda.pool;
+    cuda.table = table;
+    return;
+  }
+  if (table)
+    snprintf(cuda.why, sizeof cuda.why, "the module was built from other sources (its interface is %d, not %d)",
+             table->abi, KAVA_DEVICE_ABI);
+  else
+    snprintf(cuda.why, sizeof cuda.why, "%s", why ? why : "the module has no kava_cuda_open");
+}
+
+kava_status kava_device_open(kava_device device) {
+  if (device == KAVA_CPU || cuda.table) return KAVA_OK;
+  if (!cuda.asked) find_cuda();
+  cuda.asked = true;
+  return cuda.table ? KAVA_OK : kava_fail(KAVA_UNSUPPORTED, "device cuda: %s", cuda.why);
+}
+
+const kava_device_facts *kava_device_facts_of(kava_device device) {
+  return device == KAVA_CUDA && cuda.table ? &cuda.table->facts : NULL;
+}
+
+const kava_kernels *kava_kernels_of(kava_device device) {
+  return device == KAVA_CPU ? kava_kernels_cpu() : &cuda.table->kernels;
+}
+
+kava_status kava_device_lacks(kava_device device, const char *kernel) {
+  return kava_fail(KAVA_UNSUPPORTED, "%s: not on device %s yet; move the tensors to the cpu (to{device = \"cpu\"})",
+                   kernel, names[device]);
+}
+
+kava_status kava_device_check(kava_device device, const char *kernel) {
+  char message[256];
+  kava_status st = cuda.table->failure(message, sizeof message);
+  return st == KAVA_OK ? st : kava_fail(st, "%s: device %s: %s", kernel, names[device], message);
+}
+
+/* ---- memory ---- */
+
+static void count(kava_block *b, bool more) {
+  cuda.used = more ? cuda.used + b->size : cuda.used - b->size;
+  if (cuda.used > cuda.peak) cuda.peak = cuda.used;
+}
+
+kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **block, void **data) {
+  kava_pool *pool = cuda.current;
+  kava_status st = kava_pool_alloc(pool, bytes, block);
+  if (st != KAVA_OK && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
+    kava_pool_trim(&cuda.pool);
+    st = kava_pool_alloc(pool, bytes, block);
+  }
+  if (st != KAVA_OK) {
+    kava_device_stats s;
+    kava_device_memory(device, &s);
+    return kava_fail(KAVA_MEMORY,
+                     "device %s: out of memory: %.1f MiB asked; of %.1f MiB %.1f are free, %.1f are KAVA's, %.1f of "
+                     "them in tensors",
+                     names[device], (double)bytes / 0x1p20, (double)s.total / 0x1p20, (double)s.free / 0x1p20,
+                     (double)s.reserved / 0x1p20, (double)s.current / 0x1p20);
+  }
+  count(*block, true);
+  *data = (*block)->data;
+  return KAVA_OK;
+}
+
+static kava_replay *owner_of(kava_pool *pool) {
+  return pool == &cuda.pool ? NULL : (kava_replay *)(void *)((char *)pool - offsetof(kava_replay, pool));
+}
+
+static void forget_replay(kava_replay *r) {
+  if (!r || !r->released || r->pool.blocks > 0) return;
+  kava_pool_trim(&r->pool);
+  kava_free(r);
+}
+
+void kava_device_free(kava_device device, kava_block *block) {
+  if (!block) return;
+  kava_replay *owner = owner_of(block->pool);
+  count(block, false);
+  kava_pool_free(block);
+  forget_replay(owner);
+}
+
+void kava_device_memory(kava_device device, kava_device_stats *s) {
+  *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak, .reserved = cuda.pool.reserved};
+  if (cuda.recording) s->reserved += cuda.recording->pool.reserved;
+  if (cuda.table) cuda.table->memory(&s->free, &s->total);
+}
+
+void kava_device_reset_peak(kava_device device) { cuda.peak = cuda.used; }
+void kava_device_trim(kava_device device) {
+  if (cuda.table && !kava_device_recording()) kava_pool_trim(&cuda.pool);
+}
+
+/* ---- copies ---- */
+
+static kava_status told(kava_status st, const char *what) {
+  char message[256] = "";
+  if (st == KAVA_OK) return st;
+  cuda.table->failure(message, sizeof message);
+  return kava_fail(st, "device cuda: %s: %s", what, message);
+}
+
+kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_device, const void *from, size_t bytes) {
+  if (bytes == 0) return KAVA_OK;
+  if (to_device == KAVA_CPU && from_device == KAVA_CPU) {
+    memcpy(to, from, bytes);
+    return KAVA_OK;
+  }
+  if (to_device != KAVA_CPU && from_device != KAVA_CPU) return told(cuda.table->copy(to, from, bytes), "copy");
+  if (to_device != KAVA_CPU) return told(cuda.table->upload(to, from, bytes), "upload");
+  if (kava_device_recording())
+    return kava_fail(KAVA_MISUSE,
+                     "a value on device cuda is read while a step is being recorded; read it after the step");
+  return told(cuda.table->download(to, from, bytes), "download");
+}
+
+kava_status kava_device_clear(kava_device device, void *to, size_t bytes) {
+  if (device != KAVA_CPU) return bytes ? told(cuda.table->clear(to, bytes), "clear") : KAVA_OK;
+  if (bytes) memset(to, 0, bytes);
+  return KAVA_OK;
+}
+
+kava_status kava_device_wait(kava_device device) {
+  return device == KAVA_CPU ? KAVA_OK : told(cuda.table->wait(), "wait");
+}
+
+/* ---- recordings ---- */
+
+bool kava_device_recording(void) { return cuda.recording != NULL; }
+
+kava_status kava_device_record(kava_device device) {
+  if (cuda.recording) return kava_fail(KAVA_MISUSE, "a step is being recorded already");
+  kava_replay *r = kava_calloc(1, sizeof *r);
+  if (!r) return KAVA_MEMORY;
+  r->pool = (kava_pool){.chunk = cuda.table->chunk, .reserve = cuda.table->reserve, .give_back = cuda.table->give_back};
+  if (!r->pool.chunk) r->pool.chunk = KAVA_POOL_ALIGN; /* a recording keeps its addresses */
+  kava_status st = told(cuda.table->record_begin(), "recording");
+  if (st != KAVA_OK) {
+    kava_free(r);
+    return st;
+  }
+  cuda.recording = r;
+  cuda.current = &r->pool;
+  return KAVA_OK;
+}
+
+kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out) {
+  kava_replay *r = cuda.recording;
+  cuda.recording = NULL;
+  cuda.current = &cuda.pool;
+  kava_status st = told(cuda.table->record_end(keep, &r->graph), "recording");
+  if (st == KAVA_OK && keep)
+    *out = r;
+  else
+    kava_device_replay_release(&r);
+  return st;
+}
+
+kava_status kava_device_replay(kava_replay *r) { return told(cuda.table->replay(r->graph), "replay"); }
+
+void kava_device_replay_release(kava_replay **at) {
+  kava_replay *r = *at;
+  *at = NULL;
+  if (!r) return;
+  if (r->graph) cuda.table->graph_release(r->graph);
+  r->graph = NULL;
+  r->released = true;
+  forget_replay(r);
+}

@@ -1,0 +1,68 @@
+/* tensor/device: where tensors live and kernels run. The CPU is always there; CUDA comes from a module that is opened
+ * when somebody first asks for it (kernels/device.h). There is one GPU for a process: the first that
+ * CUDA_VISIBLE_DEVICES shows. KAVA_CUDA in the environment: "off": there is none; "emulated": a GPU that is acted by
+ * the CPU, for tests. */
+#ifndef KAVA_TENSOR_DEVICE_H
+#define KAVA_TENSOR_DEVICE_H
+#include "base/status.h"
+#include "kernels/device.h"
+
+typedef enum kava_device { KAVA_CPU, KAVA_CUDA, KAVA_DEVICES } kava_device;
+const char *kava_device_name(kava_device device); /* "cpu", "cuda" */
+bool kava_device_parse(const char *name, kava_device *out);
+
+/* KAVA_UNSUPPORTED: it is not here, and why. Whoever has a tensor on a device need not ask. */
+kava_status kava_device_open(kava_device device);
+const kava_device_facts *kava_device_facts_of(kava_device device); /* NULL: not open, or the CPU */
+const kava_kernels *kava_kernels_of(kava_device device);           /* of an open device */
+
+/* Memory. *block is what _free wants back; 0 bytes are a block, too. KAVA_MEMORY says what was asked and what there is.
+ * Freed memory may be handed out again at once: everything runs in the order in which it was enqueued. */
+typedef struct kava_block kava_block;
+kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **block, void **data);
+void kava_device_free(kava_device device, kava_block *block);
+typedef struct kava_device_stats {
+  size_t current, peak; /* bytes in tensors, now and at most since the last reset */
+  size_t reserved;      /* bytes taken from the device */
+  size_t free, total;   /* the device's own figures */
+} kava_device_stats;
+void kava_device_memory(kava_device device, kava_device_stats *stats);
+void kava_device_reset_peak(kava_device device);
+void kava_device_trim(kava_device device); /* gives what is not in use back to the device */
+
+/* Between any two places. To the host it waits; else it is enqueued. */
+kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_device, const void *from, size_t bytes);
+kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
+kava_status kava_device_wait(kava_device device);
+
+/* Recordings: from begin to end nothing is executed, and memory comes from a place that stays the recording's own until
+ * it is released and nothing lives there any more. */
+typedef struct kava_replay kava_replay;
+kava_status kava_device_record(kava_device device);
+kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out);
+kava_status kava_device_replay(kava_replay *replay);
+void kava_device_replay_release(kava_replay **replay); /* accepts NULL, nulls the pointer */
+bool kava_device_recording(void);
+
+/* Runs a kernel of a device, in a function with `kava_status st` and an `out:` tail: KAVA_UNSUPPORTED names the kernel
+ * that the device has not, or not for this type. KAVA_RUN_TRY: one that returns a status itself. */
+#define KAVA_RUN(device, name, ...)                                                                                    \
+  do {                                                                                                                 \
+    const kava_device on_ = (device);                                                                                  \
+    const kava_kernels *kernels_ = kava_kernels_of(on_);                                                               \
+    if (!kernels_->name) KAVA_TRY(kava_device_lacks(on_, #name));                                                      \
+    kernels_->name(__VA_ARGS__);                                                                                       \
+    if (on_ != KAVA_CPU) KAVA_TRY(kava_device_check(on_, #name));                                                      \
+  } while (0)
+#define KAVA_RUN_TRY(device, name, ...)                                                                                \
+  do {                                                                                                                 \
+    const kava_device on_ = (device);                                                                                  \
+    const kava_kernels *kernels_ = kava_kernels_of(on_);                                                               \
+    if (!kernels_->name) KAVA_TRY(kava_device_lacks(on_, #name));                                                      \
+    kava_status ran_ = kernels_->name(__VA_ARGS__);                                                                    \
+    if (on_ != KAVA_CPU) KAVA_TRY(kava_device_check(on_, #name));                                                      \
+    KAVA_TRY(ran_);                                                                                                    \
+  } while (0)
+kava_status kava_device_lacks(kava_device device, const char *kernel);
+kava_status kava_device_check(kava_device device, const char *kernel);
+#endif
