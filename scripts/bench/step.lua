@@ -1,11 +1,13 @@
--- The main job's step at SmolLM2-135M's shapes: 30-layer teacher (no gradients), 15-layer student, keys of all layers concatenated,
--- projector on the teacher's side, Mercator loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them.
--- usage: kava scripts/bench/step.lua [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
+-- The main job's step: a teacher (no gradients), a student, keys of all layers concatenated, a projector on the teacher's side, Mercator
+-- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
+-- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
+-- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [wait=1]
--- wait=1: one measurement for every line on standard input (scripts/bench/side_by_side.py alternates it with the peer).
+-- On a GPU weights and activations are bf16. wait=1: one measurement for every line on standard input (side_by_side.py and
+-- gpu_side_by_side.py alternate it with the peer).
 local kava = require "kava"
-local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 30,
-  moments = "f32" }
+local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
+  moments = "f32", shape = "smol", device = "cpu" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -15,16 +17,24 @@ kava.threads(o.threads)
 kava.matmul_precision(o.precision)
 kava.seed(0)
 
-local function smol(layers, dtype)
+local SHAPES = { -- teacher, student: hidden, layers, heads, KV heads, MLP, vocabulary
+  smol = { { 576, 30, 9, 3, 1536, 49152 }, { 576, 15, 9, 3, 1536, 49152 } },
+  qwen = { { 1536, 28, 12, 2, 8960, 151936 }, { 896, 24, 14, 2, 4864, 151936 } },
+}
+local shapes = SHAPES[o.shape] or error("shape=smol or qwen expected, got " .. o.shape)
+if o.layers > 0 then shapes[1][2], shapes[2][2] = o.layers, o.layers // 2 end
+local dtype = o.device == "cpu" and "f32" or "bf16"
+
+local function build(shape)
   return kava.model.create({
-    model_type = "qwen2", vocab_size = 49152, hidden_size = 576, intermediate_size = 1536, num_hidden_layers = layers,
-    num_attention_heads = 9, num_key_value_heads = 3, rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
-  }, { dtype = dtype })
+    model_type = "qwen2", vocab_size = shape[6], hidden_size = shape[1], intermediate_size = shape[5], num_hidden_layers = shape[2],
+    num_attention_heads = shape[3], num_key_value_heads = shape[4], rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
+  }, { dtype = dtype, device = o.device ~= "cpu" and o.device or nil })
 end
 
 -- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
 local function quantised(m)
-  if o.teacher == "f32" then return m end
+  if o.teacher == "f32" or o.teacher == dtype then return m end
   local function convert(weights)
     for key, t in pairs(weights) do
       if type(t) == "table" then convert(t)
@@ -36,16 +46,16 @@ local function quantised(m)
   return m
 end
 
-local teacher = quantised(smol(o.layers, "f32"))
+local teacher = quantised(build(shapes[1]))
 collectgarbage()
-local student = smol(o.layers // 2, "f32"):requires_grad(true)
+local student = build(shapes[2]):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd }
 local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
 local opt = kava.optim.adamw(groups, { weight_decay = 0.01, state_dtype = o.moments })
 local batches = {}
 for i = 1, 4 do
-  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * 49151):to { dtype = "i64" }
+  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * (shapes[1][6] - 1)):to { dtype = "i64" }
 end
 local concat = kava.kv.aggregation "concat"
 
