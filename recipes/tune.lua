@@ -10,8 +10,9 @@ local CPU_TOKENS = 2048
 -- Share of the job's memory that weights, optimizer and activations may take together. The rest is what base/memory does not count:
 -- Lua's own, pages of files, blocks in pieces, evaluation.
 local SHARE = 0.7
--- Share of a limit that kills: what is handed out may reach this much of it.
-local CAP = 0.95
+-- What is kept free below a limit that kills, for what base/memory does not count: a share of it, and at least so many bytes (the
+-- demo's process took 13 MiB beside what was counted), but no more than half.
+local SPARE, SPARE_BYTES = 0.05, 24 << 20
 tune.PROBES = 5 -- at most
 
 --- Bytes as a message shows them.
@@ -44,22 +45,37 @@ function tune.table(memory)
   return 1
 end
 
---- What may be handed out together, in bytes -> budget, why. memory_limit as given is taken at its word.
-function tune.budget(facts, config, mapped)
-  if config.memory_limit and config.memory_limit ~= "auto" then
+local function given_limit(config)
+  if config.memory_limit ~= "auto" then
     return math.floor(config.memory_limit * (1 << 30)), ("memory_limit=%g"):format(config.memory_limit)
   end
-  local memory = facts.memory or 4 << 30
-  local why = facts.memory and facts.why.memory or "the memory is unknown: 4 GiB taken for granted"
-  return math.floor(SHARE * math.max(0, memory - (mapped or 0))), ("%d %% of the memory, %s"):format(SHARE * 100, why)
 end
 
 --- What a run may be handed out at most, 0: no limit. Where a job's own limit kills (a cgroup's, a scheduler's), memory must run out
 --- before it is reached, in a way that a run survives. -> bytes, why
 function tune.limit(facts, config)
-  if config.memory_limit and config.memory_limit ~= "auto" then return tune.budget(facts, config) end
-  if not facts.memory_cap then return 0 end
-  return math.floor(CAP * facts.memory_cap), ("%d %% of %s"):format(100 * CAP, facts.why.memory_cap)
+  local limit, why = given_limit(config)
+  if limit then return limit, why end
+  local cap = facts.memory_cap
+  if not cap then return 0 end
+  local spare = math.min(cap // 2, math.max(math.floor(SPARE * cap), SPARE_BYTES))
+  return cap - spare, ("%s less than %s"):format(tune.size(spare), facts.why.memory_cap)
+end
+
+--- What a step may take together, in bytes -> budget, why. mapped: bytes of files that stay mapped. memory_limit as given is taken at its
+--- word.
+function tune.budget(facts, config, mapped)
+  local limit, why = given_limit(config)
+  if limit then return limit, why end
+  local gpu = hardware.device(facts, config) ~= "cpu" and facts.gpu and facts.gpus[facts.gpu]
+  if gpu and gpu.memory then
+    return math.floor(SHARE * (gpu.memory_free or gpu.memory)), ("%d %% of the GPU's memory"):format(SHARE * 100)
+  end
+  local memory = facts.memory or 4 << 30
+  why = facts.memory and facts.why.memory or "the memory is unknown: 4 GiB taken for granted"
+  local budget = math.floor(SHARE * math.max(0, memory - (mapped or 0)))
+  limit = tune.limit(facts, config)
+  return limit > 0 and math.min(limit, budget) or budget, ("%d %% of the memory, %s"):format(SHARE * 100, why)
 end
 
 --- Whether the micro-batch is to be found by trying.
