@@ -8,6 +8,7 @@ local config = {}
 local FILE_LIMIT = 1 << 20 -- bytes a config file may have
 local HELP_WIDTH, HELP_INDENT = 118, 33
 local BOUNDS = { instructions = 1000000, memory = 32 << 20, seconds = 1 } -- what evaluating it may take
+local NAME_LENGTH = 80 -- of a key that anybody means
 local TABLE_DEPTH, TABLE_ITEMS = 8, 10000 -- of a value
 local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL" } -- variables of such names are nobody's business here
 
@@ -104,6 +105,7 @@ end
 
 --- The nearest of the names: by edits, where a name's last part counts as the name (`method` is near `kv.method`).
 function config.nearest(name, names)
+  if #name > NAME_LENGTH then return nil end -- no typo, and the distance to every name would take its time
   local best, found = math.huge, nil
   for candidate in pairs(names) do
     local d = config.distance(name, candidate)
@@ -114,13 +116,19 @@ function config.nearest(name, names)
   return best <= math.max(2, #name // 2) and found or nil
 end
 
+-- As a message shows it: not longer than a line or two.
+local function shortened(text, length)
+  if #text <= length then return text end
+  return text:sub(1, (utf8.offset(text, 0, length) or length) - 1) .. "…"
+end
+
 local function unknown(schema, name, from)
   local names = {}
   for known in pairs(schema.by) do names[known] = true end
   for alias in pairs(schema.alias) do names[alias] = true end
   local near = config.nearest(name, names)
   local hint = near and ("; did you mean '%s'?"):format(near) or "; --help lists the known ones"
-  return ("unknown key '%s' (%s)%s"):format(name, from, hint)
+  return ("unknown key '%s' (%s)%s"):format(shortened(name, NAME_LENGTH), from, hint)
 end
 
 -- ---------------------------------------------------------------------------------------------------------------- values
@@ -172,7 +180,7 @@ end
 config.expected = expected
 
 local function wrong(spec, shown, from)
-  return nil, ("%s = %s (%s): %s expected"):format(spec.name, shown, from, expected(spec))
+  return nil, ("%s = %s (%s): %s expected"):format(spec.name, shortened(shown, 200), from, expected(spec))
 end
 
 local function is_list(value)
@@ -366,7 +374,7 @@ function config.environment(schema, below, getenv, names, others)
     if not known[variable] and not others[variable] and not config.secret(variable) then
       local near, best = nil, math.max(2, #variable // 6) + 1
       for candidate in pairs(known) do
-        local d = config.distance(variable, candidate)
+        local d = math.abs(#variable - #candidate) < best and config.distance(variable, candidate) or math.huge
         if d < best or d == best and near and candidate < near then near, best = candidate, d end
       end
       if near then return nil, ("unknown variable %s; did you mean %s, which sets %s?"):format(variable, near, known[near]) end
