@@ -250,6 +250,7 @@ attention_job job_of(const kava_attention_args *a) {
   job.row = a->heads * a->head_dim, job.kv_row = a->kv_heads * a->head_dim;
   job.q = a->q, job.k = a->k, job.v = a->v, job.g = a->grad_o;
   job.start = a->start;
+  job.window = (int)a->window;
   job.lse = (float *)a->lse;
   return job;
 }

@@ -62,3 +62,21 @@ extern "C" void kava_cuda_rope(const kava_rope_args *a) {
       }))
     kava_cuda_unsupported("rope", a->dtype);
 }
+
+template <class F> static __global__ void __launch_bounds__(THREADS) table_kernel(kava_rope_table_args a) {
+  for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < a.rows * a.half;
+       i += (int64_t)gridDim.x * THREADS) {
+    int64_t row = i / a.half;
+    double angle = (double)(a.positions ? a.positions[row] : row) * a.inv_freq[i % a.half];
+    ((F *)a.cosine)[i] = (F)(cos(angle) * a.scale);
+    ((F *)a.sine)[i] = (F)(sin(angle) * a.scale);
+  }
+}
+extern "C" void kava_cuda_rope_table(const kava_rope_table_args *a) {
+  int64_t count = a->rows * a->half;
+  if (count == 0) return;
+  if (a->dtype == KAVA_F64)
+    kava_launch("rope_table", table_kernel<double>, kava_cuda_blocks(count, THREADS), THREADS, 0, *a);
+  else
+    kava_launch("rope_table", table_kernel<float>, kava_cuda_blocks(count, THREADS), THREADS, 0, *a);
+}

@@ -6,7 +6,7 @@
 struct shape {
   int64_t batch, length, heads, kv_heads, dim;
   double softcap;
-  int starts; /* 0: none, 1: documents, 2: a sliding window, 3: at random, some see nothing */
+  int starts; /* 0: none, 1: documents, 2: documents and a window, 3: at random, some see nothing */
 };
 
 static std::vector<int32_t> starts_of(const shape &s) {
@@ -14,9 +14,7 @@ static std::vector<int32_t> starts_of(const shape &s) {
   for (int64_t b = 0; b < s.batch; b++)
     for (int64_t t = 0, document = 0; t < s.length; t++) {
       if (uniform() > 0.9) document = t;
-      int64_t first = s.starts == 1   ? document
-                      : s.starts == 2 ? (t > 20 ? t - 20 : 0)
-                                      : (int64_t)((uniform() + 1) * 0.55 * (double)t);
+      int64_t first = s.starts == 3 ? (int64_t)((uniform() + 1) * 0.55 * (double)t) : document;
       start[(size_t)(b * s.length + t)] = (int32_t)(s.starts == 3 && uniform() > 0.8 ? t + 1 : first);
     }
   return start;
@@ -39,6 +37,7 @@ static void check_shape(kava_dtype dtype, const shape &s) {
   a.batch = s.batch, a.length = s.length, a.heads = s.heads, a.kv_heads = s.kv_heads, a.head_dim = s.dim;
   a.scale = 1 / sqrt((double)s.dim), a.softcap = s.softcap;
   a.q = q.at(), a.k = k.at(), a.v = v.at(), a.o = o.at(), a.lse = lse.at();
+  a.window = s.starts == 2 ? 20 : 0;
   a.start = s.starts ? start.device : nullptr;
   std::vector<double> want_o((size_t)n), want_lse((size_t)lines), want_dq = dq.values, want_dk = dk.values,
                                                                   want_dv = dv.values;
