@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 /* Rows of a float or quantised type to Y, eight elements a thread. */
 template <class Y>
-__global__ void __launch_bounds__(THREADS)
-    widen_kernel(kava_gather_args a, kava_scaling scaling, bool by_eights, kava_table16 values, int64_t row_bytes) {
+__global__ void __launch_bounds__(THREADS) widen_kernel(kava_gather_args a, bool scaled, kava_scaling scaling,
+                                                        bool by_eights, kava_table16 values, int64_t row_bytes) {
   KAVA_SHARED(float, table, 16);
   if (threadIdx.x < 16) table[threadIdx.x] = values.at[threadIdx.x];
   __syncthreads();
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(THREADS)
     int n = a.inner - 8 * at < 8 ? (int)(a.inner - 8 * at) : 8;
     if (id >= 0 && id < a.rows) {
       kava_widen8(a.from, (const uint8_t *)a.x + id * row_bytes, at, n, table, v);
-      if (a.scaling) kava_scale8(scaling, by_eights, a.from, a.first + id, 8 * at, n, v);
+      if (scaled) kava_scale8(scaling, by_eights, a.from, a.first + id, 8 * at, n, v);
     }
     Y *y = (Y *)a.y + j * a.inner + 8 * at;
     for (int k = 0; k < n; k++) y[k] = kava_narrow<Y>(v[k]);
@@ -104,10 +104,12 @@ extern "C" void kava_cuda_gather(const kava_gather_args *a) {
   }
   kava_scaling s = {};
   if (a->scaling) s = *a->scaling;
+  kava_gather_args bare = *a; /* the struct lies on the host */
+  bare.scaling = NULL;
   auto run = [&](auto t) {
     kava_launch("gather", widen_kernel<decltype(t)>, kava_cuda_blocks(a->count * ((a->inner + 7) / 8), THREADS),
-                THREADS, 0, *a, s, a->scaling && kava_scaling_by_eights(s) && a->inner % 8 == 0, kava_table_of(a->from),
-                bytes);
+                THREADS, 0, bare, a->scaling != NULL, s, a->scaling && kava_scaling_by_eights(s) && a->inner % 8 == 0,
+                kava_table_of(a->from), bytes);
   };
   if (a->dtype == KAVA_F32)
     run(float());

@@ -2,8 +2,8 @@
  * kernels/cpu/quant.c to the bit (whose head describes the layouts), so every product and sum is rounded by itself. */
 #ifndef KAVA_CUDA_QUANT_CUH
 #define KAVA_CUDA_QUANT_CUH
-#include "kernels/cpu/quant.h"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cpu/quant.h"
 
 /* The values of 4-bit codes: passed by value, read from shared memory, where any 16 of them lie in different banks. */
 typedef struct kava_table16 {

@@ -3,8 +3,8 @@
  * together. */
 #ifndef KAVA_CUDA_STRIDED_CUH
 #define KAVA_CUDA_STRIDED_CUH
-#include "kernels/cpu/strided.h"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cpu/strided.h"
 
 enum { KAVA_STRIDED_THREADS = 256 };
 

@@ -1,6 +1,6 @@
 /* kernels/cuda/vector.cu: y = a x, y += x, y = a number, and dropout (kernels/cpu/vector.c, activation.c). */
-#include "kernels/cpu/half.h"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cpu/half.h"
 
 namespace {
 enum { THREADS = 256 };

@@ -3,37 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct {
-  const char *name;
-  int block, bytes;
-} types[KAVA_DTYPES] = {
-    [KAVA_F64] = {"f64", 1, 8},           [KAVA_F32] = {"f32", 1, 4},       [KAVA_F16] = {"f16", 1, 2},
-    [KAVA_BF16] = {"bf16", 1, 2},         [KAVA_I64] = {"i64", 1, 8},       [KAVA_I32] = {"i32", 1, 4},
-    [KAVA_I16] = {"i16", 1, 2},           [KAVA_I8] = {"i8", 1, 1},         [KAVA_U8] = {"u8", 1, 1},
-    [KAVA_BOOL] = {"bool", 1, 1},         [KAVA_Q4_0] = {"q4_0", 32, 18},   [KAVA_Q4_1] = {"q4_1", 32, 20},
-    [KAVA_Q5_0] = {"q5_0", 32, 22},       [KAVA_Q5_1] = {"q5_1", 32, 24},   [KAVA_Q8_0] = {"q8_0", 32, 34},
-    [KAVA_Q2_K] = {"q2_k", 256, 84},      [KAVA_Q3_K] = {"q3_k", 256, 110}, [KAVA_Q4_K] = {"q4_k", 256, 144},
-    [KAVA_Q5_K] = {"q5_k", 256, 176},     [KAVA_Q6_K] = {"q6_k", 256, 210}, [KAVA_IQ4_NL] = {"iq4_nl", 32, 18},
-    [KAVA_IQ4_XS] = {"iq4_xs", 256, 136}, [KAVA_NF4] = {"nf4", 2, 1},       [KAVA_FP4] = {"fp4", 2, 1},
-    [KAVA_INT2] = {"int2", 4, 1},         [KAVA_INT3] = {"int3", 8, 3},     [KAVA_INT4] = {"int4", 2, 1},
-    [KAVA_UINT8] = {"uint8", 1, 1},       [KAVA_INT8] = {"int8", 1, 1},     [KAVA_FP8] = {"fp8", 1, 1},
-};
-
-const char *kava_dtype_name(kava_dtype dtype) { return (unsigned)dtype < KAVA_DTYPES ? types[dtype].name : "?"; }
-bool kava_dtype_parse(const char *name, kava_dtype *out) {
-  for (int i = 0; i < KAVA_DTYPES; i++) {
-    if (strcmp(types[i].name, name) == 0) {
-      *out = (kava_dtype)i;
-      return true;
-    }
-  }
-  return false;
-}
-bool kava_dtype_is_float(kava_dtype dtype) { return dtype <= KAVA_BF16; }
-bool kava_dtype_is_quantised(kava_dtype dtype) { return dtype >= KAVA_Q4_0; }
-int kava_dtype_block(kava_dtype dtype) { return types[dtype].block; }
-int kava_dtype_block_bytes(kava_dtype dtype) { return types[dtype].bytes; }
-
 kava_status kava_shape_check(int dims, const int64_t *shape) {
   int64_t count = 1;
   if (dims < 0 || dims > KAVA_MAX_DIMS)
@@ -52,12 +21,12 @@ kava_status kava_shape_bytes(kava_dtype dtype, int dims, const int64_t *shape, i
   kava_status st = kava_shape_check(dims, shape);
   if (st != KAVA_OK) return st;
   for (int i = 0; i < dims; i++) count *= shape[i];
-  int block = types[dtype].block;
+  int block = kava_dtype_block(dtype);
   if (block > 1 && (dims == 0 || shape[dims - 1] % block != 0))
-    return kava_fail(KAVA_MISUSE, "%s needs an innermost dimension divisible by %d, not %lld", types[dtype].name, block,
-                     dims ? (long long)shape[dims - 1] : 0LL);
+    return kava_fail(KAVA_MISUSE, "%s needs an innermost dimension divisible by %d, not %lld", kava_dtype_name(dtype),
+                     block, dims ? (long long)shape[dims - 1] : 0LL);
   int64_t size;
-  if (__builtin_mul_overflow(count / block, (int64_t)types[dtype].bytes, &size))
+  if (__builtin_mul_overflow(count / block, (int64_t)kava_dtype_block_bytes(dtype), &size))
     return kava_fail(KAVA_MISUSE, "the shape's size overflows");
   if (numel) *numel = count;
   if (bytes) *bytes = (size_t)size;
@@ -133,7 +102,7 @@ kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, c
   kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
   if (st != KAVA_OK) return st;
   if (dtype >= KAVA_NF4 && dtype != KAVA_FP8)
-    return kava_fail(KAVA_MISUSE, "%s: codes alone are no tensor; their scales come with them", types[dtype].name);
+    return kava_fail(KAVA_MISUSE, "%s: codes alone are no tensor; their scales come with them", kava_dtype_name(dtype));
   kava_storage *s = kava_calloc(1, sizeof *s);
   if (!s) return KAVA_MEMORY;
   s->refs = 1;
@@ -272,7 +241,7 @@ kava_status kava_tensor_mapped(kava_dtype dtype, int dims, const int64_t *shape,
   size_t bytes;
   kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
   if (st != KAVA_OK) return st;
-  if (types[dtype].block == 1 && (uintptr_t)data % (uintptr_t)types[dtype].bytes != 0)
+  if (kava_dtype_block(dtype) == 1 && (uintptr_t)data % (uintptr_t)kava_dtype_block_bytes(dtype) != 0)
     return kava_tensor_from(dtype, dims, shape, data, out);
   kava_storage *s = kava_calloc(1, sizeof *s);
   if (!s) return KAVA_MEMORY;
@@ -296,15 +265,15 @@ kava_status kava_tensor_coded(const kava_tensor *codes, kava_dtype dtype, int64_
                               kava_scales *scales, kava_tensor **out) {
   size_t bytes, given;
   int64_t shape[2] = {rows, columns};
-  if (columns % types[dtype].block != 0)
+  if (columns % kava_dtype_block(dtype) != 0)
     return kava_fail(KAVA_UNSUPPORTED, "codes: rows of %lld elements are not whole bytes of %s", (long long)columns,
-                     types[dtype].name);
+                     kava_dtype_name(dtype));
   kava_status st = kava_shape_bytes(dtype, 2, shape, NULL, &bytes);
   if (st == KAVA_OK) st = kava_tensor_bytes_of(codes, &given);
   if (st != KAVA_OK) return st;
   if (bytes != given || !kava_tensor_is_contiguous(codes) || codes->offset != 0)
     return kava_fail(KAVA_FORMAT, "codes: %zu bytes of a whole tensor expected for %lld x %lld of %s, got %zu", bytes,
-                     (long long)rows, (long long)columns, types[dtype].name, given);
+                     (long long)rows, (long long)columns, kava_dtype_name(dtype), given);
   __atomic_fetch_add(&codes->storage->refs, 1, __ATOMIC_RELAXED);
   st = wrap(codes->storage, dtype, 2, shape, NULL, 0, out);
   if (st == KAVA_OK && scales) (*out)->scales = scales_retain(scales);
@@ -351,7 +320,7 @@ int64_t kava_tensor_numel(const kava_tensor *t) {
   return count;
 }
 void *kava_tensor_data(const kava_tensor *t) {
-  return (char *)t->storage->data + t->offset / types[t->dtype].block * types[t->dtype].bytes;
+  return (char *)t->storage->data + t->offset / kava_dtype_block(t->dtype) * kava_dtype_block_bytes(t->dtype);
 }
 
 bool kava_tensor_is_contiguous(const kava_tensor *t) {
