@@ -4,6 +4,7 @@
  * members carry a hash index right behind their members. What an outline leaves unread is passed over by its brackets
  * and strings alone; walking it later reads one item after the other with the same descent, and so checks it. */
 #include "base/json.h"
+#include "base/hash.h"
 #include "base/map.h"
 #include "base/memory.h"
 #include <locale.h>
@@ -287,12 +288,6 @@ static kava_status read_number(reader *r, kava_json *out) {
   return KAVA_OK;
 }
 
-static uint32_t hash_of(const char *key, size_t length) { /* FNV-1a */
-  uint32_t h = 2166136261u;
-  for (size_t i = 0; i < length; i++) h = (h ^ (unsigned char)key[i]) * 16777619u;
-  return h;
-}
-
 static inline bool same_key(const kava_json_member *m, uint32_t hash, const char *key, size_t length) {
   return m->hash == hash && m->key_length == length && memcmp(m->key, key, length) == 0;
 }
@@ -450,7 +445,7 @@ static kava_status read_object(reader *r, kava_json *out) {
     if (r->p >= r->end || *r->p != '"') return unexpected(r, "a key");
     kava_status st = read_string(r, &member.key, &member.key_length);
     if (st != KAVA_OK) return st;
-    member.hash = hash_of(member.key, member.key_length);
+    member.hash = (uint32_t)kava_hash(member.key, member.key_length);
     skip_space(r);
     if (r->p >= r->end || *r->p != ':') return unexpected(r, "':'");
     r->p++;
@@ -656,7 +651,7 @@ void kava_json_release(kava_json_doc **at) {
 const kava_json *kava_json_find(const kava_json *object, const char *key, size_t length) {
   if (!object || object->kind != KAVA_JSON_OBJECT) return NULL;
   const kava_json_member *members = object->members;
-  uint32_t hash = hash_of(key, length);
+  uint32_t hash = (uint32_t)kava_hash(key, length);
   if (object->length <= SMALL) {
     for (uint32_t i = 0; i < object->length; i++)
       if (same_key(&members[i], hash, key, length)) return &members[i].value;

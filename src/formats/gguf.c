@@ -5,6 +5,7 @@
  *   data       alignment a power of two; each tensor begins where the one listed before ended, padded; all inside the
  * file */
 #include "formats/gguf.h"
+#include "base/hash.h"
 #include "formats/writer.h"
 #include <string.h>
 
@@ -78,11 +79,6 @@ static const char *value_name(const void *list, int64_t i) { return ((const kava
 static const char *tensor_name(const void *list, int64_t i) { return ((const kava_gguf_tensor *)list)[i].name; }
 static const char *item_name(const void *list, int64_t i) { return ((const kava_gguf_item *)list)[i].name; }
 
-static uint32_t hash_of(const char *name) { /* FNV-1a */
-  uint32_t h = 2166136261u;
-  for (; *name; name++) h = (h ^ (uint8_t)*name) * 16777619u;
-  return h;
-}
 static uint32_t index_size(int64_t count) {
   uint32_t size = 16;
   while (size < 2 * (uint64_t)count) size *= 2;
@@ -90,7 +86,7 @@ static uint32_t index_size(int64_t count) {
 }
 /* The slot of `name`: occupied by it, or empty. */
 static uint32_t slot_of(const uint32_t *slots, const void *list, int64_t count, name_at at, const char *name) {
-  uint32_t mask = index_size(count) - 1, i = hash_of(name) & mask;
+  uint32_t mask = index_size(count) - 1, i = (uint32_t)kava_hash(name, strlen(name)) & mask;
   while (slots[i] && strcmp(at(list, slots[i] - 1), name) != 0) i = (i + 1) & mask;
   return i;
 }

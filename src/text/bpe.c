@@ -1,4 +1,5 @@
 #include "text/bpe.h"
+#include "base/hash.h"
 #include "text/utf8.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,45 +27,6 @@ int kava_char_byte(uint32_t c) {
 }
 
 /* ---- tables */
-
-/* Reads up to 16 bytes as two words that, with the length, tell them apart; longer strings are folded 8 bytes at a
- * time. */
-static inline void read_words(const uint8_t *p, size_t n, uint64_t *a, uint64_t *b) {
-  if (n >= 8) {
-    memcpy(a, p, 8);
-    memcpy(b, p + n - 8, 8);
-  } else if (n >= 4) {
-    uint32_t x, y;
-    memcpy(&x, p, 4);
-    memcpy(&y, p + n - 4, 4);
-    *a = x;
-    *b = y;
-  } else {
-    *a = n ? (uint64_t)p[0] | (uint64_t)p[n / 2] << 8 | (uint64_t)p[n - 1] << 16 : 0;
-    *b = 0;
-  }
-}
-
-static inline uint64_t mix(uint64_t a, uint64_t b) {
-  uint64_t h = (a ^ 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
-  h ^= h >> 29;
-  h = (h ^ b) * 0x94d049bb133111ebu;
-  return h ^ h >> 32;
-}
-
-static uint32_t hash_bytes(const uint8_t *p, size_t n) {
-  uint64_t h = n, a, b;
-  while (n > 16) {
-    memcpy(&a, p, 8);
-    h = mix(h, a);
-    p += 8;
-    n -= 8;
-  }
-  read_words(p, n, &a, &b);
-  return (uint32_t)mix(mix(h, a), b);
-}
-
-static inline uint64_t hash_pair(uint64_t pair) { return mix(pair, pair >> 32); }
 
 static uint64_t table_size(int64_t entries) { /* a power of two that leaves a quarter and more free */
   uint64_t size = 64;
@@ -137,7 +99,7 @@ static kava_status add(kava_bpe *bpe, const uint8_t *bytes, size_t length, bool 
     bpe->capacity = capacity;
   }
   if ((uint64_t)bpe->slots_used + 1 > (uint64_t)bpe->slot_mask * 3 / 4 && (st = grow_slots(bpe)) != KAVA_OK) return st;
-  uint32_t offset = (uint32_t)bpe->bytes.size, hash = hash_bytes(bytes, length), at = hash & bpe->slot_mask;
+  uint32_t offset = (uint32_t)bpe->bytes.size, hash = (uint32_t)kava_hash(bytes, length), at = hash & bpe->slot_mask;
   for (; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask) {
     int32_t other = bpe->slots[at].id;
     if (!bpe->unique || bpe->slots[at].hash != hash || bpe->tokens[other].literal != literal) continue;
@@ -216,7 +178,7 @@ void kava_bpe_finish_tokens(kava_bpe *bpe) {
 }
 
 static int32_t find(const kava_bpe *bpe, const uint8_t *bytes, size_t length, bool literal, bool unlisted) {
-  uint32_t hash = hash_bytes(bytes, length);
+  uint32_t hash = (uint32_t)kava_hash(bytes, length);
   for (uint32_t at = hash & bpe->slot_mask; bpe->slots[at].id >= 0; at = (at + 1) & bpe->slot_mask) {
     int32_t id = bpe->slots[at].id;
     if (bpe->slots[at].hash != hash || !token_is(bpe, id, bytes, length)) continue;
@@ -258,7 +220,7 @@ static kava_status grow_merges(kava_bpe *bpe) {
   for (uint64_t i = 0; i <= mask; i++) fresh[i].pair = UINT64_MAX;
   for (uint64_t i = 0; i <= bpe->merge_mask; i++) {
     if (bpe->merges[i].pair == UINT64_MAX) continue;
-    uint64_t at = hash_pair(bpe->merges[i].pair) & mask;
+    uint64_t at = kava_hash_words(bpe->merges[i].pair, 0) & mask;
     while (fresh[at].pair != UINT64_MAX) at = (at + 1) & mask;
     fresh[at] = bpe->merges[i];
   }
@@ -271,7 +233,7 @@ static kava_status grow_merges(kava_bpe *bpe) {
 static kava_status put_merge(kava_bpe *bpe, int32_t left, int32_t right, int32_t id, uint32_t rank) {
   kava_status st;
   if ((uint64_t)bpe->merge_count + 1 > bpe->merge_mask / 4 * 3 && (st = grow_merges(bpe)) != KAVA_OK) return st;
-  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, at = hash_pair(pair) & bpe->merge_mask;
+  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, at = kava_hash_words(pair, 0) & bpe->merge_mask;
   while (bpe->merges[at].pair != UINT64_MAX && bpe->merges[at].pair != pair) at = (at + 1) & bpe->merge_mask;
   if (bpe->merges[at].pair == UINT64_MAX) bpe->merge_count++; /* of a repeated pair the later rank counts */
   bpe->merges[at] = (kava_merge){.pair = pair, .rank = rank, .id = id};
@@ -394,8 +356,9 @@ kava_status kava_bpe_add_merge(kava_bpe *bpe, const char *left, size_t left_size
 }
 
 static int by_rank(const void *a, const void *b) {
-  uint32_t x = ((const kava_merge *)a)->rank, y = ((const kava_merge *)b)->rank;
-  return (x > y) - (x < y);
+  const kava_merge *x = a, *y = b;
+  if (x->rank != y->rank) return x->rank > y->rank ? 1 : -1;
+  return (x->pair > y->pair) - (x->pair < y->pair); /* those by score share ranks */
 }
 
 kava_status kava_bpe_sorted_merges(const kava_bpe *bpe, kava_merge **out) {
@@ -413,7 +376,7 @@ kava_status kava_bpe_sorted_merges(const kava_bpe *bpe, kava_merge **out) {
 
 static inline uint32_t find_merge(const kava_bpe *bpe, int32_t left, int32_t right, int32_t *id) {
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-  for (uint64_t at = hash_pair(pair) & bpe->merge_mask;; at = (at + 1) & bpe->merge_mask) {
+  for (uint64_t at = kava_hash_words(pair, 0) & bpe->merge_mask;; at = (at + 1) & bpe->merge_mask) {
     const kava_merge *merge = &bpe->merges[at];
     if (merge->pair == pair) {
       *id = merge->id;
@@ -627,8 +590,8 @@ static kava_status encode_word(const kava_bpe *bpe, kava_bpe_scratch *s, const u
       return KAVA_MEMORY;
   }
   if (s->cache && length <= CACHED_BYTES && !spans) {
-    read_words(piece, length, &a, &b);
-    word = &s->cache[(mix(a, b) + length) % CACHE_SIZE];
+    kava_hash_read(piece, length, &a, &b);
+    word = &s->cache[(kava_hash_words(a, b) + length) % CACHE_SIZE];
     if (word->length == length && word->a == a && word->b == b) {
       if (out->capacity - out->size < CACHED_IDS && (st = kava_ids_grow(out, CACHED_IDS)) != KAVA_OK) return st;
       memcpy(out->data + out->size, word->ids, sizeof word->ids);

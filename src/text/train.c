@@ -5,6 +5,7 @@
  * they were learnt. Of equally frequent pairs the one of the lower (left, right) ids is merged, so that the result
  * depends on nothing but the texts. Cost: merges x (distinct words + distinct pairs); meant for vocabularies of
  * thousands. */
+#include "base/hash.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
 
@@ -29,12 +30,6 @@ typedef struct trainer {
   size_t pair_mask, pair_used;
 } trainer;
 
-static uint64_t hash_text(const uint8_t *p, size_t n) { /* FNV-1a */
-  uint64_t h = 0xcbf29ce484222325u;
-  for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
-  return h ^ h >> 32;
-}
-
 static kava_status grow_words(trainer *t) {
   size_t capacity = t->word_capacity ? t->word_capacity * 2 : 4096, mask = capacity * 2 - 1;
   word *words = kava_realloc(t->words, capacity * sizeof *words);
@@ -46,7 +41,7 @@ static kava_status grow_words(trainer *t) {
   if (!t->word_slots) return KAVA_MEMORY;
   t->slot_mask = mask;
   for (size_t i = 0; i < t->word_count; i++) {
-    size_t at = hash_text(t->bytes.data + words[i].offset, words[i].length) & mask;
+    size_t at = kava_hash(t->bytes.data + words[i].offset, words[i].length) & mask;
     while (t->word_slots[at]) at = (at + 1) & mask;
     t->word_slots[at] = (uint32_t)i + 1;
   }
@@ -57,7 +52,7 @@ static kava_status count_word(void *ctx, const uint8_t *piece, size_t length) {
   trainer *t = ctx;
   kava_status st;
   if (t->word_count == t->word_capacity && (st = grow_words(t)) != KAVA_OK) return st;
-  size_t at = hash_text(piece, length) & t->slot_mask;
+  size_t at = kava_hash(piece, length) & t->slot_mask;
   for (; t->word_slots[at]; at = (at + 1) & t->slot_mask) {
     word *w = &t->words[t->word_slots[at] - 1];
     if (w->length == length && memcmp(t->bytes.data + w->offset, piece, length) == 0) {
@@ -84,7 +79,7 @@ static kava_status add_count(trainer *t, uint64_t pair, int64_t count) {
     for (size_t i = 0; i < size; i++) fresh[i] = (pair_count){.pair = UINT64_MAX};
     for (size_t i = 0; t->pairs && i <= t->pair_mask; i++) {
       if (t->pairs[i].pair == UINT64_MAX || t->pairs[i].count == 0) continue;
-      size_t at = hash_text((const uint8_t *)&t->pairs[i].pair, 8) & (size - 1);
+      size_t at = kava_hash_words(t->pairs[i].pair, 0) & (size - 1);
       while (fresh[at].pair != UINT64_MAX) at = (at + 1) & (size - 1);
       fresh[at] = t->pairs[i];
     }
@@ -93,7 +88,7 @@ static kava_status add_count(trainer *t, uint64_t pair, int64_t count) {
     t->pair_mask = size - 1;
     t->pair_used = live;
   }
-  size_t at = hash_text((const uint8_t *)&pair, 8) & t->pair_mask;
+  size_t at = kava_hash_words(pair, 0) & t->pair_mask;
   while (t->pairs[at].pair != UINT64_MAX && t->pairs[at].pair != pair) at = (at + 1) & t->pair_mask;
   if (t->pairs[at].pair == UINT64_MAX) {
     t->pairs[at] = (pair_count){.pair = pair};

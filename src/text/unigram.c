@@ -1,12 +1,8 @@
 #include "text/unigram.h"
+#include "base/hash.h"
 #include "text/utf8.h"
 
 #define UNKNOWN_PENALTY 10.0
-
-static inline uint64_t hash_edge(uint64_t key) {
-  uint64_t h = key * 0x9e3779b97f4a7c15u;
-  return h ^ h >> 29;
-}
 
 kava_status kava_unigram_init(kava_unigram *u, int32_t pieces) {
   *u = (kava_unigram){.lowest = 0};
@@ -41,7 +37,7 @@ void kava_unigram_scratch_free(kava_unigram_scratch *s) {
 }
 
 static inline uint64_t find_edge(const kava_unigram *u, uint64_t key) { /* its slot, or the free one for it */
-  uint64_t at = hash_edge(key) & u->edge_mask;
+  uint64_t at = kava_hash_words(key, 0) & u->edge_mask;
   while (u->edges[at].key != UINT64_MAX && u->edges[at].key != key) at = (at + 1) & u->edge_mask;
   return at;
 }
