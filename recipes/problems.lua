@@ -186,24 +186,14 @@ function problems.rows(opts)
   return rows
 end
 
-local function quoted(text)
-  return '"' .. text:gsub('[%c"\\]', function(c)
-    return ({ ["\n"] = "\\n", ['"'] = '\\"', ["\\"] = "\\\\" })[c] or ("\\u%04x"):format(c:byte())
-  end) .. '"'
-end
-
--- Writes rows as JSON lines through a temporary file, so that a reader never sees half of them. -> true | nil, message
+-- Writes rows as JSON lines, all of them or none. -> true | nil, message
 function problems.write(path, rows)
-  local partial = path .. ".partial"
-  local file, message = io.open(partial, "wb")
-  if not file then return nil, message end
-  for _, row in ipairs(rows) do
-    file:write('{"question": ', quoted(row.question), ', "answer": ', quoted(row.answer), "}\n")
+  local kava = require "kava"
+  local lines = {}
+  for i, row in ipairs(rows) do
+    lines[i] = ('{"question": %s, "answer": %s}\n'):format(kava.json.encode(row.question), kava.json.encode(row.answer))
   end
-  local ok
-  ok, message = file:close()
-  if not ok then return nil, message end
-  return os.rename(partial, path)
+  return kava.fs.write(path, table.concat(lines))
 end
 
 -- Rows as batches for pretraining and comparison: texts tokenised once; per epoch a shuffle that is a function of (seed, epoch); rows
