@@ -126,8 +126,9 @@ describe("config", function()
         ["local function f() return f() end f()"] = "too many instructions",
         ["local s = 'x' for i = 1, 60 do s = s .. s end return {}"] = "32 MiB of memory",
         ["local s = 'x' for i = 1, 60 do s = s" .. (" .. s"):rep(150) .. " end return {}"] = "32 MiB of memory",
-        ["local t = {} for i = 1, 1e9 do t[i] = i end"] = "c.lua:1: executed too many",
-        ["local t = {} while true do t = { t } end"] = "executed too many",
+        -- instructions or, with a harsh garbage collector, time
+        ["local t = {} for i = 1, 1e9 do t[i] = i end"] = "this is data, not a program",
+        ["local t = {} while true do t = { t } end"] = "this is data, not a program",
         ["local s, n = ' ', 0 for i = 1, 23 do s = s .. s end while true do n = n + (tonumber(s) or 1) end"] = "took too long",
         ["return setmetatable({}, {})"] = "global 'setmetatable'",
         ["return getmetatable('').__index"] = "global 'getmetatable'",
