@@ -109,6 +109,7 @@ local function dependencies(kava, facts)
     detail = blas.library and ("%s, kernels for %s, bf16 multiplied as %s"):format(
     blas.library, blas.core or "an unnamed processor", blas.bf16) or "KAVA's own loops" } }
   for name, version in pairs(kava.libraries()) do list[#list + 1] = { name = name, version = version } end
+  if facts.driver then list[#list + 1] = { name = "driver", version = facts.driver, detail = facts.why.driver } end
   table.sort(list, function(x, y) return x.name < y.name end)
   return list
 end
@@ -219,7 +220,8 @@ local function report(config, options, resolved)
     if not value then cli.fail(message, cli.exit.usage) end
     return value
   end
-  local facts = require("recipes.env").facts(nil, settled(paths.variables(config)))
+  local facts = require("recipes.env").facts(nil,
+    { variables = settled(paths.variables(config)), gpus = require("recipes.hardware").looks(config) })
   local places = settled(paths.resolve(facts, resolved, require("recipes.env.folders").look(kava.fs)))
   table.move(places.warnings, 1, #places.warnings, #facts.warnings + 1, facts.warnings)
   local chosen = choose(facts, config)

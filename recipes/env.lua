@@ -42,6 +42,11 @@ local function system()
   }
 end
 
+local function without_gpus(from)
+  local function read(path) return not path:find("/sys/class/kfd/", 1, true) and from.read(path) or nil end
+  return setmetatable({ cuda = false, metal = false, read = read }, { __index = from })
+end
+
 local At = {}
 At.__index = At
 
@@ -53,11 +58,12 @@ end
 
 --- Gathers the facts (nil: not known): kind (local, hpc, cloud), scheduler and what it says of the job (env/schedulers.lua), launch
 --- (env/launch.lua), time_left_s, cpus and memory in bytes of this rank (env/limits.lua), device, gpus, precision
---- (env/devices.lua), host, user, home; why[name] says where each came from. wanted: names of variables that the config's folders
---- mention; variables holds them. warnings: what was malformed or looks wrong, with what to do. Ends the program (exit code 2) where
---- ranks are malformed or contradict one another.
+--- (env/devices.lua), host, user, home; why[name] says where each came from. wanted.variables: names that the config's folders mention;
+--- variables holds them. wanted.gpus = false: no GPU is looked for, and no driver asked. warnings: what was malformed or looks wrong,
+--- with what to do. Ends the program (exit code 2) where ranks are malformed or contradict one another.
 function env.facts(from, wanted)
-  from = from or system()
+  from, wanted = from or system(), wanted or {}
+  if wanted.gpus == false then from = without_gpus(from) end
   local v = variables.new(from.getenv)
   local facts = { why = {}, variables = {}, warnings = v.warnings }
   local at = setmetatable({ facts = facts, from = from, v = v }, At)
@@ -70,7 +76,7 @@ function env.facts(from, wanted)
   clock.read(at)
   limits.read(at)
   devices.read(at)
-  for _, name in ipairs(wanted or {}) do facts.variables[name] = v:text(name) end
+  for _, name in ipairs(wanted.variables or {}) do facts.variables[name] = v:text(name) end
   return facts
 end
 

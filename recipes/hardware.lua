@@ -14,6 +14,12 @@ local function asked(facts, config)
   return given and #given > 0 and ("%s gives this job %d GPU%s"):format(facts.why.visible_devices, #given, #given == 1 and "" or "s") or nil
 end
 
+--- Whether GPUs are looked for at all: asking a driver takes its time, and wakes devices that others may use.
+function hardware.looks(config)
+  if config.device == "auto" then return config.hardware.gpu_detection.auto_detect end
+  return config.device ~= "cpu"
+end
+
 --- facts, config -> device, why, warning or nil | nil, what is wrong and what to do
 function hardware.device(facts, config)
   local detection = config.hardware.gpu_detection

@@ -540,7 +540,7 @@ end
 
 -- Where this runs; what was asked for and is not there ends it.
 local function detect(c)
-  local facts = env.facts(nil, settled(paths.variables(c)))
+  local facts = env.facts(nil, { variables = settled(paths.variables(c)), gpus = hardware.looks(c) })
   if facts.launch.world_size > 1 then
     cli.fail(("%d ranks were started (%s), and training runs in one process: start one, as srun --ntasks=1 does"):format(
       facts.launch.world_size, facts.launch.source), cli.exit.usage)

@@ -33,6 +33,24 @@ describe("the device", function()
     assert.equal("cuda", (device(CUDA, { device = "cuda" }, { auto_detect = false })))
   end)
 
+  it("is not looked for where none is wanted", function()
+    for _, case in ipairs { { "auto", true, true }, { "auto", false, false }, { "cpu", true, false }, { "cuda", false, true } } do
+      assert.equal(case[3], hardware.looks(config({ device = case[1] }, { auto_detect = case[2] })), case[1])
+    end
+    local asked = 0
+    local function facts(gpus)
+      return require("recipes.env").facts({ getenv = function() end, read = function(path)
+        if path:find "kfd" then asked = asked + 1 end
+      end, run = function() end, now = os.time, cpus = function() return 1 end, isa = function() return "avx2", "f32" end,
+      host = function() return { system = "Darwin", release = "23" } end, user = function() return "ada" end,
+      cuda = function() asked = asked + 1 return {}, {} end, metal = function() asked = asked + 1 return {}, {} end }, { gpus = gpus })
+    end
+    assert.equal("cpu", facts(false).device)
+    assert.equal(0, asked)
+    assert.equal("cpu", facts(true).device)
+    assert.truthy(asked >= 3)
+  end)
+
   it("that was asked for and is not there is replaced with a warning, or refused", function()
     for _, case in ipairs { { CPU, "cuda", "device=cuda, but no GPU is seen" }, { CPU, "gpu", "device=gpu, but no GPU" },
       { CUDA, "rocm", "device=rocm, but here is cuda (CUDA_VISIBLE_DEVICES)" },
