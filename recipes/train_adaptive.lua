@@ -172,7 +172,7 @@ local function measure(c, models, data, probe)
     fixed_bytes = kava.memory().cpu.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
-    typical_tokens = math.ceil(data.train.tokens / data.train.rows),
+    typical_tokens = c.data.mode == "pack" and c.data.max_length or math.ceil(data.train.tokens / data.train.rows),
     student = { layers = probe.layers, hidden = spec.hidden_size, intermediate = spec.intermediate_size, kv_dim = probe.layer_dim },
   }
 end
@@ -337,7 +337,7 @@ local function with_room(run, bar, f)
   local say = bar and function(line) bar:line(line) end or print
   local rows, result = fit.within(run.rows, f, function() run.optimizer:zero_grad() end, function(rows, message)
     run.rows, run.decided.rows = rows, rows
-    say(("step %d: %s: %d rows at once from here on, %d times a step"):format(run.step + 1, message, rows,
+    say(("step %d: %s: %d row%s at once from here on, %d times a step"):format(run.step + 1, message, rows, rows == 1 and "" or "s",
       math.ceil(run.target / rows)))
     try(run.log:record { step = run.step, kind = "memory", rows = rows, message = message })
   end)

@@ -45,28 +45,23 @@ function tune.table(memory)
   return 1
 end
 
-local function given_limit(config)
-  if config.memory_limit ~= "auto" then
-    return math.floor(config.memory_limit * (1 << 30)), ("memory_limit=%g"):format(config.memory_limit)
-  end
-end
-
 --- What a run may be handed out at most, 0: no limit. Where a job's own limit kills (a cgroup's, a scheduler's), memory must run out
 --- before it is reached, in a way that a run survives. -> bytes, why
 function tune.limit(facts, config)
-  local limit, why = given_limit(config)
-  if limit then return limit, why end
-  local cap = facts.memory_cap
-  if not cap then return 0 end
+  local given = config.memory_limit ~= "auto" and math.floor(config.memory_limit * (1 << 30))
+  local said, cap = ("memory_limit=%s"):format(config.memory_limit), facts.memory_cap
+  if not cap then return given or 0, given and said end
   local spare = math.min(cap // 2, math.max(math.floor(SPARE * cap), SPARE_BYTES))
-  return cap - spare, ("%s less than %s"):format(tune.size(spare), facts.why.memory_cap)
+  local below = ("%s less than %s"):format(tune.size(spare), facts.why.memory_cap)
+  if given and given <= cap - spare then return given, said end
+  return cap - spare, given and ("%s, lowered to %s"):format(said, below) or below
 end
 
 --- What a step may take together, in bytes -> budget, why. mapped: bytes of files that stay mapped. memory_limit as given is taken at its
 --- word.
 function tune.budget(facts, config, mapped)
-  local limit, why = given_limit(config)
-  if limit then return limit, why end
+  local limit, why = tune.limit(facts, config)
+  if config.memory_limit ~= "auto" then return limit, why end
   local gpu = hardware.device(facts, config) ~= "cpu" and facts.gpu and facts.gpus[facts.gpu]
   if gpu and gpu.memory then
     return math.floor(SHARE * (gpu.memory_free or gpu.memory)), ("%d %% of the GPU's memory"):format(SHARE * 100)
@@ -74,7 +69,6 @@ function tune.budget(facts, config, mapped)
   local memory = facts.memory or 4 << 30
   why = facts.memory and facts.why.memory or "the memory is unknown: 4 GiB taken for granted"
   local budget = math.floor(SHARE * math.max(0, memory - (mapped or 0)))
-  limit = tune.limit(facts, config)
   return limit > 0 and math.min(limit, budget) or budget, ("%d %% of the memory, %s"):format(SHARE * 100, why)
 end
 
