@@ -80,11 +80,12 @@ function env.facts(from, wanted)
   return facts
 end
 
---- A name of the job, the same whenever its scheduler starts it again; nil outside of one.
+--- A name of the job, the same whenever its scheduler starts it again, and one of this start of it; nil outside of one.
 function env.job(facts)
   local job = facts.array_task and facts.array_job or facts.job
   if facts.scheduler == "none" or not job then return nil end
-  return ("%s job %s%s"):format(facts.scheduler, job, facts.array_task and " task " .. facts.array_task or "")
+  return ("%s job %s%s"):format(facts.scheduler, job, facts.array_task and " task " .. facts.array_task or ""),
+    ("%s, restart %s"):format(facts.host, facts.restarts or "unknown")
 end
 
 --- The seconds left of the job that facts describe, asked anew: limits are prolonged, and suspended jobs wait. nil: no answer

@@ -588,7 +588,8 @@ local function train(c, _, resolved)
   stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
   local made, reason = kava.fs.mkdir(run.output)
   if not made then cli.fail(("output: the folder cannot be made: %s"):format(reason)) end
-  local own, problem, code = claim.take(run.output, { job = env.job(facts) })
+  local job_name, start = env.job(facts)
+  local own, problem, code = claim.take(run.output, { job = job_name, start = start })
   if not own then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
   run.claim = own
   run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep, claim = own }))

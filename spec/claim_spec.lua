@@ -8,10 +8,10 @@ describe("kava.claim", function()
   before_each(function() dir = helper.tmp() end)
 
   it("refuses a second start beside a living one, and says who that is", function()
-    local first = assert(claim.take(dir, { job = "slurm job 7" }))
+    local first = assert(claim.take(dir, { job = "slurm job 7", start = "n0, restart 0" }))
     assert.is_true(first:held())
-    for _, job in ipairs { "slurm job 8", false } do
-      local none, message, code = claim.take(dir, { job = job or nil })
+    for _, job in ipairs { "slurm job 8", "slurm job 7", false } do -- 7 once more: two shells of one allocation
+      local none, message, code = claim.take(dir, { job = job or nil, start = "n0, restart 0" })
       assert.is_nil(none)
       assert.equal("busy", code)
       assert.truthy(message:find(dir .. "/lock: held by another process (slurm job 7 on " .. kava.host().name .. ", since 2", 1, true),
@@ -23,7 +23,7 @@ describe("kava.claim", function()
 
   it("gives the folder to the same job when its scheduler starts it again, while the first copy lives", function()
     local first = assert(claim.take(dir, { job = "slurm job 7" }))
-    local second = assert(claim.take(dir, { job = "slurm job 7" }))
+    local second = assert(claim.take(dir, { job = "slurm job 7", start = "n0, restart 1" }))
     assert.equal(2, second.generation)
     assert.is_true(second:held())
     assert.is_true(first:held(true)) -- it looked less than a second ago
@@ -69,7 +69,7 @@ describe("kava.claim", function()
     local first = assert(claim.take(dir, { job = "slurm job 7" }))
     local store = assert(checkpoints.open(dir .. "/c", { keep = 1, claim = first }))
     assert(store:save(1, { w = kava.zeros { 2 } }, { step = 1 }))
-    local second = assert(claim.take(dir, { job = "slurm job 7" }))
+    local second = assert(claim.take(dir, { job = "slurm job 7", start = "n1, restart 0" }))
     for _, best in ipairs { false, true } do
       local path, message = store:save(2, { w = kava.zeros { 2 } }, { step = 2 }, best)
       assert.is_nil(path)

@@ -1,9 +1,9 @@
 -- kava.claim: who may write to a run's folder. A scheduler that loses sight of a node starts its job again elsewhere while the first copy
 -- keeps running; both would write. The newest owns the folder, and the older notices, stops, and commits nothing more.
 --
---   owner   the file that says who: { generation, holder, job, host, since }. The last one to replace it (by a rename) owns the folder;
---           `holder` is a random name, so that a copy knows its own. It is read anew before every commit: network file systems promise
---           that an open sees what was there before, and promise less of locks.
+--   owner   the file that says who: { generation, holder, job, start, host, since }. The last one to replace it (by a rename) owns the
+--           folder; `holder` is a random name, so that a copy knows its own. It is read anew before every commit: network file systems
+--           promise that an open sees what was there before, and promise less of locks.
 --   lock    an flock, where the file system has them: a second start beside a living run is refused. It is refused no longer where the
 --           scheduler itself starts the same job again: then the living one is the copy that it gave up.
 local kava = require "kava"
@@ -36,18 +36,18 @@ local function described(there)
   return ("%s%s, since %s"):format(job, there.host or "an unknown host", there.since or "an unknown time")
 end
 
---- Claims a folder. options.job: the scheduler's name of this job, the same whenever it is started again; nil outside of one.
+--- Claims a folder. options.job: the scheduler's name of this job, the same whenever it is started again; nil outside of one. start: what
+--- tells one start of the job from another.
 --- -> claim | nil, message, code ("busy": a living run has it)
 function claim.take(folder, options)
   local self = setmetatable({ folder = folder, path = folder .. "/owner", holder = random_name(), looked = kava.clock() }, Claim)
   local before = owner(self.path)
   local lock, message, code = kava.fs.lock(folder .. "/lock")
-  if not lock and code == "busy" and not (options.job and before.job == options.job) then
-    return nil, ("%s (%s)"):format(message, described(before)), code
-  end
+  local again = options.job and before.job == options.job and before.start ~= options.start
+  if not lock and code == "busy" and not again then return nil, ("%s (%s)"):format(message, described(before)), code end
   self.lock = lock
   self.generation = (math.tointeger(before.generation) or 0) + 1
-  local text = kava.json.encode { generation = self.generation, holder = self.holder, job = options.job or kava.json.null,
+  local text = kava.json.encode { generation = self.generation, holder = self.holder, job = options.job, start = options.start,
     host = kava.host().name, since = os.date "%Y-%m-%d %H:%M:%S" }
   local ok, problem, kind = kava.fs.write(self.path, text)
   if not ok then return nil, problem, kind end

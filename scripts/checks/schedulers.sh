@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Breaks a short run of the demo on a real scheduler again and again, then compares it with an unbroken one: the weights byte for byte, the
 # logged metrics value for value. Not in the suite: it needs a cluster, and minutes.
-#   scripts/checks/schedulers.sh limit|clock|preempt|node|cancel|sge [TIMES] [FOLDER]
+#   scripts/checks/schedulers.sh limit|clock|preempt|node|short|cancel|sge [TIMES] [FOLDER]
 #     limit    Slurm's signal before the time limit
 #     clock    no signal (submit_pbs.sh, through sbatch): KAVA's own clock
 #     preempt  a job in partition "scav" gives way to one in "main" (PreemptMode=REQUEUE, a GraceTime)
 #     node     slurmd is killed and the node set down while KAVA runs on: the job starts elsewhere, the first copy must notice
+#     short    a step takes longer than the job may run: after three more tries it must end, saying why
 #     cancel   scancel: the job must not start itself again
 #     sge      Grid Engine: h_rt, KAVA's own clock, exit 99
 # Slurm's nodes may all be pretended ones of this machine, and for `node` have to be: SLURM_CONF names its slurm.conf.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-what=${1:?limit, clock, preempt, node, cancel or sge expected}
+what=${1:?limit, clock, preempt, node, short, cancel or sge expected}
 times=${2:-10}
 folder=${3:-outputs/schedulers}/$what
 rm -rf "$folder"
@@ -56,6 +57,16 @@ breaks=0
 case $what in
   limit) job=$(submit --time=1 --signal=B:USR1@50 scripts/submit_slurm.sh) ;;
   clock) job=$(submit --time=1 scripts/submit_pbs.sh) ;;
+  short)
+    echo 100 >"$PACE_FILE"
+    job=$(submit --time=1 --signal=B:USR1@50 scripts/submit_slurm.sh)
+    await 300 ended
+    if [ "$(field ExitCode)" != 75:0 ] || [ "$(field Restarts)" != 3 ]; then
+      echo "the job ended with $(field ExitCode) after $(field Restarts) restarts" >&2
+      exit 1
+    fi
+    grep "nothing to save\|job: " "$log"
+    exit 0 ;;
   preempt) job=$(submit --partition=scav --time=30 scripts/submit_slurm.sh) ;;
   node | cancel) job=$(submit scripts/submit_slurm.sh) ;;
   sge) ;;

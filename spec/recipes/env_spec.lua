@@ -99,8 +99,8 @@ describe("env", function()
 
   it("names a job alike whenever it is started", function()
     assert.is_nil(env.job { scheduler = "none" })
-    assert.equal("slurm job 7", env.job { scheduler = "slurm", job = "7" })
-    assert.equal("slurm job 5 task 3", env.job { scheduler = "slurm", job = "8", array_job = "5", array_task = 3 })
+    assert.same({ "slurm job 7", "n0, restart 2" }, { env.job { scheduler = "slurm", job = "7", host = "n0", restarts = 2 } })
+    assert.equal("slurm job 5 task 3", (env.job { scheduler = "slurm", job = "8", array_job = "5", array_task = 3, host = "n0" }))
   end)
 
   it("chooses the precision by what the hardware multiplies", function()

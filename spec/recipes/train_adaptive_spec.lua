@@ -356,8 +356,8 @@ describe("train_adaptive", function()
     local folder = dir .. "/stale"
     -- the first copy starts the second in the middle of a step, waits until that has ended, and would go on
     local environment = "SLURM_JOB_ID=7 SLURMD_NODENAME=n0 SLURM_JOB_NODELIST=n0 PATH=/usr/bin:/bin"
-    local second = ("STALE= %s %s %s --config=%s loss.name=%s output=%s >%s/second.log 2>&1"):format(environment, program.path, RECIPE,
-      experiment, dir .. "/stale.lua", folder, dir)
+    local second = ("STALE= SLURM_RESTART_COUNT=1 %s %s %s --config=%s loss.name=%s output=%s >%s/second.log 2>&1"):format(environment,
+      program.path, RECIPE, experiment, dir .. "/stale.lua", folder, dir)
     local loss = hooked("stale.lua", ([[
       if training and calls[true] == 14 and os.getenv "STALE" == "1" then
         assert(os.execute %q)

@@ -67,7 +67,7 @@ describe("the Kubernetes job", function()
       cpus = function() return 1 end, isa = function() return "scalar", "f32" end, host = function() return { name = "pod" } end,
       user = function() return "kava" end }
     assert.equal("kubernetes", facts.scheduler)
-    assert.equal("kubernetes job 0f-1a task 0", env.job(facts))
+    assert.same({ "kubernetes job 0f-1a task 0", "pod, restart unknown" }, { env.job(facts) })
     assert.equal(1, facts.launch.world_size)
   end)
 end)
