@@ -14,13 +14,18 @@ Deadline.__index = Deadline
 local function seconds(n) return ("%.3g s"):format(n) end
 
 --- options: left (seconds; nil: no limit is known), clock() (seconds, monotonic), ask() -> seconds left now, or nil: limits are prolonged,
---- and a suspended job's clock stands still, so that the scheduler has the last word. checkpoint_bytes: an estimate.
+--- and a suspended job's clock stands still, so that the scheduler has the last word.
 function deadline.new(options)
   local self = setmetatable({ clock = options.clock, ask = options.ask, began = options.clock(), times = {} }, Deadline)
   self.first_left = options.left
   self.ends = options.left and self.began + options.left
-  self.save = (options.checkpoint_bytes or 0) / RATE
+  self.save = 0
   return self
+end
+
+--- How many bytes a checkpoint will have, about: until one was written.
+function Deadline:expect(bytes)
+  self.save = bytes / RATE
 end
 
 --- How long a "step" or a "save" took.

@@ -126,13 +126,13 @@ function fit.batch(ids, rows)
 end
 
 -- Two micro-batches in a row, as a step computes them: what the first leaves to the garbage collector stands beside the second.
-local function probe(run, ids, rows, budget)
+local function probe(run, ids, rows, budget, each)
   kava.memory_limit(budget)
   kava.memory_reset_peak()
   local started = kava.clock()
   local ok, problem = xpcall(function()
     local batch = fit.batch(ids, rows)
-    return fit.gradients(run.objective, rows < run.target and { batch, batch } or { batch }, rows, 1)
+    return fit.gradients(run.objective, rows < run.target and { batch, batch } or { batch }, rows, 1, each)
   end, passing)
   local seconds, bytes = kava.clock() - started, kava.memory().cpu.peak
   run.optimizer:zero_grad()
@@ -143,9 +143,9 @@ local function probe(run, ids, rows, budget)
 end
 
 --- Tries what plan (tune.plan) leaves open, with the longest row (ids): forward, backward, the optimizer's state in its place. run:
---- objective, optimizer, target (rows a step). Weights, random numbers and gradients are afterwards as they were. -> probes for
---- tune.decide, each with the seconds a micro-batch took
-function fit.probes(run, plan, ids)
+--- objective, optimizer, target (rows a step). each(): called after each micro-batch, may raise. Weights, random numbers and gradients
+--- are afterwards as they were. -> probes for tune.decide, each with the seconds a micro-batch took
+function fit.probes(run, plan, ids, each)
   local seed, position = kava.rng_state()
   local training, limit = kava.train(), kava.memory().cpu.limit
   kava.train(true)
@@ -156,10 +156,10 @@ function fit.probes(run, plan, ids)
     run.optimizer:zero_grad()
     collectgarbage()
     collectgarbage()
-    while not kava.signals.pending() do
+    while true do
       local rows = tune.next_probe(plan, probes)
       if not rows then break end
-      probes[#probes + 1] = probe(run, ids, rows, plan.budget)
+      probes[#probes + 1] = probe(run, ids, rows, plan.budget, each)
     end
   end, passing)
   run.optimizer:zero_grad()

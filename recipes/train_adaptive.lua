@@ -243,8 +243,8 @@ local function leave_if_asked(run, step)
   if run.bar then run.bar:done() end
   if run.step == run.began then
     try(run.claim:held())
-    cli.fail(("%s: stopped before a step was done, nothing to save; the same command begins %s%s"):format(reason,
-      run.step == 0 and "anew" or "there again", late and ". " .. run.deadline:too_short() or ""), cli.exit.again)
+    cli.fail(("%s: stopped before a step was done, nothing to save; the same command begins where this one did%s"):format(reason,
+      late and ". " .. run.deadline:too_short() or ""), cli.exit.again)
   end
   local path = save(run)
   cli.fail(("%s: saved %s after step %d; the same command goes on from there"):format(reason, path, run.step), cli.exit.checkpointed)
@@ -507,7 +507,7 @@ local function tuned(run, facts, models, checkpoint)
   if tune.probing(c) and not checkpoint then
     local started, plan = kava.clock(), tune.plan(facts, c, models)
     local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch }, plan,
-      fit.longest_row(run.data.train, c.data.mode, c.data.max_length))
+      fit.longest_row(run.data.train, c.data.mode, c.data.max_length), function() leave_if_asked(run) end)
     decisions = tune.decide(facts, c, models, probes)
     if not decisions.batch_size then
       cli.fail(("not even one row fits: %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=bf16, fewer "
@@ -582,6 +582,7 @@ local function train(c, _, resolved)
   local run = { config = c, step = 0, began = 0, bad = 0, skipped = 0, epoch = 1 }
 
   local facts = detect(c)
+  run.deadline = deadline.new { left = facts.time_left_s, clock = kava.clock, ask = function() return env.time_left(facts) end }
   local places = choose_folders(c, facts, resolved)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
@@ -600,6 +601,7 @@ local function train(c, _, resolved)
   run.student = models.student
   run.data = load_data(c, places, models, tune.workers(facts, c))
   run.tokenizer = models.tokenizer
+  leave_if_asked(run)
 
   local measure_them = { measure = c.model_dimensions.auto_detect }
   local teacher_probe, student_probe = models.teacher:probe(measure_them), models.student:probe(measure_them)
@@ -621,6 +623,7 @@ local function train(c, _, resolved)
   if run.has_projector then groups[2] = { params = extra, lr = c.learning_rate.projector } end
   run.optimizer = kava.optim.adamw(groups, { weight_decay = c.weight_decay, state_dtype = c.moments })
   local measured = measure(c, models, run.data, student_probe)
+  run.deadline:expect(measured.fixed_bytes)
   local decisions = tuned(run, facts, measured, checkpoint)
   warn_of_room(run, measured.weights_bytes)
   remember(c, places, models, run.data, objective, facts, decisions.precision)
@@ -633,8 +636,6 @@ local function train(c, _, resolved)
   local an_epoch = math.ceil(run.sampler:count() / run.accumulate)
   run.steps = c.training.steps ~= "auto" and c.training.steps or math.max(1, math.floor(c.training.epochs * an_epoch + 0.5))
   run.schedule = configured(kava.loss.schedule, c.schedule.name)
-  run.deadline = deadline.new { left = facts.time_left_s, clock = kava.clock, checkpoint_bytes = measured.fixed_bytes,
-    ask = function() return env.time_left(facts) end }
   if checkpoint then restore(run, checkpoint) end
   run.log = try(log.open(run.output, checkpoint and run.step))
   try(kava.fs.write(run.output .. "/config.lua", resolved:text() .. decided_text(decisions)))

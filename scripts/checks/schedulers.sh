@@ -20,7 +20,7 @@ mkdir -p "$folder"
 folder=$(realpath "$folder")
 unbroken=$(dirname "$folder")/unbroken # made once
 export PACE_FILE=$folder/pace
-keys=(threads=1 steps=60 schedule.name=constant schedule.warmup=5 eval.every=20 eval.rows=32 eval.generate=0 checkpoint.every=2
+keys=(threads=1 batch_size=32 steps=60 schedule.name=constant schedule.warmup=5 eval.every=20 eval.rows=32 eval.generate=0 checkpoint.every=2
   loss.name="$PWD/scripts/checks/paced.lua")
 
 echo 0 >"$PACE_FILE"
