@@ -72,7 +72,8 @@ requeue() {
         say "$scheduler ended this job by SIG$asked: it is not submitted again"
       elif [ "$scheduler" = pbs ]; then
         qrerun "$id" 2>/dev/null && { sleep 60; exit "$code"; } # operators may; it ends this script
-        qsub -v "$(compgen -A export KAVA_ | paste -sd, -)" "$script" && exit 0
+        # not what looks like a secret: PBS keeps a job's variables, and shows them
+        qsub -v "$(compgen -A export KAVA_ | grep -vE 'TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL' | paste -sd, -)" "$script" && exit 0
       elif [ "$scheduler" = cobalt ]; then
         qsub --env "KAVA_CHAIN=$chain" "$script" "$@" && exit 0
       elif [ "$scheduler" = flux ]; then

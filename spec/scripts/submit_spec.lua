@@ -157,7 +157,7 @@ describe("the submit scripts", function()
   end)
 
   it("hand KAVA's variables on to the job that follows", function()
-    local _, calls = submit("pbs", "pbs", "CODE=85 KAVA_ARGS='a=1 b=2' KAVA_MODEL_PATH=/m")
+    local _, calls = submit("pbs", "pbs", "CODE=85 KAVA_ARGS='a=1 b=2' KAVA_MODEL_PATH=/m KAVA_API_KEY=k KAVA_TOKEN=t")
     local names = {}
     for name in (calls:match "qsub %-v (%S+)" or ""):gmatch "[^,]+" do names[name] = true end
     assert.same({ KAVA_ARGS = true, KAVA_CHAIN = true, KAVA_MODEL_PATH = true }, names)
