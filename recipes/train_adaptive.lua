@@ -667,10 +667,10 @@ local function train(c, _, resolved)
   set_mark(run)
   run.after = evaluate(run)
   run.after.exact = answers(run, run.student)
-  run.finished = true
-  stage("save", save(run))
   try(run.claim:held())
   try(run.student:save(run.output .. "/student"))
+  run.finished = true -- said last: a run that is killed before goes on from its last checkpoint and comes here again
+  stage("save", save(run))
   stage("", run.output .. "/student", "a Hugging Face folder")
   final_table(run)
   return cli.exit.done
