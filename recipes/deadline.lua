@@ -62,11 +62,12 @@ function Deadline:reached(step)
   return ("%s are left of the job's time, and %s"):format(seconds(math.max(0, left)), work)
 end
 
---- Why a job that was stopped without a step made cannot end otherwise, and what to do.
-function Deadline:too_short()
-  return ("the job's limit left %s at the start, and %s of them went by before a step was done. Ask the scheduler for more time, or make "
-    .. "less of a step (target_batch, data.max_length) or of what comes before (eval.before=false)"):format(seconds(self.first_left),
-    seconds(self.clock() - self.began))
+--- What to do about a job that was stopped before a step was done; "" where no limit is known.
+function Deadline:advice()
+  if not self.ends then return "" end
+  return (". The job had %s when this began, and %s of them went by without a step: where that is too little, ask the scheduler for more "
+    .. "time, or make less of a step (batch_size, target_batch, data.max_length) or of what comes before (eval.before=false)"):format(
+    seconds(self.first_left), seconds(self.clock() - self.began))
 end
 
 return deadline

@@ -244,7 +244,7 @@ local function leave_if_asked(run, step)
   if run.step == run.began then
     try(run.claim:held())
     cli.fail(("%s: stopped before a step was done, nothing to save; the same command begins where this one did%s"):format(reason,
-      late and ". " .. run.deadline:too_short() or ""), cli.exit.again)
+      run.deadline:advice()), cli.exit.again)
   end
   local path = save(run)
   cli.fail(("%s: saved %s after step %d; the same command goes on from there"):format(reason, path, run.step), cli.exit.checkpointed)

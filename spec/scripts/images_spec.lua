@@ -31,11 +31,12 @@ describe("the images", function()
     if not (helper.run "cat /etc/os-release"):find 'VERSION_ID="12"' or not files.have "dpkg-query" then
       return pending "skipped: this is no Debian 12"
     end
+    if helper.sanitized then return pending "skipped: a sanitizer needs libraries of its own" end
     local there = packages(FILES[1])
     there.libc6 = true -- every image has it
     local patterns = {}
     for library in helper.run("ldd " .. helper.program()):gmatch "=> (%S+)" do
-      if not library:find "san%." then patterns[#patterns + 1] = "'*" .. library:match "/[^/]+/[^/]+$" .. "'" end -- but a sanitizer's own
+      patterns[#patterns + 1] = "'*" .. library:match "/[^/]+/[^/]+$" .. "'"
     end
     assert.truthy(#patterns >= 5)
     for owner, path in helper.run("dpkg-query -S " .. table.concat(patterns, " ")):gmatch "([%w.+-]+)[^\n]*: (%S+)" do
