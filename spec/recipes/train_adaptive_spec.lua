@@ -416,7 +416,8 @@ describe("train_adaptive", function()
     assert.equal(0, (train("steps=2 schedule.name=constant output=" .. folder .. "/probe")))
     local kava = require "kava"
     local size = kava.fs.size(folder .. "/probe/checkpoints/step-00000002.kava") -- more than any other file
-    -- ulimit counts KiB, in some shells half of them: logs and the student fit, a checkpoint does not. The first run makes one; the second may not make another.
+    -- ulimit counts KiB, in some shells half of them: logs and the student fit, a checkpoint does not. The first run makes one; the
+    -- second may not make another.
     local code = train("output=" .. folder, "timeout -s TERM 100")
     assert.equal(0, code)
     kava.fs.remove_tree(folder .. "/student")
