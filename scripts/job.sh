@@ -88,18 +88,17 @@ job() {
   shift
   where
   cd "$folder" || exit 2
-  program=${KAVA_PROGRAM:-${home:-.}/build/release/kava}
-  if [ ! -x "$program" ]; then
-    command -v kava >/dev/null || { say "$program is not there: build it (scripts/build), or set KAVA_PROGRAM"; exit 2; }
-    program=kava
-  fi
   if [ "$scheduler" = slurm ]; then # a step of its own is signalled when the job is preempted; this script is not
     command=(srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_ON_NODE:-1}")
   fi
+  program=${KAVA_PROGRAM:-${home:-.}/build/release/kava}
   if [ -n "${KAVA_IMAGE-}" ]; then
     command+=(apptainer exec)
     if command -v nvidia-smi >/dev/null; then command+=(--nv); fi
     command+=("$KAVA_IMAGE")
+    program=kava
+  elif [ ! -x "$program" ]; then
+    command -v kava >/dev/null || { say "$program is not there: build it (scripts/build), or set KAVA_PROGRAM"; exit 2; }
     program=kava
   fi
   read -ra words <<<"${KAVA_ARGS-}"

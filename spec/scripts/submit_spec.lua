@@ -129,12 +129,10 @@ describe("the submit scripts", function()
     end
   end)
 
-  it("run under Slurm as well where they were made for PBS or LSF", function()
-    for _, name in ipairs { "pbs", "lsf" } do
-      local code, calls = submit(name, "slurm", "CODE=85")
-      assert.equal(85, code)
-      assert.truthy(called(calls, "scontrol requeue 7"), calls)
-    end
+  it("run under Slurm as well where they were made for PBS, and in arrays", function()
+    local code, pbs = submit("pbs", "slurm", "CODE=85")
+    assert.equal(85, code)
+    assert.truthy(called(pbs, "scontrol requeue 7"), pbs)
     local _, calls = submit("slurm", "slurm", "CODE=85 SLURM_ARRAY_JOB_ID=5 SLURM_ARRAY_TASK_ID=3")
     assert.truthy(called(calls, "scontrol requeue 5_3"), calls)
   end)
