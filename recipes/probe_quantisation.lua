@@ -47,7 +47,7 @@ local function run(c, options)
   if #texts == 0 then cli.fail(c.text .. ": there is no text in it") end
   local found = teacher:quantisation_error { reference = reference, text = texts, tokenizer = tokenizer, length = c.length }
   if options.json then
-    print(require("cjson").encode(found))
+    print(kava.json.encode(found))
     return
   end
   print(("%s%s against %s: %d texts, %d tokens"):format(c.teacher, quantize and " as " .. quantize or "", c.reference or "itself", #texts,

@@ -15,6 +15,19 @@ describe("the front door", function()
     assert.truthy(out:match "^kava %d+%.%d+%.%d+\n$")
   end)
 
+  it("starts every recipe", function()
+    local count = 0
+    for _, name in ipairs(require("kava").fs.list "recipes") do
+      if name:find "%.lua$" and helper.read("recipes/" .. name):find ".recipe[({]" then
+        local code, out, err = run(("recipes/%s --help"):format(name))
+        assert.equal(0, code, name .. ": " .. err)
+        assert.truthy(out:find(name:gsub("%.lua$", ""), 1, true), out)
+        count = count + 1
+      end
+    end
+    assert.truthy(count >= 6, count)
+  end)
+
   it("answers --help within 20 ms", function()
     local kava = require "kava"
     local best = math.huge

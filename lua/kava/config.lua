@@ -10,7 +10,8 @@ local HELP_WIDTH, HELP_INDENT = 118, 33
 local BOUNDS = { instructions = 1000000, memory = 32 << 20, seconds = 1 } -- what evaluating it may take
 local NAME_LENGTH = 80 -- of a key that anybody means
 local TABLE_DEPTH, TABLE_ITEMS = 8, 10000 -- of a value
-local SECRET = { "TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL" } -- variables of such names are nobody's business here
+-- Variables of such names are nobody's business here. Tokens in the plural are counted.
+local SECRET = { "TOKEN", "KEYS?", "SECRETS?", "PASSWORDS?", "PASSWDS?", "CREDENTIALS?" }
 
 -- ---------------------------------------------------------------------------------------------------------------- schema
 
@@ -76,7 +77,7 @@ function config.variable(name) return "KAVA_" .. name:upper():gsub("%.", "_") en
 function config.secret(name)
   for part in name:upper():gmatch "[^_]+" do
     for _, word in ipairs(SECRET) do
-      if part:find(word .. "S?%d*$") then return true end
+      if part:find(word .. "%d*$") then return true end
     end
   end
   return false
