@@ -19,7 +19,7 @@ run() { # KIND MIB ARGUMENTS -> the run's output, in its limits
 for kind in ulimit cgroup; do
   [ $kind = ulimit ] || [ -n "$group" ] || continue
   [ $# -gt 0 ] || set -- 50 70 90 120 160 200
-for mib in "$@"; do
+  for mib in "$@"; do
     if [ $kind = cgroup ]; then
       echo $((mib << 20)) >"$group/memory.limit_in_bytes"
     fi
