@@ -150,6 +150,21 @@ describe("apply_chat_template", function()
     end
   end)
 
+  it("sees nothing of the machine, of Lua or of what it would be in Python", function()
+    for _, template in ipairs {
+      "{{ ''.__class__ }}", "{{ ().__class__.__base__.__subclasses__() }}", "{{ messages.__init__.__globals__ }}",
+      "{{ cycler.__init__.__globals__.os }}", "{{ lipsum.__globals__ }}", "{{ self._TemplateReference__context }}", "{{ config.items() }}",
+      "{{ messages | attr('__class__') }}", "{{ '{0.__class__}'.format(1) }}", "{{ raise_exception.__globals__ }}", "{{ range.__self__ }}",
+      "{{ 'x'.upper.__name__ }}", "{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{{ os.execute('id') }}",
+      "{{ io.open('/etc/passwd').read() }}", "{{ require('os') }}", "{{ load('return 1')() }}", "{{ _G }}", "{{ _ENV.os }}",
+      "{{ 'x'.rep(3) }}", "{{ 'x'.gsub('x', 'y') }}", "{{ 'x'.__index }}", "{{ messages.items }}", "{{ messages[0].map }}",
+      "{{ messages[0].__keys }}", "{{ namespace().kind }}", "{{ messages.__name }}",
+    } do
+      local text, message = kava.chat.render(template, { messages = { { role = "user", content = "x" } } })
+      assert.is_true(text == "" or text == nil and message:find "^chat template, line 1: ." ~= nil, template)
+    end
+  end)
+
   it("stops what loops or grows without end", function()
     for template, pattern in pairs {
       ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"] = "stopped$",
