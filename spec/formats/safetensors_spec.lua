@@ -130,6 +130,22 @@ describe("kava.safetensors", function()
     assert.same({ 0, 5 }, load(file '{"a":{"dtype":"F32","shape":[0,5],"data_offsets":[0,0]}}').a.shape)
   end)
 
+  it("takes no more memory than twice the file, and 16 MiB, whatever its header holds", function()
+    local path = helper.tmp() .. "/t.safetensors"
+    for _, inside in ipairs {
+      '"a":{"shape":[' .. ("0,"):rep(3000000), '"__metadata__":{' .. ("[],"):rep(2000000), '"a":' .. ("{"):rep(4000000),
+    } do
+      local header = "{" .. inside
+      helper.write(path, string.pack("<s8", header))
+      kava.memory_reset_peak()
+      local before = kava.memory().cpu.current
+      local tensors, message = kava.safetensors.load(path)
+      assert.is_nil(tensors)
+      assert.matches("t.safetensors: header: byte %d+: ", message)
+      assert.is_true(kava.memory().cpu.peak - before < 2 * #header + 17 * 2 ^ 20)
+    end
+  end)
+
   it("opens a file of gigabytes without reading it", function()
     local path, each, list = helper.tmp() .. "/sparse.safetensors", 10 << 20, {}
     for i = 0, 299 do

@@ -52,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const char *const left[] = {"a", "b.c", NULL};
   kava_json_doc *doc = NULL, *again = NULL, *outline = NULL;
   bool accepted = kava_json_parse((const char *)data, size, &doc) == KAVA_OK;
-  if (kava_json_outline((const char *)data, size, left, &outline) == KAVA_OK) {
+  if (kava_json_outline((const char *)data, size, left, 0, &outline) == KAVA_OK) {
     const kava_json *whole = accepted ? kava_json_root(doc) : NULL, *root = kava_json_root(outline);
     walk(outline, kava_json_get(root, "a"), kava_json_get(whole, "a"));
     walk(outline, kava_json_get(kava_json_get(root, "b"), "c"), kava_json_get(kava_json_get(whole, "b"), "c"));

@@ -20,7 +20,7 @@
 
 struct kava_json_doc {
   const char *text; /* an outline's, whose parts are in it */
-  size_t size;
+  size_t size, most;
   kava_arena arena;
   char *strings;
   size_t strings_room;
@@ -36,6 +36,7 @@ typedef struct reader {
   unsigned char *stack;
   size_t top, room;
   int depth;
+  size_t values, most;     /* read so far, and how many may be (0: any number) */
   const char *const *left; /* paths of what is left unread, up to a NULL; NULL: none */
   char path[64];           /* of the value that is being read; as far as it fits and is looked for */
 } reader;
@@ -482,6 +483,8 @@ static kava_status read_word(reader *r, const char *word, kava_json value, kava_
 
 static kava_status read_value(reader *r, kava_json *out) {
   if (r->p >= r->end) return unexpected(r, "a value");
+  if (r->most && ++r->values > r->most)
+    return fail_at(r, r->p, "more values than such a file ought to have (%zu)", r->most);
   switch (*r->p) {
   case '{':
   case '[': {
@@ -498,7 +501,7 @@ static kava_status read_value(reader *r, kava_json *out) {
   }
 }
 
-static kava_status parse(const char *text, size_t size, const char *const *left, kava_json_doc **at) {
+static kava_status parse(const char *text, size_t size, const char *const *left, size_t most, kava_json_doc **at) {
   kava_status st = KAVA_OK;
   const unsigned char *start = (const unsigned char *)(text ? text : "");
   kava_json_doc *doc = *at ? *at : kava_calloc(1, sizeof *doc);
@@ -509,6 +512,7 @@ static kava_status parse(const char *text, size_t size, const char *const *left,
   if (left) {
     doc->text = text;
     doc->size = size;
+    doc->most = most;
   } else if (doc->strings_room < size + SLACK) {
     kava_free(doc->strings);
     doc->strings_room = 0;
@@ -522,7 +526,8 @@ static kava_status parse(const char *text, size_t size, const char *const *left,
               .strings = doc->strings,
               .stack = doc->stack,
               .room = doc->stack_room,
-              .left = left};
+              .left = left,
+              .most = most};
   kava_json root;
   skip_space(&r);
   KAVA_TRY(read_value(&r, &root));
@@ -538,11 +543,14 @@ out:
   return st;
 }
 
-kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc) { return parse(text, size, NULL, doc); }
+kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc) {
+  return parse(text, size, NULL, 0, doc);
+}
 
-kava_status kava_json_outline(const char *text, size_t size, const char *const *left, kava_json_doc **out) {
+kava_status kava_json_outline(const char *text, size_t size, const char *const *left, size_t most,
+                              kava_json_doc **out) {
   kava_json_doc *doc = NULL;
-  kava_status st = parse(text, size, left, &doc);
+  kava_status st = parse(text, size, left, most, &doc);
   if (doc) {
     kava_free(doc->stack);
     doc->stack = NULL;
@@ -556,7 +564,7 @@ kava_status kava_json_outline(const char *text, size_t size, const char *const *
 }
 
 kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
-  return kava_json_outline(text, size, NULL, out);
+  return kava_json_outline(text, size, NULL, 0, out);
 }
 
 /* ---- walking ---- */
@@ -565,24 +573,39 @@ struct kava_json_walk {
   reader r;
   kava_arena arena;
   unsigned char close; /* the bracket at the end; 0: passed */
-  bool begun;
+  bool begun, whole;   /* whole: nothing may follow but space */
   kava_json_member item;
 };
 
-kava_status kava_json_walk_open(const kava_json_doc *doc, const kava_json *part, kava_json_walk **out) {
+static kava_status begin_walk(const char *text, size_t size, const char *at, size_t most, kava_json_walk **out) {
   static const char *const nothing[] = {NULL};
-  if (!kava_json_is(part, KAVA_JSON_LEFT)) return kava_fail(KAVA_MISUSE, "only what was left unread can be walked");
   kava_json_walk *w = kava_calloc(1, sizeof *w);
   if (!w) return KAVA_MEMORY;
-  const unsigned char *start = (const unsigned char *)doc->text;
+  const unsigned char *start = (const unsigned char *)text;
   w->r = (reader){.start = start,
-                  .p = (const unsigned char *)part->string + 1,
-                  .end = start + doc->size,
+                  .p = (const unsigned char *)at + 1,
+                  .end = start + size,
                   .arena = &w->arena,
+                  .most = most,
                   .left = nothing};
-  w->close = part->string[0] == '[' ? ']' : '}';
+  w->close = at[0] == '[' ? ']' : '}';
   *out = w;
   return KAVA_OK;
+}
+
+kava_status kava_json_walk_open(const kava_json_doc *doc, const kava_json *part, kava_json_walk **out) {
+  if (!kava_json_is(part, KAVA_JSON_LEFT)) return kava_fail(KAVA_MISUSE, "only what was left unread can be walked");
+  return begin_walk(doc->text, doc->size, part->string, doc->most, out);
+}
+
+kava_status kava_json_walk_text(const char *text, size_t size, size_t most, kava_json_walk **out) {
+  reader r = {.start = (const unsigned char *)text, .p = (const unsigned char *)text};
+  r.end = r.start + size;
+  skip_space(&r);
+  if (r.p == r.end || (*r.p != '[' && *r.p != '{')) return unexpected(&r, "an object or an array");
+  kava_status st = begin_walk(text, size, (const char *)r.p, most, out);
+  if (st == KAVA_OK) (*out)->whole = true;
+  return st;
 }
 
 kava_status kava_json_walk_next(kava_json_walk *w, const kava_json_member **item) {
@@ -595,7 +618,8 @@ kava_status kava_json_walk_next(kava_json_walk *w, const kava_json_member **item
   if (r->p < r->end && *r->p == w->close) {
     r->p++;
     w->close = 0;
-    return KAVA_OK;
+    if (w->whole) skip_space(r);
+    return w->whole && r->p < r->end ? unexpected(r, "the end of the text") : KAVA_OK;
   }
   if (w->begun) {
     if (r->p >= r->end || *r->p != ',') return unexpected(r, w->close == ']' ? "',' or ']'" : "',' or '}'");
@@ -603,6 +627,7 @@ kava_status kava_json_walk_next(kava_json_walk *w, const kava_json_member **item
     skip_space(r);
   }
   w->begun = true;
+  r->values = 0;
   w->item = (kava_json_member){0};
   if (w->close == '}') {
     if (r->p >= r->end || *r->p != '"') return unexpected(r, "a key");

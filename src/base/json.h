@@ -49,10 +49,14 @@ kava_status kava_json_load(const char *path, kava_json_doc **out); /* the same o
 /* For texts much of which is two or three long lists, each gone through once: `left` names them by their keys from the
  * root on ("model.vocab"), up to a NULL. They become KAVA_JSON_LEFT, checked no further than to their end, and `text`
  * must stay. Walking one gives its items, and checks them: a tree is built of one item at a time. Keys may come twice
- * there: that is the walker's to find. */
-kava_status kava_json_outline(const char *text, size_t size, const char *const *left, kava_json_doc **out);
+ * there: that is the walker's to find. `left` may be NULL. More than `most` values in the tree, or in an item's, are an
+ * error; 0: any number. */
+kava_status kava_json_outline(const char *text, size_t size, const char *const *left, size_t most, kava_json_doc **out);
+/* Of a file of so many bytes: values whose tree takes no more than twice that, and 16 MiB for those that are small. */
+static inline size_t kava_json_most(size_t file) { return (file + ((size_t)8 << 20)) / 32; }
 typedef struct kava_json_walk kava_json_walk;
 kava_status kava_json_walk_open(const kava_json_doc *outline, const kava_json *part, kava_json_walk **out);
+kava_status kava_json_walk_text(const char *text, size_t size, size_t most, kava_json_walk **out); /* of all of it */
 /* *item: good until the next call, without a key where the part is an array; NULL once there are no more. */
 kava_status kava_json_walk_next(kava_json_walk *walk, const kava_json_member **item);
 void kava_json_walk_close(kava_json_walk **walk); /* accepts NULL, nulls the pointer */

@@ -26,15 +26,21 @@ static const struct {
 /* ---- reading ---- */
 
 typedef struct span {
-  const kava_json_member *member;
-  int type;
-  int64_t begin, end;
+  kava_text name;
+  int type, rank;
+  int64_t begin, end, sizes[KAVA_MAX_DIMS]; /* sizes: where rank is no more */
 } span;
+
+static int by_name(const kava_text *a, const kava_text *b) {
+  int order = memcmp(a->data, b->data, a->length < b->length ? a->length : b->length);
+  return order ? order : (a->length > b->length) - (a->length < b->length);
+}
 
 static int by_offset(const void *a, const void *b) {
   const span *x = a, *y = b;
   if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
-  return (x->end > y->end) - (x->end < y->end);
+  if (x->end != y->end) return x->end < y->end ? -1 : 1;
+  return by_name(&x->name, &y->name);
 }
 
 static kava_status copy_text(kava_arena *arena, const char *data, size_t length, kava_text *out) {
@@ -60,6 +66,10 @@ static kava_status read_metadata(kava_safetensors *s, const kava_json *metadata)
   return KAVA_OK;
 }
 
+static int span_by_name(const void *a, const void *b) {
+  return by_name(&((const span *)a)->name, &((const span *)b)->name);
+}
+
 /* One tensor's line of the header, checked by itself. */
 static kava_status read_span(const kava_json_member *m, int64_t data_size, span *out) {
   const kava_json *dtype = kava_json_get(&m->value, "dtype"), *shape = kava_json_get(&m->value, "shape"),
@@ -67,7 +77,7 @@ static kava_status read_span(const kava_json_member *m, int64_t data_size, span 
   if (!kava_json_is(dtype, KAVA_JSON_STRING) || !kava_json_is(shape, KAVA_JSON_ARRAY) ||
       !kava_json_is(offsets, KAVA_JSON_ARRAY))
     return kava_fail(KAVA_FORMAT, "tensor '%s': dtype (a string), shape and data_offsets (arrays) expected", m->key);
-  *out = (span){.member = m, .type = -1};
+  *out = (span){.type = -1, .rank = shape->length > KAVA_MAX_DIMS ? KAVA_MAX_DIMS + 1 : (int)shape->length};
   for (int i = 0; i < TYPES; i++)
     if (kava_json_is_text(dtype, types[i].name)) out->type = i;
   if (out->type < 0) return kava_fail(KAVA_FORMAT, "tensor '%s': unknown dtype '%.40s'", m->key, dtype->string);
@@ -86,6 +96,7 @@ static kava_status read_span(const kava_json_member *m, int64_t data_size, span 
     if (size->kind != KAVA_JSON_INTEGER || size->integer < 0)
       return kava_fail(KAVA_FORMAT, "tensor '%s': its shape must be whole numbers from 0 on, got %s", m->key,
                        size->kind == KAVA_JSON_INTEGER ? "a negative one" : kava_json_kind_name(size));
+    if (i < KAVA_MAX_DIMS) out->sizes[i] = size->integer;
     if (size->integer == 0)
       empty = true;
     else
@@ -101,32 +112,62 @@ static kava_status read_span(const kava_json_member *m, int64_t data_size, span 
   return KAVA_OK;
 }
 
-static kava_status make_entry(kava_safetensors *s, kava_map *map, const uint8_t *data, const span *at,
-                              kava_safetensors_entry *entry) {
-  const kava_json *shape = kava_json_get(&at->member->value, "shape");
-  int64_t sizes[KAVA_MAX_DIMS];
-  kava_status st = copy_text(&s->arena, at->member->key, at->member->key_length, &entry->name);
-  if (st != KAVA_OK) return st;
+static kava_status make_entry(kava_map *map, const uint8_t *data, const span *at, kava_safetensors_entry *entry) {
+  entry->name = at->name;
   entry->dtype = types[at->type].name;
-  if (types[at->type].dtype < 0) {
-    entry->why = "dtype";
-    return KAVA_OK;
-  }
-  if (shape->length > KAVA_MAX_DIMS) {
-    entry->why = "rank";
-    return KAVA_OK;
-  }
-  for (uint32_t i = 0; i < shape->length; i++) sizes[i] = shape->items[i].integer;
-  return kava_tensor_mapped((kava_dtype)types[at->type].dtype, (int)shape->length, sizes, map, data + at->begin,
+  entry->why = types[at->type].dtype < 0 ? "dtype" : at->rank > KAVA_MAX_DIMS ? "rank" : NULL;
+  if (entry->why) return KAVA_OK;
+  return kava_tensor_mapped((kava_dtype)types[at->type].dtype, at->rank, at->sizes, map, data + at->begin,
                             &entry->tensor);
+}
+
+/* The header's lines, one after the other; names are kept in the arena. */
+static kava_status read_header(kava_safetensors *s, const kava_map *map, uint64_t header, bool metadata, span **spans,
+                               int64_t *count) {
+  kava_status st = KAVA_OK;
+  kava_json_walk *walk = NULL;
+  const kava_json_member *m;
+  int64_t room = 0, size = (int64_t)(map->size - 8 - header);
+  bool has_metadata = false;
+  KAVA_TRY(kava_json_walk_text((const char *)map->data + 8, header, kava_json_most(map->size), &walk));
+  for (;;) {
+    KAVA_TRY(kava_json_walk_next(walk, &m));
+    if (!m) break;
+    if (strcmp(m->key, "__metadata__") == 0) {
+      if (has_metadata) KAVA_FAIL(KAVA_FORMAT, "an object has the key '__metadata__' twice");
+      has_metadata = true;
+      if (metadata) KAVA_TRY(read_metadata(s, &m->value));
+      continue;
+    }
+    if (*count == room) {
+      room = room ? 2 * room : 64;
+      span *grown = kava_realloc(*spans, (size_t)room * sizeof *grown);
+      if (!grown) {
+        st = KAVA_MEMORY;
+        goto out;
+      }
+      *spans = grown;
+    }
+    span *at = &(*spans)[*count];
+    KAVA_TRY(read_span(m, size, at));
+    KAVA_TRY(copy_text(&s->arena, m->key, m->key_length, &at->name));
+    ++*count;
+  }
+  if (*count) qsort(*spans, (size_t)*count, sizeof **spans, span_by_name);
+  for (int64_t i = 1; i < *count; i++)
+    if (by_name(&(*spans)[i - 1].name, &(*spans)[i].name) == 0)
+      KAVA_FAIL(KAVA_FORMAT, "an object has the key '%.100s' twice", (*spans)[i].name.data);
+out:
+  kava_json_walk_close(&walk);
+  return st;
 }
 
 static kava_status load_file(const char *path, kava_safetensors *s, bool metadata) {
   kava_status st = KAVA_OK;
   kava_map *map = NULL;
-  kava_json_doc *doc = NULL;
   span *spans = NULL;
   uint64_t n = 0;
+  int64_t count = 0, at = 0;
   if ((st = kava_map_open(path, &map)) != KAVA_OK) return st;
   if (map->size < 8) KAVA_FAIL(KAVA_FORMAT, "%zu bytes are too few for a header", map->size);
   for (int i = 7; i >= 0; i--) n = n << 8 | map->data[i];
@@ -135,30 +176,16 @@ static kava_status load_file(const char *path, kava_safetensors *s, bool metadat
   if (n > map->size - 8)
     KAVA_FAIL(KAVA_FORMAT, "a header of %llu bytes in a file of %zu", (unsigned long long)n, map->size);
   if (n == 0 || map->data[8] != '{') KAVA_FAIL(KAVA_FORMAT, "the header does not begin with '{'");
-  if ((st = kava_json_parse((const char *)map->data + 8, n, &doc)) != KAVA_OK) {
+  if ((st = read_header(s, map, n, metadata, &spans, &count)) != KAVA_OK) {
     kava_fail_in(st, "header");
     goto out;
   }
-  const kava_json *root = kava_json_root(doc);
   const uint8_t *data = map->data + 8 + n;
-  int64_t size = (int64_t)(map->size - 8 - n), count = 0, at = 0;
-  if (!(spans = kava_calloc(root->length, sizeof *spans))) {
-    st = KAVA_MEMORY;
-    goto out;
-  }
-  for (uint32_t i = 0; i < root->length; i++) {
-    const kava_json_member *m = &root->members[i];
-    if (strcmp(m->key, "__metadata__") == 0) {
-      if (metadata) KAVA_TRY(read_metadata(s, &m->value));
-    } else {
-      KAVA_TRY(read_span(m, size, &spans[count]));
-      count++;
-    }
-  }
-  qsort(spans, (size_t)count, sizeof *spans, by_offset);
+  int64_t size = (int64_t)(map->size - 8 - n);
+  if (count) qsort(spans, (size_t)count, sizeof *spans, by_offset);
   for (int64_t i = 0; i < count; i++) {
     if (spans[i].begin != at)
-      KAVA_FAIL(KAVA_FORMAT, "tensor '%s' begins at %lld of the data, %s %lld", spans[i].member->key,
+      KAVA_FAIL(KAVA_FORMAT, "tensor '%s' begins at %lld of the data, %s %lld", spans[i].name.data,
                 (long long)spans[i].begin,
                 spans[i].begin < at ? "inside the one before, which ends at" : "a hole after", (long long)at);
     at = spans[i].end;
@@ -173,13 +200,12 @@ static kava_status load_file(const char *path, kava_safetensors *s, bool metadat
   if (s->count) memcpy(entries, s->entries, (size_t)s->count * sizeof *entries);
   s->entries = entries;
   for (int64_t i = 0; i < count; i++) {
-    KAVA_TRY(make_entry(s, map, data, &spans[i], &s->entries[s->count]));
+    KAVA_TRY(make_entry(map, data, &spans[i], &s->entries[s->count]));
     s->count++;
   }
 out:
   if (st != KAVA_OK) kava_fail_in(st, "%s", path);
   kava_free(spans);
-  kava_json_release(&doc);
   kava_map_release(&map);
   return st;
 }
@@ -271,11 +297,6 @@ static int type_of(kava_dtype dtype) {
   for (int i = 0; i < TYPES; i++)
     if (types[i].dtype == (int)dtype) return i;
   return -1;
-}
-
-static int by_name(const kava_text *a, const kava_text *b) {
-  int order = memcmp(a->data, b->data, a->length < b->length ? a->length : b->length);
-  return order ? order : (a->length > b->length) - (a->length < b->length);
 }
 
 static int by_type_and_name(const void *a, const void *b) {
