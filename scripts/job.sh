@@ -84,14 +84,15 @@ requeue() {
 
 # job SCRIPT [ARGUMENT …]: the whole job; does not return.
 job() {
-  local script=$1 home=${KAVA_HOME:-} program words=() command=() tries count
+  local home=${KAVA_HOME:-.} script program words=() command=() tries count
+  script=$home/$1
   shift
   where
   cd "$folder" || exit 2
   if [ "$scheduler" = slurm ]; then # a step of its own is signalled when the job is preempted; this script is not
     command=(srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_ON_NODE:-1}")
   fi
-  program=${KAVA_PROGRAM:-${home:-.}/build/release/kava}
+  program=${KAVA_PROGRAM:-$home/build/release/kava}
   if [ -n "${KAVA_IMAGE-}" ]; then
     command+=(apptainer exec)
     if command -v nvidia-smi >/dev/null; then command+=(--nv); fi

@@ -22,6 +22,13 @@ describe("an installed KAVA", function()
     assert.equal("0.1.0\n", succeed("cd / && " .. prefix .. [[/bin/kava -e 'print(require("kava").version)']]))
   end)
 
+  it("has scripts that submit jobs, from any folder", function()
+    local home, folder = prefix .. "/share/kava", helper.tmp()
+    local set = ("env -u SLURM_JOB_ID -u PBS_JOBID -u LSB_JOBID KAVA_HOME=%s PATH=%s/bin:$PATH"):format(home, prefix)
+    local text = succeed(("cd %s && %s bash %s/scripts/submit_slurm.sh --help"):format(folder, set, home))
+    assert.truthy(text:find("kava " .. home .. "/recipes/train_adaptive.lua [key=value", 1, true), text)
+  end)
+
   it("has a module for a stock lua5.4", function()
     if helper.sanitized then return pending "skipped: a sanitizer's module needs its own program" end
     local code = ([[package.path = "%s/share/lua/5.4/?.lua;%s/share/lua/5.4/?/init.lua"

@@ -81,11 +81,11 @@ describe("the submit scripts", function()
   -- How each is told to start the job again, and the exit code that goes with it.
   local AGAIN = {
     slurm = { "scontrol requeue 7", 85 },
-    pbs = { "qsub -v KAVA_CHAIN scripts/submit_pbs.sh", 0 },
+    pbs = { "qsub -v KAVA_CHAIN ./scripts/submit_pbs.sh", 0 },
     sge = { nil, 99 },
     lsf = { nil, 85 },
-    cobalt = { "qsub --env KAVA_CHAIN=cobalt-400 scripts/submit_cobalt.sh a=1", 0 },
-    flux = { "flux --parent batch scripts/submit_flux.sh a=1", 0 },
+    cobalt = { "qsub --env KAVA_CHAIN=cobalt-400 ./scripts/submit_cobalt.sh a=1", 0 },
+    flux = { "flux --parent batch ./scripts/submit_flux.sh a=1", 0 },
   }
 
   for _, name in ipairs(NAMES) do
@@ -125,7 +125,7 @@ describe("the submit scripts", function()
     for i, id in ipairs { "12.srv", "13.srv", "14.srv", "15.srv" } do
       local code, calls = submit("pbs", "pbs", ("CODE=75 PBS_JOBID=%s %s"):format(id, i > 1 and "KAVA_CHAIN=pbs-12.srv" or ""))
       assert.equal(i < 4 and 0 or 75, code)
-      assert.equal(i < 4, called(calls, "qsub -v KAVA_CHAIN scripts/submit_pbs.sh"), calls)
+      assert.equal(i < 4, called(calls, "qsub -v KAVA_CHAIN ./scripts/submit_pbs.sh"), calls)
     end
   end)
 
@@ -215,6 +215,9 @@ describe("the submit scripts", function()
     code, calls = submit("slurm", "slurm", ("CODE=0 KAVA_HOME='%s' SLURM_SUBMIT_DIR='%s'"):format(site, other))
     assert.equal(0, code)
     assert.truthy(called(calls, ("kava in %s: [recipes/train_adaptive.lua]"):format(other)), calls)
+    code, calls = submit("cobalt", "cobalt", ("CODE=85 KAVA_HOME='%s'"):format(site))
+    assert.equal(0, code)
+    assert.truthy(called(calls, ("qsub --env KAVA_CHAIN=cobalt-400 %s/scripts/submit_cobalt.sh"):format(site)), calls)
   end)
 
   it("are what bash and shellcheck take without a word", function()
