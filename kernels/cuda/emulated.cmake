@@ -20,7 +20,7 @@ if(CMAKE_CXX_COMPILER)
   file(GLOB KAVA_CUDA_CHECKS CONFIGURE_DEPENDS spec/cuda/*.cu)
   set_source_files_properties(${KAVA_CUDA_SOURCES} ${KAVA_CUDA_CHECKS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
   add_library(kava_emulated_flags INTERFACE)
-  target_compile_options(kava_emulated_flags INTERFACE -O1 -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter
+  target_compile_options(kava_emulated_flags INTERFACE -O2 -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter
     -ffp-contract=off -U_FORTIFY_SOURCE)
   target_include_directories(kava_emulated_flags INTERFACE ${PROJECT_SOURCE_DIR}/kernels/cuda/emulated ${PROJECT_SOURCE_DIR}/src
     ${PROJECT_SOURCE_DIR})

@@ -73,18 +73,21 @@ static inline float kava_emulated_half(__half, uint32_t bits) { return kava_f16_
  * a[3]: (g+8, 2t+8), each with its right neighbour; B [16,8] in b[0]: (2t, g), b[1]: (2t+8, g), each with the element
  * below; C in d[0], d[1]: (g, 2t), (g, 2t+1), d[2], d[3]: the same of row g+8. */
 template <class T> void kava_mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  float mine[12];
+  for (unsigned i = 0; i < 12; i++) mine[i] = kava_emulated_half(T(), words[i / 2] >> 16 * (i % 2));
   const unsigned char *slots = kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, mine, sizeof mine);
   unsigned lane = kava_emulated::lane(), g = lane / 4, t = lane % 4;
-  for (unsigned i = 0; i < 4; i++) {
-    unsigned row = g + 8 * (i / 2), column = 2 * t + i % 2;
-    float sum = 0;
-    for (unsigned k = 0; k < 16; k++) {
-      uint32_t left, right;
-      std::memcpy(&left, slots + (row % 8 * 4 + k % 8 / 2) * kava_emulated::SLOT + 4 * (row / 8 + 2 * (k / 8)), 4);
-      std::memcpy(&right, slots + (column * 4 + k % 8 / 2) * kava_emulated::SLOT + 4 * (4 + k / 8), 4);
-      sum += kava_emulated_half(T(), left >> 16 * (k % 2)) * kava_emulated_half(T(), right >> 16 * (k % 2));
+  float left[2][16], right[2][16];
+  for (unsigned k = 0; k < 16; k += 2)
+    for (unsigned i = 0; i < 2; i++) {
+      unsigned word = 2 * (k / 8), at = k % 8 / 2;
+      std::memcpy(&left[i][k], slots + (g * 4 + at) * kava_emulated::SLOT + 8 * (word + i), 8);
+      std::memcpy(&right[i][k], slots + ((2 * t + i) * 4 + at) * kava_emulated::SLOT + 8 * (4 + k / 8), 8);
     }
+  for (unsigned i = 0; i < 4; i++) {
+    float sum = 0;
+    for (unsigned k = 0; k < 16; k++) sum += left[i / 2][k] * right[i % 2][k];
     d[i] += sum;
   }
 }
