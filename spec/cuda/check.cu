@@ -1,5 +1,5 @@
 /* spec/cuda/check.cu: the program that spec/cuda/kernels_spec.lua runs: kernels_check FAMILY, on a GPU or under the
- * emulator. One line for each comparison; it fails when one of them does. */
+ * emulator. One line for each comparison; it fails when one of them does. kernels_check time: timing.cu. */
 #include "check.h"
 extern "C" {
 #include "base/rng.h"
@@ -121,6 +121,10 @@ int main(int argc, char **argv) {
   gpu = kava_cuda_kernels();
   cpu = kava_kernels_reference();
   bool found = false;
+  if (argc > 1 && strcmp(argv[1], "time") == 0) {
+    time_kernels(false);
+    return failures == 0 ? 0 : 1;
+  }
   for (const family *f = families; f->name; f++) {
     if (argc > 1 && strcmp(argv[1], f->name) != 0) continue;
     if (argc == 1 && strncmp(f->name, "die-", 4) == 0) continue;

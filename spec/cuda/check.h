@@ -56,6 +56,8 @@ extern int failures;
 extern const kava_kernels *gpu, *cpu;
 #define COUNT(x) (sizeof(x) / sizeof *(x))
 
+void time_kernels(bool tiny);
+
 /* The families: each checks its kernels. */
 struct family {
   const char *name;

@@ -1,0 +1,216 @@
+/* spec/cuda/timing.cu: kernels_check time: each kernel at the shapes of the main job (Qwen2.5-1.5B's teacher, 0.5B's
+ * student, 8 rows of 512 tokens, bf16), its time beside the one predicted from the bytes it has to move at the speed a
+ * large copy reaches here, or from the products it has to do at RATE. Medians of rounds, over buffers in turn that
+ * together do not fit the L2. The family `timing` runs it at tiny shapes: whether it works at all. */
+#include "check.h"
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+static bool quick;
+static double copy_speed;          /* bytes a second */
+static const double RATE = 600e12; /* of mma.sync, dense: what attention is held against */
+enum { TURNS = 3 };
+
+static double milliseconds(const std::function<void(int)> &launch) {
+  cudaEvent_t from, to;
+  cudaEventCreate(&from);
+  cudaEventCreate(&to);
+  std::vector<float> times;
+  int rounds = quick ? 1 : 21, each = quick ? 1 : TURNS * 4;
+  for (int i = 0; i < (quick ? 1 : TURNS); i++) launch(i % TURNS);
+  for (int round = 0; round < rounds; round++) {
+    cudaEventRecord(from, kava_cuda_stream());
+    for (int i = 0; i < each; i++) launch(i % TURNS);
+    cudaEventRecord(to, kava_cuda_stream());
+    cudaEventSynchronize(to);
+    float time;
+    cudaEventElapsedTime(&time, from, to);
+    times.push_back(time / (float)each);
+  }
+  cudaEventDestroy(from);
+  cudaEventDestroy(to);
+  std::sort(times.begin(), times.end());
+  return (double)times[times.size() / 2];
+}
+
+static void report(const char *name, double bytes, double products, const std::function<void(int)> &launch) {
+  double time = milliseconds(launch), predicted = 1e3 * std::max(bytes / copy_speed, 2 * products / RATE);
+  cudaError_t error;
+  const char *failed = kava_cuda_failure(&error);
+  expect(std::string(name) + (failed ? std::string(": ") + cudaGetErrorString(error) : ""), !failed);
+  if (!quick)
+    printf("ok   %-44s %9.4f ms, predicted %9.4f, %5.2f x   %7.1f GB/s %7.1f TFLOP/s\n", name, time, predicted,
+           time / predicted, bytes / time / 1e6, 2 * products / time / 1e9);
+}
+
+/* TURNS buffers of random values */
+struct buffers {
+  std::vector<array *> each;
+  buffers(kava_dtype dtype, int64_t count) {
+    for (int i = 0; i < TURNS; i++) {
+      each.push_back(new array(dtype, count));
+      std::vector<double> block(std::min<int64_t>(count, 4099));
+      for (double &v : block) v = uniform();
+      for (int64_t k = 0; k < count; k++) each[i]->values[(size_t)k] = block[(size_t)(k % (int64_t)block.size())];
+      each[i]->upload();
+      std::vector<double>().swap(each[i]->values);
+    }
+  }
+  ~buffers() {
+    for (array *a : each) delete a;
+  }
+  void *at(int i) const { return each[(size_t)i]->device; }
+};
+
+static void time_attention(const char *name, int64_t batch, int64_t length, int64_t heads, int64_t kv_heads,
+                           int64_t dim, bool back) {
+  buffers q(KAVA_BF16, batch * length * heads * dim), k(KAVA_BF16, batch * length * kv_heads * dim),
+      v(KAVA_BF16, batch * length * kv_heads * dim), o(KAVA_BF16, batch * length * heads * dim),
+      g(KAVA_BF16, batch * length * heads * dim), dq(KAVA_BF16, batch * length * heads * dim),
+      dk(KAVA_BF16, batch * length * kv_heads * dim), dv(KAVA_BF16, batch * length * kv_heads * dim),
+      lse(KAVA_F32, batch * heads * length);
+  kava_attention_args a = {};
+  a.dtype = KAVA_BF16, a.batch = batch, a.length = length, a.heads = heads, a.kv_heads = kv_heads, a.head_dim = dim;
+  a.scale = 1 / sqrt((double)dim);
+  auto at = [&](int i) {
+    a.q = q.at(i), a.k = k.at(i), a.v = v.at(i), a.o = o.at(i), a.lse = lse.at(i), a.grad_o = g.at(i);
+    a.dq = dq.at(i), a.dk = dk.at(i), a.dv = dv.at(i);
+  };
+  double tile = (double)(batch * heads * length * length * dim) / 2; /* a product over the causal half */
+  double rows = (double)(batch * length * heads * dim) * 2, keys = (double)(batch * length * kv_heads * dim) * 2;
+  if (back) { /* five products are needed; this way does seven */
+    for (int i = 0; i < TURNS; i++) at(i), gpu->attention(&a);
+    report((std::string("attention_grad ") + name).c_str(), 4 * rows + 4 * keys, 5 * tile,
+           [&](int i) { at(i), gpu->attention_grad(&a); });
+  } else {
+    report((std::string("attention ") + name).c_str(), 2 * rows + 2 * keys, 2 * tile,
+           [&](int i) { at(i), gpu->attention(&a); });
+  }
+}
+
+void time_kernels(bool tiny) {
+  quick = tiny;
+  int64_t tokens = quick ? 16 : 4096, batch = quick ? 1 : 8, length = quick ? 40 : 512;
+  int64_t big = quick ? 1000 : (int64_t)1 << 28, mlp = quick ? 64 : 8960, width = quick ? 64 : 1536,
+          keys = quick ? 64 : 3072;
+  {
+    buffers x(KAVA_F32, big / 4), y(KAVA_F32, big / 4);
+    double time = milliseconds([&](int i) { gpu->convert(KAVA_F32, x.at(i), KAVA_F32, y.at(i), big / 4); });
+    copy_speed = 2 * (double)big / time * 1e3;
+    if (!quick)
+      printf("ok   a copy of %.0f MiB: %.0f GB/s, reads and writes\n", (double)big / 1048576, copy_speed / 1e9);
+  }
+  {
+    int64_t n = tokens * mlp;
+    buffers gate(KAVA_BF16, n), up(KAVA_BF16, n), y(KAVA_BF16, n), dgate(KAVA_BF16, n), dup(KAVA_BF16, n);
+    report("gated silu, teacher", 6.0 * (double)n, 0,
+           [&](int i) { gpu->gated(KAVA_SILU, KAVA_BF16, gate.at(i), up.at(i), y.at(i), n); });
+    report("gated_grad silu, at the teacher's width", 10.0 * (double)n, 0, [&](int i) {
+      kava_gated_args a = {KAVA_SILU, KAVA_BF16,   n,         gate.at(i), up.at(i),
+                           y.at(i),   dgate.at(i), dup.at(i), false,      false};
+      gpu->gated_grad(&a);
+    });
+    report("accumulate", 6.0 * (double)n, 0, [&](int i) { gpu->accumulate(KAVA_BF16, gate.at(i), y.at(i), n); });
+  }
+  {
+    int64_t n = tokens * width;
+    buffers x(KAVA_BF16, n), y(KAVA_BF16, n), g(KAVA_BF16, n), w(KAVA_BF16, width), dw(KAVA_F32, width);
+    kava_norm_args a = {};
+    a.dtype = KAVA_BF16, a.rows = tokens, a.width = width, a.eps = 1e-6;
+    report("rms norm, teacher", 4.0 * (double)n, 0,
+           [&](int i) { a.x = x.at(i), a.w = w.at(i), a.y = y.at(i), gpu->norm(&a); });
+    report("norm_grad", 6.0 * (double)n, 0, [&](int i) {
+      a.x = x.at(i), a.w = w.at(i), a.grad = g.at(i), a.dx = y.at(i), a.dw = dw.at(i);
+      gpu->norm_grad(&a);
+    });
+  }
+  {
+    int64_t heads = quick ? 2 : 14, dim = 64, n = tokens * heads * dim;
+    buffers x(KAVA_BF16, n), c(KAVA_F32, length * dim / 2);
+    report("rope, student's queries", 4.0 * (double)n, 0, [&](int i) {
+      kava_rope_args a = {KAVA_BF16, tokens, length, heads, dim, dim, x.at(i), c.at(i), c.at(i), x.at(i), false, false};
+      gpu->rope(&a);
+    });
+  }
+  time_attention("teacher 12/2 x 128", batch, length, quick ? 2 : 12, quick ? 1 : 2, 128, false);
+  time_attention("student 14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, false);
+  time_attention("student 14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, true);
+  if (!quick) {
+    time_attention("one row of 16384, 14/2 x 64", 1, 16384, 14, 2, 64, false);
+    time_attention("one row of 16384, 14/2 x 64", 1, 16384, 14, 2, 64, true);
+    time_attention("8 x 4096, 12/2 x 128", 8, 4096, 12, 2, 128, false);
+  }
+  {
+    int64_t n = tokens * keys;
+    buffers s(KAVA_BF16, n), t(KAVA_BF16, n), ds(KAVA_BF16, n), sums(KAVA_F64, 3 * tokens), one(KAVA_F32, 8),
+        metrics(KAVA_F64, 8);
+    kava_pair_loss_args a = {};
+    a.dtype = KAVA_BF16, a.rows = tokens, a.width = keys, a.alpha = 1, a.beta = 0.01, a.eps = 1e-8;
+    auto at = [&](int i) {
+      a.s = s.at(i), a.t = t.at(i), a.sums = (double *)sums.at(i), a.loss = one.at(i), a.grad = one.at(i),
+      a.ds = ds.at(i);
+      a.metrics = (double *)metrics.at(i), a.counted = (double *)metrics.at(i) + 4;
+    };
+    report("mercator", 4.0 * (double)n, 0, [&](int i) { at(i), gpu->mercator(&a); });
+    report("mercator_grad", 6.0 * (double)n, 0, [&](int i) { at(i), gpu->mercator_grad(&a); });
+  }
+  {
+    int64_t rows = quick ? 3 : 512, vocabulary = quick ? 100 : 151936, n = rows * vocabulary;
+    buffers s(KAVA_BF16, n), stats(KAVA_F64, 3 * rows);
+    std::vector<int64_t> ids((size_t)rows, 7);
+    list<int64_t> targets(ids);
+    kava_logits_args a = {};
+    a.dtype = KAVA_BF16, a.rows = rows, a.width = vocabulary, a.temperature = 1, a.ce_scale = 1e-3,
+    a.targets = targets.device;
+    report("logits_rows, cross entropy, in place", 4.0 * (double)n, 0,
+           [&](int i) { a.s = a.ds = s.at(i), a.stats = (double *)stats.at(i), gpu->logits_rows(&a); });
+  }
+  {
+    int64_t rows = quick ? 50 : 151936, wide = quick ? 32 : 896;
+    buffers x(KAVA_BF16, rows * wide), y(KAVA_BF16, tokens * wide);
+    array dx(KAVA_F32, rows * wide);
+    dx.fill(0);
+    std::vector<int64_t> numbers((size_t)tokens);
+    for (int64_t &id : numbers)
+      id = (int64_t)(pow((uniform() + 1) / 2, 3) * (double)(rows - 1)); /* some often, most once */
+    list<int64_t> ids(numbers);
+    kava_gather_args a = {};
+    a.dtype = a.from = KAVA_BF16, a.outer = 1, a.rows = rows, a.inner = wide, a.count = tokens, a.pad = -1,
+    a.ids = ids.device;
+    report("gather", 4.0 * (double)(tokens * wide), 0, [&](int i) { a.x = x.at(i), a.y = y.at(i), gpu->gather(&a); });
+    report("gather_grad", 10.0 * (double)(tokens * wide), 0,
+           [&](int i) { a.grad = y.at(i), a.dx = dx.at(), gpu->gather_grad(&a); });
+  }
+  {
+    int64_t n = quick ? 4096 : 1 << 26;
+    buffers codes(KAVA_F32, n / 8), y(KAVA_BF16, n), scales(KAVA_F32, n / 64);
+    kava_scaling s = {};
+    s.columns = 2048, s.group = 64, s.type = KAVA_F32, s.round = KAVA_F32, s.rows = 1;
+    report("widen nf4 to bf16", 2.5 * (double)n + (double)n / 16, 0, [&](int i) {
+      s.scales = scales.at(i);
+      kava_cuda_widen_matrix(KAVA_NF4, codes.at(i), &s, 0, 0, 2048, n, KAVA_BF16, y.at(i));
+    });
+  }
+  {
+    int64_t n = quick ? 5000 : 1 << 25;
+    buffers p(KAVA_BF16, n), m(KAVA_F32, n), v(KAVA_F32, n), g(KAVA_F32, n), w(KAVA_F32, n);
+    array lr(KAVA_F64, 1), norm(KAVA_F64, 2);
+    lr.fill(1e-5);
+    list<int64_t> step({0});
+    auto spans = [&](int i) {
+      return kava_adamw_span{n,       KAVA_BF16,        KAVA_F32,    p.at(i), m.at(i), v.at(i),
+                             g.at(i), (float *)w.at(i), step.device, 0,       0,       0.01};
+    };
+    report("adamw, f32 states and master", 30.0 * (double)n, 0, [&](int i) {
+      kava_adamw_span span = spans(i);
+      kava_adamw_args a = {&span, 1, (double *)lr.at(), nullptr, 0.9, 0.999, 1e-8};
+      gpu->adamw(&a);
+    });
+    report("gradient_norm", 4.0 * (double)n, 0, [&](int i) {
+      kava_array one = {KAVA_F32, n, g.at(i)};
+      gpu->gradient_norm(&one, 1, 1, (double *)norm.at());
+    });
+  }
+}
+void check_timing() { time_kernels(true); }
