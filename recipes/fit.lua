@@ -129,17 +129,20 @@ end
 local function probe(run, ids, rows, budget, each)
   kava.memory_limit(budget)
   kava.memory_reset_peak()
-  local started = kava.clock()
+  local before, after = nil, kava.clock() -- of the last one: the first has pages to touch
   local ok, problem = xpcall(function()
     local batch = fit.batch(ids, rows)
-    return fit.gradients(run.objective, rows < run.target and { batch, batch } or { batch }, rows, 1, each)
+    return fit.gradients(run.objective, rows < run.target and { batch, batch } or { batch }, rows, 1, function()
+      before, after = after, kava.clock()
+      if each then each() end
+    end)
   end, passing)
-  local seconds, bytes = kava.clock() - started, kava.memory().cpu.peak
+  local bytes = kava.memory().cpu.peak
   run.optimizer:zero_grad()
   collectgarbage()
   collectgarbage()
   if not ok and not fit.out_of_memory(problem) then error(problem, 0) end
-  return { rows = rows, fits = ok, bytes = ok and bytes or nil, seconds = ok and seconds / (rows < run.target and 2 or 1) or nil }
+  return { rows = rows, fits = ok, bytes = ok and bytes or nil, seconds = ok and after - before or nil }
 end
 
 --- Tries what plan (tune.plan) leaves open, with the longest row (ids): forward, backward, the optimizer's state in its place. run:

@@ -107,7 +107,10 @@ describe("fit", function()
 
     -- What it really takes, from runs without a limit.
     local takes = {}
-    for _, probe in ipairs(fit.probes(run, tune.plan(facts, config(1 << 40), models), ids)) do takes[probe.rows] = probe.bytes end
+    for _, probe in ipairs(fit.probes(run, tune.plan(facts, config(1 << 40), models), ids)) do
+      takes[probe.rows] = probe.bytes
+      assert.truthy(probe.seconds > 0 and probe.seconds < 60)
+    end
     assert.truthy(takes[32] > 4 * MIB)
     local function really_fits(rows, bytes) -- a step as training takes it
       kava.memory_limit(bytes)
