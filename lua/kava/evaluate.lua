@@ -184,10 +184,12 @@ local function run(loss, batches, opts)
     -- CE, KL and agreement are wanted whatever the loss's weights are.
     if kava.loss.predicts(batch) then
       local _, heads = kava.loss.apply_head(loss, batch, teacher_out, student_out, 1, wants_logits and 1 or 0)
+      heads = kava.loss.numbers(heads)
       for _, name in ipairs { "ce", "kl", "agreement" } do sums.add(name, heads[name], heads.count) end
       if wants_logits then
         local _, own = kava.loss.head { hidden = teacher_out.hidden, weight = teacher:head(), softcap = teacher.spec.logit_softcap,
           targets = kava.loss.batch_targets(batch) }
+        own = kava.loss.numbers(own)
         sums.add("teacher_ce", own.ce, own.count)
       end
     end

@@ -140,7 +140,7 @@ function loss.aggregated(context, part)
   if project ~= "none" then
     local into = project == "teacher" and "student" or "teacher"
     projector = kava.projector { in_dim = dims[project], out_dim = dims[into], hidden_ratio = kv.hidden_ratio or context.hidden_ratio,
-      dropout = kv.dropout, initialization = kv.initialization }
+      dropout = kv.dropout, initialization = kv.initialization, device = context.student:device() }
   end
   local parameters = {}
   for name, t in pairs(projector and projector:parameters() or {}) do parameters[part .. "." .. name] = t end

@@ -28,6 +28,9 @@ local function convert(t, dtype)
   return t:to { dtype = wanted }
 end
 
+-- A weight where the model computes.
+local function place(t, device) return device and t:to { device = device } or t end
+
 local load_keys = { device = true, dtype = true, quantize = true }
 
 local dtypes = { f64 = true, f32 = true, f16 = true, bf16 = true }
@@ -82,7 +85,7 @@ local function load(path, opts)
       error(("%s: tensor %s is missing"):format(path, name), 0)
     end
     if source.gguf then t = from_gguf(family, t, key, entry, layer) end
-    into[key] = hold(path, name, t, opts, entry, layer)
+    into[key] = place(hold(path, name, t, opts, entry, layer), opts.device)
   end)
   for _, name in ipairs(source.names()) do
     if not used[name] and not name:find "inv_freq$" and not name:find "^rope_f" then
@@ -103,7 +106,10 @@ function model.load(path, opts)
   opts = opts or {}
   if type(path) ~= "string" then error(("model.load: a path expected, got %s"):format(type(path)), 2) end
   check_options(opts, load_keys, "model.load")
-  if opts.device and opts.device ~= "cpu" then error(("model.load: device '%s' is not available; there is: cpu"):format(opts.device), 2) end
+  if opts.device then
+    local there, why, code = kava.device(opts.device)
+    if not there then return nil, why, code end
+  end
   if opts.quantize and not encodings[opts.quantize] then
     error(("model.load: quantize: nf4, nf4-dq, int8 or fp8 expected, got %s"):format(tostring(opts.quantize)), 2)
   end
@@ -118,7 +124,7 @@ end
 -- weights), biases 0.
 function model.create(config, opts)
   opts = opts or {}
-  check_options(opts, { dtype = true, std = true }, "model.create")
+  check_options(opts, { device = true, dtype = true, std = true }, "model.create")
   local family = families.of(config.model_type)
   config = families.complete(family, config)
   local spec, weights = families.spec(family, config), {}
@@ -132,9 +138,11 @@ function model.create(config, opts)
   table.sort(plan, function(a, b) return a.name < b.name end)
   for _, w in ipairs(plan) do
     local small = { dtype = dtype == "f64" and "f64" or "f32" }
-    if #w.shape == 2 then w.into[w.key] = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
-    elseif w.key:find "norm$" then w.into[w.key] = kava.full(w.shape, 1 - (spec.norm_shift or 0), small)
-    else w.into[w.key] = kava.zeros(w.shape, small) end
+    local t -- made on the CPU: the same numbers for every device
+    if #w.shape == 2 then t = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
+    elseif w.key:find "norm$" then t = kava.full(w.shape, 1 - (spec.norm_shift or 0), small)
+    else t = kava.zeros(w.shape, small) end
+    w.into[w.key] = place(t, opts.device)
   end
   return assemble(family, config, spec, weights)
 end
@@ -271,6 +279,9 @@ local function finish_layout(out)
   return out
 end
 
+-- Where its weights are, and where it computes.
+function Model:device() return self.weights.embed.device end
+
 -- The KV layout as a forward pass really gives it, beside what the configuration claims (config_dim = hidden_size); with measure = false
 -- only as the configuration has it.
 function Model:probe(opts)
@@ -278,14 +289,14 @@ function Model:probe(opts)
   check_options(opts, { batch = true, length = true, measure = true }, "probe")
   local batch, length = opts.batch or 1, opts.length or 32
   if opts.measure == false then
-    local out = { layers = #self.spec.layer, per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = "cpu" }
+    local out = { layers = #self.spec.layer, per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = self:device() }
     for _, layer in ipairs(self.spec.layer) do add_layer(out, layer.kv_heads, layer.head_dim, layer.kv_heads * layer.head_dim) end
     return finish_layout(out)
   end
   return kava.no_grad(function()
     local ids = kava.zeros({ batch, length }, { dtype = "i64" })
     local cache = self:forward({ input_ids = ids, logits = false }).kv
-    local out = { layers = cache:layers(), per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = "cpu" }
+    local out = { layers = cache:layers(), per_layer = {}, total_dim = 0, config_dim = self.config.hidden_size, device = self:device() }
     for i = 1, out.layers do
       local keys, values = cache:keys(i), cache:values(i)
       local shape = keys.shape

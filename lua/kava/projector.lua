@@ -8,7 +8,7 @@ Projector.__index = Projector
 Projector.__name = "kava.Projector"
 
 local activations = { silu = "silu", gelu = "gelu" }
-local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, initialization = true, dtype = true }
+local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, initialization = true, dtype = true, device = true }
 
 local function dimension(opts, key)
   local value = math.tointeger(opts[key])
@@ -48,15 +48,17 @@ local function new(_, opts)
     error(("projector: dropout: a number from 0 to below 1 expected, got %s"):format(tostring(dropout)), 2)
   end
   local hidden = math.max(1, math.floor(in_dim * ratio))
-  local zeros = function(n) return kava.zeros({ n }, { dtype = dtype }):requires_grad(true) end
+  -- Drawn on the CPU: the same numbers for every device.
+  local function leaf(t) return t:to({ device = opts.device or "cpu" }):requires_grad(true) end
+  local zeros = function(n) return leaf(kava.zeros({ n }, { dtype = dtype })) end
   local dims = { input = in_dim, hidden = hidden, output = out_dim }
   local self = setmetatable({ dims = dims, dropout = dropout, activation = activation }, Projector)
   self.weights = {
-    ["0.weight"] = kava.ones({ in_dim }, { dtype = dtype }):requires_grad(true),
+    ["0.weight"] = leaf(kava.ones({ in_dim }, { dtype = dtype })),
     ["0.bias"] = zeros(in_dim),
-    ["1.weight"] = init(hidden, in_dim, dtype):requires_grad(true),
+    ["1.weight"] = leaf(init(hidden, in_dim, dtype)),
     ["1.bias"] = zeros(hidden),
-    ["4.weight"] = init(out_dim, hidden, dtype):requires_grad(true),
+    ["4.weight"] = leaf(init(out_dim, hidden, dtype)),
     ["4.bias"] = zeros(out_dim),
   }
   return self

@@ -2,13 +2,23 @@
 #include "bind/l_tensor.h"
 #include "ops/head.h"
 #include "ops/loss.h"
-#include <string.h>
 
 /* The optional table of settings at `arg`; its keys are checked. False when there is none. */
 static bool settings(lua_State *L, int arg, const char *what, const char *const *known) {
   if (lua_isnoneornil(L, arg)) return false;
   kava_l_check_keys(L, arg, what, known);
   return true;
+}
+
+/* Element `index` of the vector in `box` as the field `name` of the table at the top: a number; on a GPU a tensor of no
+ * dimensions, so that nobody waits for it who does not read it. [-0, +0, e] */
+static void set_metric(lua_State *L, kava_tensor *const *box, int index, const char *name) {
+  const kava_tensor *t = *box;
+  if (t->device == KAVA_CPU)
+    lua_pushnumber(L, kava_f64(t)[index]);
+  else
+    kava_l_check(L, kava_tensor_view(t, 0, NULL, NULL, t->offset + index, kava_l_new_tensor_box(L)));
+  lua_setfield(L, -2, name);
 }
 
 static int
@@ -24,14 +34,10 @@ l_mercator(lua_State *L) { /* [-0, +2, e] mercator(student, teacher, {mask, alph
   }
   kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_mercator(student, teacher, mask, alpha, beta, eps, loss, metrics));
-  double cosine = kava_f64(*metrics)[0], magnitude = kava_f64(*metrics)[1];
-  kava_tensor_release(metrics);
-  lua_pop(L, 1);
   lua_createtable(L, 0, 2);
-  lua_pushnumber(L, cosine);
-  lua_setfield(L, -2, "cos_sim");
-  lua_pushnumber(L, magnitude);
-  lua_setfield(L, -2, "mag_loss");
+  set_metric(L, metrics, 0, "cos_sim");
+  set_metric(L, metrics, 1, "mag_loss");
+  lua_remove(L, -2);
   return 2;
 }
 
@@ -112,20 +118,17 @@ static int l_head(
     return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", o.kl_weight);
   kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_head_loss(hs, ws, ht, wt, targets, &o, loss, metrics));
-  double parts[4];
-  memcpy(parts, kava_f64(*metrics), sizeof parts);
-  kava_tensor_release(metrics);
-  lua_pop(L, 1);
   static const char *const names[] = {"ce", "kl", "agreement", "count"};
   lua_createtable(L, 0, 4);
   for (int i = 0; i < 4; i++) {
     if (!ht && (i == 1 || i == 2)) continue;
-    if (i == 3)
-      lua_pushinteger(L, (lua_Integer)parts[i]);
-    else
-      lua_pushnumber(L, parts[i]);
-    lua_setfield(L, -2, names[i]);
+    if (i == 3 && (*metrics)->device == KAVA_CPU) {
+      lua_pushinteger(L, (lua_Integer)kava_f64(*metrics)[i]);
+      lua_setfield(L, -2, names[i]);
+    } else
+      set_metric(L, metrics, i, names[i]);
   }
+  lua_remove(L, -2);
   return 2;
 }
 

@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "tape/tape.h"
+#include "tensor/device.h"
 #include <limits.h>
 #include <pcre2.h>
 #include <pwd.h>
@@ -122,29 +123,80 @@ static int l_variables(lua_State *L) {
   return 1;
 }
 
-/* [-0, +1, m] memory() -> {cpu = {current, peak, cached, blocks, limit}} in bytes */
+static void set_bytes(lua_State *L, const char *name, size_t bytes) {
+  lua_pushinteger(L, (lua_Integer)bytes);
+  lua_setfield(L, -2, name);
+}
+
+/* [-0, +1, m] memory() -> {cpu = {current, peak, cached, blocks, limit}, cuda = {current, peak, reserved, free, total}
+ * where a GPU is in use} in bytes */
 static int l_memory(lua_State *L) {
   kava_memory_stats stats;
   kava_memory_get(&stats);
   lua_createtable(L, 0, 1);
   lua_createtable(L, 0, 5);
-  lua_pushinteger(L, (lua_Integer)stats.current);
-  lua_setfield(L, -2, "current");
-  lua_pushinteger(L, (lua_Integer)stats.peak);
-  lua_setfield(L, -2, "peak");
-  lua_pushinteger(L, (lua_Integer)stats.cached);
-  lua_setfield(L, -2, "cached");
+  set_bytes(L, "current", stats.current);
+  set_bytes(L, "peak", stats.peak);
+  set_bytes(L, "cached", stats.cached);
   lua_pushinteger(L, (lua_Integer)stats.blocks);
   lua_setfield(L, -2, "blocks");
   lua_pushinteger(L, (lua_Integer)stats.limit);
   lua_setfield(L, -2, "limit");
   lua_setfield(L, -2, "cpu");
+  if (kava_device_facts_of(KAVA_CUDA)) {
+    kava_device_stats there;
+    kava_device_memory(KAVA_CUDA, &there);
+    lua_createtable(L, 0, 5);
+    set_bytes(L, "current", there.current);
+    set_bytes(L, "peak", there.peak);
+    set_bytes(L, "reserved", there.reserved);
+    set_bytes(L, "free", there.free);
+    set_bytes(L, "total", there.total);
+    lua_setfield(L, -2, "cuda");
+  }
   return 1;
 }
 
 static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
   (void)L;
   kava_memory_reset_peak();
+  kava_device_reset_peak(KAVA_CUDA);
+  return 0;
+}
+
+static kava_device check_device(lua_State *L, int arg) {
+  kava_device device;
+  if (!kava_device_parse(luaL_checkstring(L, arg), &device))
+    luaL_argerror(L, arg, lua_pushfstring(L, "cpu or cuda expected, got '%s'", lua_tostring(L, arg)));
+  return device;
+}
+
+/* [-0, +1|3, e] device(name) -> {name, …} | nil, message, code: what computes there; it is opened by that */
+static int l_device(lua_State *L) {
+  kava_device device = check_device(L, 1);
+  kava_status st = kava_device_open(device);
+  if (st != KAVA_OK) return kava_l_fail(L, st);
+  const kava_device_facts *facts = kava_device_facts_of(device);
+  lua_createtable(L, 0, 6);
+  lua_pushstring(L, facts ? facts->name : kava_kernels_isa());
+  lua_setfield(L, -2, "name");
+  if (!facts) return 1;
+  lua_pushfstring(L, "%d.%d", facts->major, facts->minor);
+  lua_setfield(L, -2, "capability");
+  lua_pushfstring(L, "%d.%d", facts->driver / 1000, facts->driver % 1000 / 10);
+  lua_setfield(L, -2, "driver");
+  lua_pushfstring(L, "%d.%d", facts->runtime / 1000, facts->runtime % 1000 / 10);
+  lua_setfield(L, -2, "runtime");
+  set_bytes(L, "memory", facts->memory);
+  lua_pushinteger(L, facts->processors);
+  lua_setfield(L, -2, "processors");
+  return 1;
+}
+
+static int l_wait(lua_State *L) { /* [-0, +0, e] wait(device): until all that it was given is done */
+  kava_device device = check_device(L, 1);
+  kava_l_check(L, kava_device_open(device));
+  kava_l_check(L, kava_device_wait(device));
   return 0;
 }
 
@@ -216,6 +268,8 @@ void kava_l_open_system(lua_State *L) {
                                        {"variables", l_variables},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
+                                       {"device", l_device},
+                                       {"wait", l_wait},
                                        {"memory_limit", l_memory_limit},
                                        {"memory_fail_after", l_memory_fail_after},
                                        {"live", l_live},

@@ -110,12 +110,12 @@ kava_status kava_writer_pad(kava_writer *w, size_t alignment) {
 }
 
 /* Element by element: the buffer gathers them. */
-static kava_status put_strided(kava_writer *w, const kava_tensor *t) {
+static kava_status put_strided(kava_writer *w, const kava_tensor *t, const char *data) {
   size_t bytes = (size_t)kava_dtype_block_bytes(t->dtype);
   int last = t->dims - 1;
   int64_t at[KAVA_MAX_DIMS] = {0}, step = t->stride[last] * (int64_t)bytes;
   for (bool more = true; more;) {
-    const char *from = kava_tensor_data(t);
+    const char *from = data;
     for (int d = 0; d < last; d++) from += at[d] * t->stride[d] * (int64_t)bytes;
     for (int64_t i = 0; i < t->shape[last]; i++) {
       kava_status st = kava_writer_put(w, from + i * step, bytes);
@@ -128,11 +128,26 @@ static kava_status put_strided(kava_writer *w, const kava_tensor *t) {
   return KAVA_OK;
 }
 
+/* By way of the host: the elements, or where they lie apart the storage that they lie in. */
+static kava_status put_from_device(kava_writer *w, const kava_tensor *t, size_t bytes) {
+  bool whole = kava_tensor_is_contiguous(t);
+  const char *start = t->storage->data, *from = kava_tensor_data(t);
+  size_t size = whole ? bytes : t->storage->bytes;
+  char *here = kava_alloc(size);
+  if (!here) return KAVA_MEMORY;
+  kava_status st = kava_device_copy(KAVA_CPU, here, t->device, whole ? from : start, size);
+  if (st == KAVA_OK) st = whole ? kava_writer_put(w, here, size) : put_strided(w, t, here + (from - start));
+  kava_free(here);
+  return st;
+}
+
 kava_status kava_writer_tensor(kava_writer *w, const kava_tensor *t) {
   size_t bytes;
   kava_status st = kava_tensor_bytes_of(t, &bytes);
   if (st != KAVA_OK || bytes == 0) return st;
-  return kava_tensor_is_contiguous(t) ? kava_writer_put(w, kava_tensor_data(t), bytes) : put_strided(w, t);
+  if (t->device != KAVA_CPU) return put_from_device(w, t, bytes);
+  const char *data = kava_tensor_data(t);
+  return kava_tensor_is_contiguous(t) ? kava_writer_put(w, data, bytes) : put_strided(w, t, data);
 }
 
 kava_status kava_writer_commit(kava_writer *w) {

@@ -18,7 +18,7 @@ kava_status kava_writer_put(kava_writer *w, const void *data, size_t size);
 kava_status kava_writer_patch(kava_writer *w, uint64_t at, const void *data, size_t size); /* over bytes already put */
 kava_status kava_writer_pad(kava_writer *w, size_t alignment); /* zero bytes up to a multiple of it, at most 4096 */
 kava_status kava_writer_tensor(kava_writer *w,
-                               const kava_tensor *t); /* its elements, row-major, whatever its strides */
+                               const kava_tensor *t); /* its elements, row-major, whatever its strides and device */
 kava_status
 kava_writer_commit(kava_writer *w);     /* afterwards, and after a failure, w is empty: nothing is left to close */
 void kava_writer_abort(kava_writer *w); /* removes the temporary file; harmless on an empty or committed writer */

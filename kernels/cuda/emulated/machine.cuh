@@ -9,6 +9,8 @@
 
 cudaStream_t kava_cuda_stream(void);
 
+/* Every block is an allocation, with guards of its own. */
+#define KAVA_MEMORY_CHUNK ((size_t)0)
 #define KAVA_SHARED(type, name, count)                                                                                 \
   static const char name##_key = 0;                                                                                    \
   type *const name = static_cast<type *>(kava_emulated::static_shared(&name##_key, sizeof(type) * (count)))

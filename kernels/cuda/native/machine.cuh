@@ -10,6 +10,9 @@
 cudaStream_t kava_cuda_stream(void);
 void kava_cuda_failed(const char *name, cudaError_t error);
 
+/* Memory is reserved this much at a time, and cut up. */
+#define KAVA_MEMORY_CHUNK ((size_t)128 << 20)
+
 /* An array in shared memory whose size is known; what is not comes from kava_dynamic_shared. */
 #define KAVA_SHARED(type, name, count) __shared__ type name[count]
 static __device__ __forceinline__ void *kava_dynamic_shared() {

@@ -1,0 +1,259 @@
+/* kernels/cuda/module.cu: what the program finds when it opens the module (kernels/device.h): whether there is a GPU that
+ * these kernels run on, memory, copies, and recordings. */
+#include "kernels/cuda/cuda.cuh"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+extern "C" {
+#include "kernels/device.h"
+const char *kava_cuda_lacking(kava_dtype *dtype); /* stream.cu */
+}
+
+/* ---- failures ---- */
+
+static kava_status failure(char *message, size_t size) {
+  kava_dtype dtype;
+  cudaError_t error;
+  const char *kernel = kava_cuda_lacking(&dtype);
+  if (kernel) {
+    snprintf(message, size, "%s has no code for %s", kernel, kava_dtype_name(dtype));
+    return KAVA_UNSUPPORTED;
+  }
+  kernel = kava_cuda_failure(&error);
+  if (!kernel) return KAVA_OK;
+  snprintf(message, size, "%s: %s (%s)", kernel, cudaGetErrorString(error), cudaGetErrorName(error));
+  return error == cudaErrorMemoryAllocation ? KAVA_MEMORY : KAVA_IO;
+}
+
+/* Keeps a failure for whoever asks. */
+static kava_status done(const char *what, cudaError_t error) {
+  if (error == cudaSuccess) return KAVA_OK;
+  cudaGetLastError(); /* is kept here: the next call is not to see it again */
+  kava_cuda_failed(what, error);
+  return error == cudaErrorMemoryAllocation ? KAVA_MEMORY : KAVA_IO;
+}
+
+/* ---- memory ---- */
+
+static kava_status reserve(size_t bytes, void **out) {
+  char *memory;
+  cudaError_t error = cudaMalloc(&memory, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return KAVA_MEMORY;
+  }
+  if (error == cudaSuccess) *out = memory;
+  return done("memory", error);
+}
+
+static void give_back(void *memory, size_t) { done("freeing memory", cudaFree(memory)); }
+
+static void memory_now(size_t *free, size_t *total) {
+  if (done("memory", cudaMemGetInfo(free, total)) != KAVA_OK) *free = *total = 0;
+}
+
+/* ---- recordings ---- */
+
+/* What was uploaded while recording lies in host memory that the graph reads at every launch. */
+typedef struct constant {
+  struct constant *next;
+  void *data;
+} constant;
+struct kava_graph {
+  cudaGraphExec_t exec;
+  constant *constants;
+};
+static kava_graph *recorded;
+
+static void release(kava_graph *graph) {
+  if (!graph) return;
+  if (graph->exec) done("a recording", cudaGraphExecDestroy(graph->exec));
+  for (constant *c = graph->constants, *next; c; c = next) {
+    next = c->next;
+    cudaFreeHost(c->data);
+    free(c);
+  }
+  free(graph);
+}
+
+static kava_status record_begin(void) {
+  recorded = (kava_graph *)calloc(1, sizeof *recorded);
+  if (!recorded) return KAVA_MEMORY;
+  /* relaxed: memory is reserved on the way */
+  kava_status st = done("recording", cudaStreamBeginCapture(kava_cuda_stream(), cudaStreamCaptureModeRelaxed));
+  if (st != KAVA_OK) {
+    free(recorded);
+    recorded = NULL;
+  }
+  return st;
+}
+
+static kava_status record_end(bool keep, kava_graph **out) {
+  cudaGraph_t graph = NULL;
+  kava_graph *made = recorded;
+  recorded = NULL;
+  kava_status st = done("recording", cudaStreamEndCapture(kava_cuda_stream(), &graph));
+  if (st == KAVA_OK && keep) st = done("a recording", cudaGraphInstantiate(&made->exec, graph, 0));
+  if (graph) cudaGraphDestroy(graph);
+  if (st == KAVA_OK && keep)
+    *out = made;
+  else
+    release(made);
+  return st;
+}
+
+static kava_status replay(kava_graph *graph) {
+  return done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
+}
+
+/* ---- copies ---- */
+
+static kava_status upload_recorded(void *to, const void *from, size_t bytes) {
+  constant *c = (constant *)calloc(1, sizeof *c);
+  if (!c) return KAVA_MEMORY;
+  kava_status st = done("upload", cudaMallocHost(&c->data, bytes));
+  if (st != KAVA_OK) {
+    free(c);
+    return st;
+  }
+  memcpy(c->data, from, bytes);
+  c->next = recorded->constants;
+  recorded->constants = c;
+  return done("upload", cudaMemcpyAsync(to, c->data, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
+}
+
+/* Small uploads go through pinned memory, so that nobody waits: two halves, filled in turn; a half is filled again when
+ * the copies out of it are done. */
+#define HALF ((size_t)1 << 20)
+static struct {
+  char *memory;
+  cudaEvent_t done[2];
+  size_t used;
+  int half;
+} ring;
+
+static kava_status ring_room(size_t bytes, char **out) {
+  kava_status st = KAVA_OK;
+  if (!ring.memory) {
+    void *memory = NULL;
+    st = done("pinned memory", cudaMallocHost(&memory, 2 * HALF));
+    for (int i = 0; i < 2 && st == KAVA_OK; i++)
+      st = done("upload", cudaEventCreateWithFlags(&ring.done[i], cudaEventDisableTiming));
+    if (st != KAVA_OK) return st;
+    ring.memory = (char *)memory;
+  }
+  size_t room = (bytes + 255) / 256 * 256;
+  if (ring.used + room > HALF) {
+    st = done("upload", cudaEventRecord(ring.done[ring.half], kava_cuda_stream()));
+    ring.half = !ring.half;
+    ring.used = 0;
+    if (st == KAVA_OK) st = done("upload", cudaEventSynchronize(ring.done[ring.half])); /* done if never recorded */
+    if (st != KAVA_OK) return st;
+  }
+  *out = ring.memory + (size_t)ring.half * HALF + ring.used;
+  ring.used += room;
+  return KAVA_OK;
+}
+
+static kava_status upload(void *to, const void *from, size_t bytes) {
+  if (recorded) return upload_recorded(to, from, bytes);
+  if (bytes <= HALF / 4) {
+    char *pinned;
+    kava_status st = ring_room(bytes, &pinned);
+    if (st != KAVA_OK) return st;
+    memcpy(pinned, from, bytes);
+    from = pinned;
+  } /* else the driver has copied what it needs of pageable memory when it returns */
+  return done("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
+}
+
+static kava_status wait_all(void) { return done("waiting for the GPU", cudaStreamSynchronize(kava_cuda_stream())); }
+
+static kava_status download(void *to, const void *from, size_t bytes) {
+  if (recorded) return KAVA_MISUSE;
+  kava_status st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+  return st == KAVA_OK ? wait_all() : st;
+}
+
+static kava_status copy(void *to, const void *from, size_t bytes) {
+  return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, kava_cuda_stream()));
+}
+
+static kava_status clear(void *to, size_t bytes) {
+  return done("clear", cudaMemsetAsync(to, 0, bytes, kava_cuda_stream()));
+}
+
+/* ---- opening ---- */
+
+static char reason[256];
+
+static const char *problem(kava_device_facts *facts) {
+  int count = 0, driver = 0, runtime = 0;
+  cudaDeviceProp prop;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  cudaError_t error = cudaGetDeviceCount(&count);
+  if (driver == 0) return "there is no NVIDIA driver";
+  if (error == cudaErrorInsufficientDriver) {
+    snprintf(reason, sizeof reason, "the driver is for CUDA %d.%d, this build needs %d.%d", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return reason;
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    const char *mask = getenv("CUDA_VISIBLE_DEVICES");
+    snprintf(reason, sizeof reason, "there is no GPU%s%s", mask ? " that CUDA_VISIBLE_DEVICES shows: " : "",
+             mask ? mask : "");
+    return reason;
+  }
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&prop, 0);
+  if (error == cudaSuccess) error = cudaSetDevice(0);
+  size_t free, total;
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total); /* makes the context: a busy GPU says no here */
+  if (error != cudaSuccess) {
+    snprintf(reason, sizeof reason, "the GPU cannot be used: %s (%s)", cudaGetErrorString(error),
+             cudaGetErrorName(error));
+    return reason;
+  }
+  if (prop.major < 8) {
+    snprintf(reason, sizeof reason, "%.100s has compute capability %d.%d; 8.0 or more expected", prop.name, prop.major,
+             prop.minor);
+    return reason;
+  }
+  snprintf(facts->name, sizeof facts->name, "%.95s", prop.name);
+  facts->major = prop.major;
+  facts->minor = prop.minor;
+  facts->processors = prop.multiProcessorCount;
+  facts->driver = driver;
+  facts->runtime = runtime;
+  facts->memory = prop.totalGlobalMem;
+  return NULL;
+}
+
+extern "C" const kava_device_table *kava_cuda_open(const char **why) {
+  static kava_device_table table;
+  if (table.abi) return &table;
+  kava_device_facts facts = {};
+  *why = problem(&facts);
+  if (*why) {
+    cudaGetLastError();
+    return NULL;
+  }
+  table.kernels = *kava_cuda_kernels();
+  table.facts = facts;
+  table.chunk = KAVA_MEMORY_CHUNK;
+  table.reserve = reserve;
+  table.give_back = give_back;
+  table.memory = memory_now;
+  table.upload = upload;
+  table.download = download;
+  table.copy = copy;
+  table.clear = clear;
+  table.wait = wait_all;
+  table.failure = failure;
+  table.record_begin = record_begin;
+  table.record_end = record_end;
+  table.replay = replay;
+  table.graph_release = release;
+  table.abi = KAVA_DEVICE_ABI;
+  return &table;
+}
