@@ -201,12 +201,16 @@ typedef struct kava_rows_args {
 } kava_rows_args;
 
 /* A loss over such pairs, a mean over the n = *counted rows that count; its scalar and the gradient of that are wide.
- * mercator (KAVA's loss; what it is: ops/loss.h):
- *   sums [rows, 3] as row_dots has them; with c = s.t / (max(|s|, 1e-12) max(|t|, 1e-12)), g = log(|s| + eps) - log(|t|
- *   + eps):  metrics[0] = mean of c, metrics[1] = mean of g^2,  loss = alpha (1 - metrics[0]) + beta metrics[1] (beta
- * 0: without the second, whatever it is) distance: sums [rows] as row_distance has them; loss = metrics[0] = mean of
- * sums[r] / width, or with `relative` of sums[r] / (|t|^2 + 1e-12), where dots [rows, 3] gets what row_dots gives. The
- * gradients read what the losses wrote, and give each side that is not NULL its rows, times *grad. */
+ *
+ * mercator: sums [rows, 3] as row_dots has them. With c = s.t / (max(|s|, 1e-12) max(|t|, 1e-12)) and g = log(|s| +
+ * eps)
+ * - log(|t| + eps), metrics[0] is the mean of c, metrics[1] the mean of g^2, and loss = alpha (1 - metrics[0]) + beta
+ * metrics[1]; beta 0: without the second, whatever it is.
+ *
+ * distance: sums [rows] as row_distance has them; loss = metrics[0] = the mean of sums[r] / width, or with `relative`
+ * of sums[r] / (|t|^2 + 1e-12), where dots [rows, 3] gets what row_dots gives.
+ *
+ * The gradients read what the losses wrote, and give each side that is not NULL its rows, times *grad. */
 typedef struct kava_pair_loss_args {
   kava_dtype dtype;
   int64_t rows, width;

@@ -8,7 +8,8 @@ Projector.__index = Projector
 Projector.__name = "kava.Projector"
 
 local activations = { silu = "silu", gelu = "gelu" }
-local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, initialization = true, dtype = true, device = true }
+local known = { in_dim = true, out_dim = true, hidden_ratio = true, dropout = true, activation = true, initialization = true, dtype = true,
+  device = true }
 
 local function dimension(opts, key)
   local value = math.tointeger(opts[key])

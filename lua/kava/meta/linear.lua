@@ -17,6 +17,7 @@ function kava.linear(x, w, bias) end
 ---@field k kava.Tensor [B, T, Hkv, D], H a multiple of Hkv: head h reads key head h // (H / Hkv)
 ---@field v kava.Tensor? [B, T, Hkv, D]; attention only, and needed there
 ---@field start kava.Tensor? integers [B, T]: the first position (from 0) that each query sees; nil: 0. Beyond the query: it sees nothing, and yields 0
+---@field window integer? a query sees the last so many keys at most, itself included; 0: all
 ---@field scale number? of the scores, 1/sqrt(D)
 ---@field softcap number? c: a scaled score s becomes c * tanh(s / c) (Gemma 2); 0: it does not
 

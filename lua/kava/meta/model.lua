@@ -72,6 +72,10 @@ function Model:forward(opts) end
 ---@return kava.Tensor [B, T, T]
 function Model:attention_map(out, i) end
 
+---Where its weights are and it computes. What forward is given may lie anywhere, keys and logits come out there.
+---@return "cpu"|"cuda"
+function Model:device() end
+
 ---The KV layout that a forward pass really gives, beside config_dim, the hidden size that config.json claims. measure = false: no pass is
 ---run, the layout is what the configuration says (without a dtype).
 ---@param opts? {batch?: integer, length?: integer, measure?: boolean}
@@ -117,11 +121,11 @@ function Model:save(path, opts) end
 ---@class kava.model
 local model = {}
 
----path: a Hugging Face directory or a GGUF file. nil, message, code when it cannot be read.
+---path: a Hugging Face directory or a GGUF file. device: where its weights lie and it computes. nil, message, code when it cannot be read.
 ---@param path string
 ---dtype: what to hold floats in (nil: as stored; quantised weights are then dequantised). quantize: the layers' matrices of a float
 ---model in codes, made one by one: the memory it takes is that of the codes and one weight (kava.quant.encode says how they round).
----@param opts? {device?: "cpu", dtype?: "f32"|"f16"|"bf16"|"f64", quantize?: "nf4"|"nf4-dq"|"int8"|"fp8"}
+---@param opts? {device?: "cpu"|"cuda", dtype?: "f32"|"f16"|"bf16"|"f64", quantize?: "nf4"|"nf4-dq"|"int8"|"fp8"}
 ---@return kava.Model|nil, string?, string?
 function model.load(path, opts) end
 
@@ -134,7 +138,7 @@ function model.derive(teacher, opts) end
 
 ---A fresh model: matrices N(0, std), norms 1, biases 0.
 ---@param config table as config.json has it; model_type chooses the family
----@param opts? {dtype?: string, std?: number}
+---@param opts? {device?: "cpu"|"cuda", dtype?: string, std?: number} the same numbers on every device
 ---@return kava.Model
 function model.create(config, opts) end
 
@@ -173,6 +177,6 @@ function kava.norm_linear(x, gamma, beta, w, b, eps) end
 ---LayerNorm -> Linear -> SiLU -> Dropout -> Linear. Callable: x [..., in_dim] -> [..., out_dim].
 ---@class kava.Projector
 ---@field dims {input: integer, hidden: integer, output: integer}
----@param opts {in_dim: integer, out_dim: integer, hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", initialization?: "xavier_uniform"|"xavier_normal"|"kaiming_uniform", dtype?: string}
+---@param opts {in_dim: integer, out_dim: integer, device?: "cpu"|"cuda", hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", initialization?: "xavier_uniform"|"xavier_normal"|"kaiming_uniform", dtype?: string}
 ---@return kava.Projector
 function kava.projector(opts) end

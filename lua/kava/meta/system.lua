@@ -70,8 +70,35 @@ function kava.bounded(f, limits) end
 ---@field blocks integer live blocks
 ---@field limit integer what may be handed out together; 0: no limit
 
----@return { cpu: kava.MemoryStats }
+---@class kava.DeviceMemoryStats
+---@field current integer bytes in tensors
+---@field peak integer the same, at most since the start or memory_reset_peak
+---@field reserved integer bytes taken from the device, in which tensors lie
+---@field free integer bytes, as the device says
+---@field total integer
+
+---@return { cpu: kava.MemoryStats, cuda: kava.DeviceMemoryStats? } cuda: where a GPU is in use
 function kava.memory() end
+
+---@class kava.DeviceFacts
+---@field name string "NVIDIA H100 80GB HBM3"; "emulated"; of the CPU the kernels' instruction set
+---@field capability string? "9.0"
+---@field driver string? the CUDA version that it is for
+---@field runtime string? the CUDA version of this build
+---@field memory integer? bytes
+---@field processors integer?
+
+--- What computes on a device, which is made ready by this; nil, message, code ("unsupported") where it is not here. The GPU is the
+--- first that CUDA_VISIBLE_DEVICES shows. KAVA_CUDA in the environment: "off": none; "emulated": acted by the CPU, for tests.
+---@param name "cpu"|"cuda"
+---@return kava.DeviceFacts|nil
+---@return string? message
+---@return string? code
+function kava.device(name) end
+
+--- Until the device has done all that it was given. Reading a value waits by itself.
+---@param name "cpu"|"cuda"
+function kava.wait(name) end
 
 function kava.memory_reset_peak() end
 

@@ -13,7 +13,7 @@
 
 ---@class kava.TensorOptions
 ---@field dtype kava.Dtype? default "f32"
----@field device string? default "cpu", the one there is
+---@field device "cpu"|"cuda"|nil default "cpu"; kava.device says whether there is a GPU
 ---@field requires_grad boolean? float types only
 ---@field shape integer[]? kava.tensor: the shape of a flat list of values
 
@@ -118,7 +118,7 @@ function Tensor:totable() end
 
 --- The tensor in another type (or itself, when it is that already). Floats to integers truncate and saturate, NaN gives 0.
 --- Quantised types are dequantised. The gradient passes between float types.
----@param options { dtype: kava.Dtype?, device: string? }
+---@param options { dtype: kava.Dtype?, device: "cpu"|"cuda"|nil } on another device: a copy; the gradient goes back
 ---@return kava.Tensor
 function Tensor:to(options) end
 
