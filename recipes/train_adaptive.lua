@@ -503,17 +503,17 @@ local function tuned(run, facts, models, checkpoint)
   kava.matmul_precision(decisions.precision)
   local limit, why_limit = tune.limit(facts, c)
   kava.memory_limit(limit)
-  local short -- of time
+  local took, short -- seconds; a warning
   if tune.probing(c) and not checkpoint then
     local started, plan = kava.clock(), tune.plan(facts, c, models)
     local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch }, plan,
       fit.longest_row(run.data.train, c.data.mode, c.data.max_length), function() leave_if_asked(run) end)
     decisions = tune.decide(facts, c, models, probes)
     if not decisions.batch_size then
-      cli.fail(("not even one row fits: %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=bf16, fewer "
-        .. "or smaller student layers"):format(decisions.why.batch_size, plan.why_budget))
+      cli.fail(("%s: tried with %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=bf16, fewer or "
+        .. "smaller student layers"):format(decisions.why.batch_size, decisions.tried, plan.why_budget))
     end
-    decisions.why.batch_size = ("%s, %.1f s"):format(decisions.why.batch_size, kava.clock() - started)
+    took = kava.clock() - started
     short = tune.short_of_time(facts, c, models, probes)
   elseif not decisions.batch_size then
     cli.fail(decisions.why.batch_size, cli.exit.usage)
@@ -523,6 +523,7 @@ local function tuned(run, facts, models, checkpoint)
   run.decided = { batch_size = run.batch_size, accumulate = run.accumulate, target_batch = run.target, rows = run.rows,
     precision = decisions.precision }
   stage("tune", ("micro-batch %d, %d of them a step"):format(run.rows, math.ceil(run.target / run.rows)), decisions.why.batch_size)
+  if took then stage("", ("tried with %s"):format(decisions.tried), ("%.1f s"):format(took)) end
   stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
   if limit > 0 then stage("", ("at most %s of memory"):format(bytes(limit)), why_limit) end
   if short then stage("", "warning: " .. short) end
@@ -535,6 +536,7 @@ local function decided_text(decisions)
   for _, name in ipairs { "device", "precision", "threads", "workers", "batch_size", "accumulate", "target_batch" } do
     lines[#lines + 1] = ("--   %-40s -- %s"):format(("%s = %s"):format(name, decisions[name]), decisions.why[name] or "")
   end
+  if decisions.tried then lines[#lines + 1] = "--   tried with " .. decisions.tried end
   return table.concat(lines, "\n") .. "\n"
 end
 

@@ -147,18 +147,15 @@ function tune.next_probe(plan, probes)
   return plan.rows[math.max(low + 1, math.min(high - 1, guess))]
 end
 
--- The micro-batch that probes have found -> rows | nil: not even one row fits, why
+-- The micro-batch that probes have found -> rows | nil: not even one row fits, why, what was tried in words
 local function found(plan, probes)
   local low, high = bounds(plan, probes)
-  local n = plan.rows[low]
-  local tried = {}
-  for _, probe in ipairs(probes) do
-    tried[#tried + 1] = ("%d %s"):format(probe.rows, probe.fits and tune.size(probe.bytes) or "too many")
+  local n, tried = plan.rows[low], {}
+  for i, probe in ipairs(probes) do
+    tried[i] = ("%d %s"):format(probe.rows, probe.fits and "took " .. tune.size(probe.bytes) or "did not fit")
   end
-  local shown = ("tried with rows of %d tokens: %s of %s"):format(plan.tokens, table.concat(tried, ", "), tune.size(plan.budget))
-  if not n then return nil, shown end
-  if high > #plan.rows then return n, ("%s; %s"):format(plan.why_top, shown) end
-  return n, "the most that fits: " .. shown
+  return n, not n and "not even one row fits" or high > #plan.rows and plan.why_top or "the most that fits into memory",
+    ("rows of %d tokens in %s: %s"):format(plan.tokens, tune.size(plan.budget), table.concat(tried, ", "))
 end
 
 -- As found, without probes.
@@ -209,7 +206,7 @@ function tune.workers(facts, config)
 end
 
 --- facts, config, models, probes -> decisions with decisions.why; batch_size is nil where probes say that not even one row fits, or the
---- config that it is not to be decided.
+--- config that it is not to be decided. tried: what the probes were, in words.
 --- models (nil: there is none to be tried): fixed_bytes (weights, optimizer), row_tokens (the longest row), typical_tokens (a mean row),
 --- student = { layers, hidden, intermediate, kv_dim }, mapped_bytes (files that stay mapped, or nil). probes: as tune.next_probe.
 function tune.decide(facts, config, models, probes)
@@ -225,8 +222,9 @@ function tune.decide(facts, config, models, probes)
     decide("threads", config.threads > 0 and config.threads or facts.cpus, config.threads > 0 and "threads as given" or facts.why.cpus)
   end
   decide("workers", tune.workers(facts, config), "tokenising threads: as many as CPUs, at most 8")
-  decide("batch_size", micro_batch(facts, config, models, probes))
-  local n = decisions.batch_size
+  local n, why, tried = micro_batch(facts, config, models, probes)
+  decide("batch_size", n, why)
+  decisions.tried = tried
   if not n then return decisions end
   local rule = config.training.gradient_accumulation
   if rule.auto_compute then

@@ -23,9 +23,9 @@ for kind in ulimit cgroup; do
     if [ $kind = cgroup ]; then
       echo $((mib << 20)) >"$group/memory.limit_in_bytes"
     fi
-    line=$(run $kind "$mib" | grep -o 'tune .*') # one run for its choice
-    chosen=$(sed -E 's/^tune +micro-batch ([0-9]+),.*/\1/' <<<"$line")
-    probes=$(grep -oE '[0-9]+ ([0-9.]+ [MG]iB|too many)' <<<"${line##*tokens: }" | wc -l)
+    text=$(run $kind "$mib") # one run for its choice
+    chosen=$(sed -nE 's/^tune +micro-batch ([0-9]+),.*/\1/p' <<<"$text")
+    probes=$(grep -E '^ +tried with' <<<"$text" | grep -oE '[0-9]+ (took|did)' | wc -l)
     most=none
     for rows in 1 2 4 8 16 32; do
       text=$(run $kind "$mib" batch_size=$rows) && ! grep -q 'out of memory' <<<"$text" && most=$rows

@@ -186,11 +186,11 @@ describe("train_adaptive", function()
       -- From what a step takes with all 16 rows, a limit between that of 4 rows and that of 8.
       local function tuned(arguments)
         local code, out, err = train("batch_size=auto steps=2 schedule.name=constant eval.every=0 resume=none " .. arguments)
-        return code, out, err, out:match "tried with rows of 32 tokens: ([^\n]*) of "
+        return code, out, err, out:match "tried with rows of 32 tokens in [%d.]+ %a+: ([^\n]*)  %("
       end
       local _, out, err, tried = tuned("output=" .. dir .. "/free")
       assert.truthy(out:find("micro-batch 16, 1 of them a step", 1, true), out .. err)
-      local most = tonumber(tried:match "^16 ([%d.]+) MiB$")
+      local most = tonumber(tried:match "^16 took ([%d.]+) MiB$")
       assert.truthy(most, tried)
       for _, share in ipairs { 0.7, 0.45 } do
         local limit = ("memory_limit=%.6f"):format(share * most / 1024)
@@ -199,7 +199,7 @@ describe("train_adaptive", function()
         assert.equal(0, code, err)
         local chosen = tonumber(out:match "micro%-batch (%d+),")
         assert.truthy(chosen < 16, out)
-        assert.truthy(out:find("the most that fits: tried", 1, true), out)
+        assert.truthy(out:find("the most that fits into memory", 1, true), out)
         assert.falsy(out:find("out of memory", 1, true), out)
         assert.truthy(helper.read(dir .. "/tuned/config.lua"):find(("--   batch_size = %d "):format(chosen), 1, true))
         -- what was chosen is within one step of the most: with four times as many rows memory runs out
@@ -210,7 +210,7 @@ describe("train_adaptive", function()
       local code
       code, _, err = tuned("memory_limit=0.0001 output=" .. dir .. "/tight")
       assert.equal(1, code)
-      assert.matches("not even one row fits: tried with rows of 32 tokens: .*1 too many of 0.1 MiB %(memory_limit=0.0001%)", err)
+      assert.matches("not even one row fits: tried with rows of 32 tokens in 0.1 MiB: .*1 did not fit %(memory_limit=0.0001%)", err)
       assert.truthy(require("kava").fs.list(dir .. "/tight/checkpoints")[1] == nil)
     end)
   end)
