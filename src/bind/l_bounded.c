@@ -32,6 +32,8 @@ static void hook(lua_State *L, lua_Debug *where) {
   b->left -= EVERY;
   const char *what = b->left < 0 ? "executed too many instructions" : clock() > b->until ? "took too long" : NULL;
   if (!what) return;
+  lua_sethook(L, hook, LUA_MASKCOUNT,
+              1); /* every instruction fails from now on: who catches this error gets no further */
   lua_getinfo(L, "Sl", where);
   lua_pushfstring(L, "%s:%d: %s: this is data, not a program", where->short_src, where->currentline, what);
   lua_error(L);
