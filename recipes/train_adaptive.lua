@@ -588,7 +588,8 @@ local function train(c, _, resolved)
   local places = choose_folders(c, facts, resolved)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
   run.output = c.output ~= "auto" and c.output or places.output .. "/" .. name
-  stage("paths", ("models %s, data %s, cache %s, output %s"):format(places.models, places.data, places.cache, run.output))
+  stage("paths", "output " .. run.output, c.output ~= "auto" and resolved.from.output or places.why.output)
+  for _, kind in ipairs { "models", "data", "cache" } do stage("", ("%s %s"):format(kind, places[kind]), places.why[kind]) end
   local made, reason = kava.fs.mkdir(run.output)
   if not made then cli.fail(("output: the folder cannot be made: %s"):format(reason)) end
   local job_name, start = env.job(facts)
