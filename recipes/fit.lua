@@ -127,7 +127,7 @@ end
 
 -- Two micro-batches in a row, as a step computes them: what the first leaves to the garbage collector stands beside the second.
 local function probe(run, ids, rows, budget, each)
-  kava.memory_limit(budget)
+  kava.memory_limit(budget, run.device)
   kava.memory_reset_peak()
   local before, after = nil, kava.clock() -- of the last one: the first has pages to touch
   local ok, problem = xpcall(function()
@@ -137,7 +137,7 @@ local function probe(run, ids, rows, budget, each)
       if each then each() end
     end)
   end, passing)
-  local bytes = kava.memory().cpu.peak
+  local bytes = kava.memory()[run.device].peak
   run.optimizer:zero_grad()
   collectgarbage()
   collectgarbage()
@@ -146,11 +146,11 @@ local function probe(run, ids, rows, budget, each)
 end
 
 --- Tries what plan (tune.plan) leaves open, with the longest row (ids): forward, backward, the optimizer's state in its place. run:
---- objective, optimizer, target (rows a step). each(): called after each micro-batch, may raise. Weights, random numbers and gradients
---- are afterwards as they were. -> probes for tune.decide, each with the seconds a micro-batch took
+--- objective, optimizer, target (rows a step), device. each(): called after each micro-batch, may raise. Weights, random numbers and
+--- gradients are afterwards as they were. -> probes for tune.decide, each with the seconds a micro-batch took
 function fit.probes(run, plan, ids, each)
   local seed, position = kava.rng_state()
-  local training, limit = kava.train(), kava.memory().cpu.limit
+  local training, limit = kava.train(), kava.memory()[run.device].limit
   kava.train(true)
   local probes = {}
   local ok, problem = xpcall(function()
@@ -166,7 +166,7 @@ function fit.probes(run, plan, ids, each)
     end
   end, passing)
   run.optimizer:zero_grad()
-  kava.memory_limit(limit)
+  kava.memory_limit(limit, run.device)
   kava.train(training)
   kava.rng_state(seed, position)
   if not ok and not fit.out_of_memory(problem) then error(problem, 0) end

@@ -169,7 +169,7 @@ local function measure(c, models, data, probe)
   local spec = models.student.config
   return {
     weights_bytes = weights,
-    fixed_bytes = kava.memory().cpu.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
+    fixed_bytes = kava.memory()[models.student:device()].current + weights + (c.moments == "bf16" and 1 or 2) * weights,
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
     typical_tokens = c.data.mode == "pack" and c.data.max_length or math.ceil(data.train.tokens / data.train.rows),
@@ -502,11 +502,12 @@ local function tuned(run, facts, models, checkpoint)
   kava.threads(decisions.threads)
   kava.matmul_precision(decisions.precision)
   local limit, why_limit = tune.limit(facts, c)
-  kava.memory_limit(limit)
+  kava.memory_limit(limit, c.memory_limit ~= "auto" and run.student:device() or "cpu")
   local took, short -- seconds; a warning
   if tune.probing(c) and not checkpoint then
     local started, plan = kava.clock(), tune.plan(facts, c, models)
-    local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch }, plan,
+    local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch,
+      device = run.student:device() }, plan,
       fit.longest_row(run.data.train, c.data.mode, c.data.max_length), function() leave_if_asked(run) end)
     decisions = tune.decide(facts, c, models, probes)
     if not decisions.batch_size then

@@ -46,11 +46,11 @@ function tune.table(memory)
 end
 
 --- What a run may be handed out at most, 0: no limit. Where a job's own limit kills (a cgroup's, a scheduler's), memory must run out
---- before it is reached, in a way that a run survives. -> bytes, why
+--- before it is reached, in a way that a run survives. memory_limit is of the device that computes. -> bytes, why
 function tune.limit(facts, config)
   local given = config.memory_limit ~= "auto" and math.floor(config.memory_limit * (1 << 30))
   local said, cap = ("memory_limit=%s"):format(config.memory_limit), facts.memory_cap
-  if not cap then return given or 0, given and said end
+  if not cap or given and hardware.device(facts, config) ~= "cpu" then return given or 0, given and said end
   local spare = math.min(cap // 2, math.max(math.floor(SPARE * cap), SPARE_BYTES))
   local below = ("%s less than %s"):format(tune.size(spare), facts.why.memory_cap)
   if given and given <= cap - spare then return given, said end

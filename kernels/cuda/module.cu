@@ -1,5 +1,5 @@
-/* kernels/cuda/module.cu: what the program finds when it opens the module (kernels/device.h): whether there is a GPU that
- * these kernels run on, memory, copies, and recordings. */
+/* kernels/cuda/module.cu: what the program finds when it opens the module (kernels/device.h): whether there is a GPU
+ * that these kernels run on, memory, copies, and recordings. */
 #include "kernels/cuda/cuda.cuh"
 #include <stdio.h>
 #include <stdlib.h>

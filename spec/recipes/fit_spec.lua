@@ -94,7 +94,7 @@ describe("fit", function()
   it("finds the largest micro-batch that fits under a limit, in at most 5 probes", function()
     local ids = fit.longest_row(data, "bucket", 64)
     assert.equal(data.longest, #ids)
-    local run = { objective = objective, optimizer = optimizer, target = 32 }
+    local run = { objective = objective, optimizer = optimizer, target = 32, device = "cpu" }
     local models = { row_tokens = #ids, typical_tokens = 1, fixed_bytes = kava.memory().cpu.current,
       student = { layers = 2, hidden = 64, intermediate = 128, kv_dim = 32 } }
     local facts = { cpus = 1, device = "cpu", precision = "f32", why = {} }
@@ -150,11 +150,42 @@ describe("fit", function()
     assert.truthy(next(gradients()) == nil)
   end)
 
+  it("finds it on a GPU, whose garbage is collected before it is full", function()
+    local there = kava.device "cuda"
+    if not there then return pending "skipped: no GPU, and none is emulated" end
+    local on = { teacher = assert(kava.model.load(dir .. "/teacher", { device = "cuda" })) }
+    on.student = kava.model.derive(on.teacher, { layers = 2, dtype = "f32" })
+    on.student:requires_grad(true)
+    on.objective = kava.loss.build("layer_matched", { teacher = on.teacher, student = on.student, loss = { name = "layer_matched", ce = 1 },
+      kv = { part = "both" }, seed = 1 })
+    on.optimizer = kava.optim.adamw({ { params = on.student:parameters(), lr = 1e-3 } }, {})
+    local ids = fit.longest_row(data, "bucket", 16)
+    local run = { objective = on.objective, optimizer = on.optimizer, target = 8, device = "cuda" }
+    local function plan(budget)
+      return { rows = { 1, 2, 4 }, budget = budget, fixed = 0, per_row = 1, tokens = #ids, why_top = "" }
+    end
+    local takes = {}
+    for _, rows in ipairs { 1, 2, 4 } do
+      local one = plan(1 << 40)
+      one.rows = { rows }
+      takes[rows] = fit.probes(run, one, ids)[1].bytes
+    end
+    assert.truthy(takes[4] > takes[2] and takes[2] > takes[1], ("%d %d %d"):format(takes[1], takes[2], takes[4]))
+    local probes = fit.probes(run, plan((takes[2] + takes[4]) // 2), ids)
+    for _, probe in ipairs(probes) do assert.equal(probe.rows <= 2, probe.fits) end
+    assert.equal(0, kava.memory().cuda.limit)
+    local before = kava.memory().cuda.current
+    kava.memory_limit(before + (1 << 20), "cuda")
+    for _ = 1, 64 do kava.zeros({ 1 << 14 }, { device = "cuda" }) end -- 4 MiB in all, of which nothing is held
+    assert.error_matches(function() kava.zeros({ 1 << 20 }, { device = "cuda" }) end, "device cuda: out of memory: 4194304 bytes asked for")
+    kava.memory_limit(0, "cuda")
+  end)
+
   it("says when not even one row fits", function()
     local ids = fit.longest_row(data, "pack", 64)
     assert.equal(64, #ids)
     local plan = { rows = { 1, 2, 4 }, budget = kava.memory().cpu.current + 1000, fixed = 0, per_row = 1, tokens = #ids, why_top = "" }
-    local probes = fit.probes({ objective = objective, optimizer = optimizer, target = 4 }, plan, ids)
+    local probes = fit.probes({ objective = objective, optimizer = optimizer, target = 4, device = "cpu" }, plan, ids)
     for _, probe in ipairs(probes) do assert.is_false(probe.fits) end
     assert.equal(1, probes[#probes].rows)
   end)

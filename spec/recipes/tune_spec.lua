@@ -178,22 +178,25 @@ describe("tune", function()
   end)
 
   it("keeps below a limit that kills, and takes a given one at its word", function()
-    local config = { memory_limit = "auto" }
-    assert.equal(0, (tune.limit({ memory = 1 << 30, why = {} }, config)))
-    local bytes, why = tune.limit({ memory_cap = 1 << 30, why = { memory_cap = "memory.max" } }, config)
+    local config = complete {}
+    assert.equal(0, (tune.limit({ memory = 1 << 30, device = "cpu", why = {} }, config)))
+    local bytes, why = tune.limit({ memory_cap = 1 << 30, device = "cpu", why = { memory_cap = "memory.max" } }, config)
     assert.equal((1 << 30) - math.floor(0.05 * (1 << 30)), bytes)
     assert.equal("51.2 MiB less than memory.max", why)
-    assert.equal(76 << 20, (tune.limit({ memory_cap = 100 << 20, why = { memory_cap = "" } }, config)))
-    assert.equal(10 << 20, (tune.limit({ memory_cap = 20 << 20, why = { memory_cap = "" } }, config)))
+    assert.equal(76 << 20, (tune.limit({ memory_cap = 100 << 20, device = "cpu", why = { memory_cap = "" } }, config)))
+    assert.equal(10 << 20, (tune.limit({ memory_cap = 20 << 20, device = "cpu", why = { memory_cap = "" } }, config)))
     -- what the probes may take is below it, too
     local facts_of_job = { memory = 100 << 20, memory_cap = 50 << 20, device = "cpu", why = { memory_cap = "", memory = "" } }
     assert.equal(26 << 20, (tune.budget(facts_of_job, complete {})))
     local gpu = { device = "cuda", gpu = 1, gpus = { { memory = 1 << 34, memory_free = 10 << 30 } }, memory = 1 << 40, why = {} }
     assert.equal(math.floor(0.7 * (10 << 30)), (tune.budget(gpu, complete {})))
-    bytes, why = tune.limit({ memory_cap = 1 << 30, why = {} }, { memory_limit = 0.5 })
+    gpu.memory_cap = 1 << 30 -- the host's: not what a limit of the GPU's is compared with
+    assert.equal(4 << 30, (tune.limit(gpu, complete { memory_limit = 4 })))
+    bytes, why = tune.limit({ memory_cap = 1 << 30, device = "cpu", why = {} }, complete { memory_limit = 0.5 })
     assert.equal(1 << 29, bytes)
     assert.equal("memory_limit=0.5", why)
-    bytes, why = tune.limit({ memory_cap = 100 << 20, why = { memory_cap = "memory.max" } }, { memory_limit = 0.5 })
+    bytes, why = tune.limit({ memory_cap = 100 << 20, device = "cpu", why = { memory_cap = "memory.max" } }, complete {
+      memory_limit = 0.5 })
     assert.equal(76 << 20, bytes)
     assert.equal("memory_limit=0.5, lowered to 24.0 MiB less than memory.max", why)
   end)

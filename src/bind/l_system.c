@@ -146,12 +146,13 @@ static int l_memory(lua_State *L) {
   if (kava_device_facts_of(KAVA_CUDA)) {
     kava_device_stats there;
     kava_device_memory(KAVA_CUDA, &there);
-    lua_createtable(L, 0, 5);
+    lua_createtable(L, 0, 6);
     set_bytes(L, "current", there.current);
     set_bytes(L, "peak", there.peak);
     set_bytes(L, "reserved", there.reserved);
     set_bytes(L, "free", there.free);
     set_bytes(L, "total", there.total);
+    set_bytes(L, "limit", kava_device_limit_of(KAVA_CUDA));
     lua_setfield(L, -2, "cuda");
   }
   return 1;
@@ -200,10 +201,15 @@ static int l_wait(lua_State *L) { /* [-0, +0, e] wait(device): until all that it
   return 0;
 }
 
-static int l_memory_limit(lua_State *L) { /* [-0, +0, e] memory_limit(bytes): 0 is no limit */
+/* [-0, +0, e] memory_limit(bytes, device): 0 is no limit */
+static int l_memory_limit(lua_State *L) {
   lua_Integer bytes = luaL_checkinteger(L, 1);
   luaL_argcheck(L, bytes >= 0, 1, "bytes expected, or 0 for no limit");
-  kava_memory_limit((size_t)bytes);
+  kava_device device = lua_isnoneornil(L, 2) ? KAVA_CPU : check_device(L, 2);
+  if (device == KAVA_CPU)
+    kava_memory_limit((size_t)bytes);
+  else
+    kava_device_limit(device, (size_t)bytes);
   return 0;
 }
 

@@ -22,15 +22,22 @@ static size_t garbage_allowed(size_t left, size_t limit) {
 }
 
 kava_tensor **kava_l_result(lua_State *L) {
-  static size_t left; /* bytes in use after the last collection made here */
+  static size_t left[KAVA_DEVICES]; /* bytes in use after the last collection made here */
   kava_memory_stats stats;
+  bool due = false;
   kava_memory_get(&stats);
-  if (stats.current > left + garbage_allowed(left, stats.limit)) {
+  const size_t limit[KAVA_DEVICES] = {stats.limit, kava_device_limit_of(KAVA_CUDA)};
+  const size_t used[KAVA_DEVICES] = {stats.current, kava_device_used(KAVA_CUDA)};
+  for (int i = 0; i < KAVA_DEVICES; i++) {
+    due = due || used[i] > left[i] + garbage_allowed(left[i], limit[i]);
+    if (used[i] < left[i]) left[i] = used[i];
+  }
+  if (due) {
     lua_gc(L, LUA_GCCOLLECT);
     kava_memory_get(&stats);
-    left = stats.current;
-  } else if (stats.current < left)
-    left = stats.current;
+    left[KAVA_CPU] = stats.current;
+    left[KAVA_CUDA] = kava_device_used(KAVA_CUDA);
+  }
   return kava_l_new_tensor_box(L);
 }
 

@@ -15,7 +15,7 @@ static struct {
   const kava_device_table *table;
   kava_pool pool, *current; /* current: where blocks come from now */
   kava_replay *recording;
-  size_t used, peak;
+  size_t used, peak, limit; /* a limit of 0: none */
   bool asked;
   char why[512]; /* it is not there */
 } cuda;
@@ -126,6 +126,10 @@ static void count(kava_block *b, bool more) {
 }
 
 kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **block, void **data) {
+  if (cuda.limit && (cuda.used > cuda.limit || bytes > cuda.limit - cuda.used))
+    return kava_fail(KAVA_MEMORY,
+                     "device %s: out of memory: %zu bytes asked for, %zu in use, %zu may be (the limit that was set)",
+                     names[device], bytes, cuda.used, cuda.limit);
   kava_pool *pool = cuda.current;
   kava_status st = kava_pool_alloc(pool, bytes, block);
   if (st != KAVA_OK && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
@@ -171,6 +175,9 @@ void kava_device_memory(kava_device device, kava_device_stats *s) {
 }
 
 void kava_device_reset_peak(kava_device device) { cuda.peak = cuda.used; }
+size_t kava_device_used(kava_device device) { return cuda.used; }
+void kava_device_limit(kava_device device, size_t bytes) { cuda.limit = bytes; }
+size_t kava_device_limit_of(kava_device device) { return cuda.limit; }
 void kava_device_trim(kava_device device) {
   if (cuda.table && !kava_device_recording()) kava_pool_trim(&cuda.pool);
 }

@@ -28,6 +28,9 @@ typedef struct kava_device_stats {
 } kava_device_stats;
 void kava_device_memory(kava_device device, kava_device_stats *stats);
 void kava_device_reset_peak(kava_device device);
+size_t kava_device_used(kava_device device);              /* `current` of a GPU, without asking it for the rest */
+void kava_device_limit(kava_device device, size_t bytes); /* of a GPU, as kava_memory_limit of the CPU; 0: no limit */
+size_t kava_device_limit_of(kava_device device);
 void kava_device_trim(kava_device device); /* gives what is not in use back to the device */
 
 /* Between any two places. To the host it waits; else it is enqueued. */

@@ -76,6 +76,7 @@ function kava.bounded(f, limits) end
 ---@field reserved integer bytes taken from the device, in which tensors lie
 ---@field free integer bytes, as the device says
 ---@field total integer
+---@field limit integer what tensors may take together; 0: no limit
 
 ---@return { cpu: kava.MemoryStats, cuda: kava.DeviceMemoryStats? } cuda: where a GPU is in use
 function kava.memory() end
@@ -105,7 +106,8 @@ function kava.memory_reset_peak() end
 --- From now on what would take `current` above so many bytes fails with "out of memory", as where there is no more; 0: no limit. What
 --- is already handed out stays.
 ---@param bytes integer
-function kava.memory_limit(bytes) end
+---@param device "cpu"|"cuda"|nil "cpu"
+function kava.memory_limit(bytes, device) end
 
 --- For tests: n allocations pass, the next one fails, once; negative: off.
 ---@param n integer
