@@ -63,7 +63,9 @@ describe("the front door", function()
   it("knows the variables that its own scripts set", function()
     local schema = require("kava.config").schema(require "recipes.keys")
     local known = require("kava.cli").variables
-    for name in io.popen("grep -hoE '\\bKAVA_[A-Z_]*[A-Z]\\b' scripts/*.sh scripts/test scripts/run"):read("a"):gmatch "%S+" do
+    local used = "grep -hoE '\\bKAVA_[A-Z0-9_]*[A-Z0-9]\\b' scripts/*.sh scripts/test scripts/run; "
+      .. "grep -rhoE 'getenv\\(\"KAVA_[A-Z0-9_]+' src | cut -d'\"' -f2"
+    for name in io.popen(used):read("a"):gmatch "%S+" do
       local folder = name:match "^KAVA_%a+_PATH$" or name == "KAVA_PROJECT_ROOT"
       assert.truthy(known[name] or schema.variables[name] or folder, name)
     end
