@@ -57,18 +57,18 @@ end
 
 -- The teacher as its file has it (quantised weights stay quantised) or quantised here, the student in f32: read, or derived from the
 -- teacher's layers.
-local function load_models(c, places)
+local function load_models(c, places, device)
   local started = kava.clock()
   local path = locate("teacher.path", c.teacher.path, places.models)
   local quantize = c.teacher.quantize ~= "none" and c.teacher.quantize or nil
-  local teacher = try(kava.model.load(path, { quantize = quantize }))
+  local teacher = try(kava.model.load(path, { quantize = quantize, device = device }))
   local student, origin
   if c.student.path then
     if c.student.layers then cli.fail("student.path and student.layers: one of them expected, both given", cli.exit.usage) end
     local from = locate("student.path", c.student.path, places.models)
-    student, origin = try(kava.model.load(from, { dtype = "f32" })), from
+    student, origin = try(kava.model.load(from, { dtype = "f32", device = device })), from
   else
-    local from = quantize and try(kava.model.load(path)) or teacher -- what the codes lost is not lost to the student
+    local from = quantize and try(kava.model.load(path, { device = device })) or teacher -- what the codes lost is not lost to the student
     student = configured(kava.model.derive, from, { layers = c.student.layers, dtype = "f32" })
     origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
   end
@@ -541,7 +541,10 @@ local function decided_text(decisions)
   return table.concat(lines, "\n") .. "\n"
 end
 
--- Where this runs; what was asked for and is not there ends it.
+-- An emulated GPU is for tests: nothing lists it, and only device=cuda takes it.
+local function emulated(c) return c.device == "cuda" and os.getenv "KAVA_CUDA" == "emulated" and kava.device "cuda" end
+
+-- Where this runs -> facts, device; what was asked for and is not there ends it.
 local function detect(c)
   local facts = env.facts(nil, { variables = settled(paths.variables(c)), gpus = hardware.looks(c) })
   if facts.launch.world_size > 1 then
@@ -551,10 +554,15 @@ local function detect(c)
   local job = facts.scheduler ~= "none" and (", %s %s"):format(facts.scheduler, facts.job or "") or ""
   stage("detect", ("%s%s, %d CPUs, %s of memory, %s"):format(facts.kind, job, facts.cpus, bytes(facts.memory), facts.isa),
     facts.time_left_s and progress.duration(facts.time_left_s) .. " left")
-  local _, _, replaced = settled(hardware.device(facts, c))
+  if emulated(c) then facts.device, facts.why.device = "cuda", "KAVA_CUDA=emulated" end
+  local device, why, replaced = settled(hardware.device(facts, c))
+  if device ~= "cpu" then
+    local gpu = try(kava.device(device))
+    stage("", ("%s: %s, %s"):format(device, gpu.name, bytes(gpu.memory)), why)
+  end
   for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
   if replaced then stage("", "warning: " .. replaced) end
-  return facts
+  return facts, device
 end
 
 -- Folders that a run can work with, before it has read or made anything.
@@ -584,7 +592,7 @@ local function train(c, _, resolved)
   kava.signals.watch { "INT", "TERM", "USR1", "USR2" } -- USR2: Grid Engine's and LSF's
   local run = { config = c, step = 0, began = 0, bad = 0, skipped = 0, epoch = 1 }
 
-  local facts = detect(c)
+  local facts, device = detect(c)
   run.deadline = deadline.new { left = facts.time_left_s, clock = kava.clock, ask = function() return env.time_left(facts) end }
   local places = choose_folders(c, facts, resolved)
   local name = ("%s-%s"):format(c.name, config.hash(table.concat(config.differences({}, resolved:identity()), "\n")):sub(1, 8))
@@ -601,7 +609,7 @@ local function train(c, _, resolved)
   local checkpoint = find_checkpoint(c, run, resolved)
   kava.seed(c.seed)
 
-  local models = load_models(c, places)
+  local models = load_models(c, places, device)
   run.student = models.student
   run.data = load_data(c, places, models, tune.workers(facts, c))
   run.tokenizer = models.tokenizer

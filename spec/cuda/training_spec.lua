@@ -80,4 +80,23 @@ describe("a step of distillation on cuda", function()
     end
     assert.is_true(kava.allclose(figures.cuda, figures.cpu, { rtol = 0, atol = 1e-2 })) -- one rounding to bf16 of values near 1
   end)
+
+  it("in bf16 learns what it learns in f32, but for bf16's rounding, and keeps parameters' gradients in f32", function()
+    local figures = {}
+    for _, precision in ipairs { "f32", "bf16" } do
+      kava.matmul_precision(precision)
+      local own = job "cuda"
+      local out = own.student:forward { input_ids = kava.tensor({ { 1, 2, 3 } }, { dtype = "i64" }) }
+      assert.equal(precision, out.logits.dtype)
+      assert.equal(precision, out.kv:keys(1).dtype)
+      out.logits:sum():backward()
+      for _, t in pairs(own.student:parameters()) do assert.equal("f32", t.grad and t.grad.dtype or "f32") end
+      own.optimizer:zero_grad()
+      figures[precision] = { own.run(), own.run() }
+    end
+    kava.matmul_precision "f32"
+    for step = 1, 2 do -- bf16 has 8 bits: 0.4 % a rounding
+      for i = 1, 3 do assert.near(figures.f32[step][i], figures.bf16[step][i], 0.02 * math.max(1, figures.f32[step][i])) end
+    end
+  end)
 end)

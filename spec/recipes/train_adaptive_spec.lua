@@ -12,7 +12,7 @@ describe("train_adaptive", function()
 
   -- kava recipes/train_adaptive.lua with the toy experiment. -> exit code, output, errors
   local function train(arguments, before)
-    return program.shell(("%s %s %s --config=%s %s"):format(before or "", program.path, RECIPE, experiment, arguments or ""))
+    return program.shell(("KAVA_CUDA=off %s %s %s --config=%s %s"):format(before or "", program.path, RECIPE, experiment, arguments or ""))
   end
 
   local function rows(path, first, count)

@@ -160,6 +160,7 @@ static int l_set_lr(lua_State *L) { /* [-0, +0, e] set_lr(group, lr) */
   lua_Number lr = luaL_checknumber(L, 3);
   luaL_argcheck(L, lr >= 0, 3, "0 or more expected");
   kava_adamw_set_lr(opt, group, lr);
+  kava_l_check(L, kava_adamw_refresh(opt));
   return 0;
 }
 

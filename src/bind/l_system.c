@@ -194,6 +194,36 @@ static int l_device(lua_State *L) {
   return 1;
 }
 
+#define REPLAY_TYPE "kava.Replay"
+
+static int replay_gc(lua_State *L) {
+  kava_device_replay_release(luaL_checkudata(L, 1, REPLAY_TYPE));
+  return 0;
+}
+
+/* [-1, +n, e] record(f, …) -> replay, f's results: f is run once, and what it gives the GPU to do is kept, not done */
+static int l_record(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  kava_l_check(L, kava_device_open(KAVA_CUDA));
+  kava_replay **box = lua_newuserdatauv(L, sizeof *box, 0);
+  *box = NULL;
+  luaL_setmetatable(L, REPLAY_TYPE);
+  lua_insert(L, 1);
+  kava_l_check(L, kava_device_record(KAVA_CUDA));
+  int status = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
+  kava_status st = kava_device_recorded(KAVA_CUDA, status == LUA_OK, box);
+  if (status != LUA_OK) return lua_error(L);
+  kava_l_check(L, st);
+  return lua_gettop(L);
+}
+
+static int replay_run(lua_State *L) { /* [-0, +0, e] run(): the recorded step once more */
+  kava_replay **box = luaL_checkudata(L, 1, REPLAY_TYPE);
+  if (!*box) return luaL_argerror(L, 1, "the recording was released");
+  kava_l_check(L, kava_device_replay(*box));
+  return 0;
+}
+
 static int l_wait(lua_State *L) { /* [-0, +0, e] wait(device): until all that it was given is done */
   kava_device device = check_device(L, 1);
   kava_l_check(L, kava_device_open(device));
@@ -276,6 +306,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"device", l_device},
                                        {"wait", l_wait},
+                                       {"record", l_record},
                                        {"memory_limit", l_memory_limit},
                                        {"memory_fail_after", l_memory_fail_after},
                                        {"live", l_live},
@@ -285,6 +316,8 @@ void kava_l_open_system(lua_State *L) {
                                        {"scope", l_scope},
                                        {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
+  static const luaL_Reg replay[] = {{"run", replay_run}, {NULL, NULL}};
+  kava_l_class(L, REPLAY_TYPE, replay, replay_gc);
   kava_l_class(L, SCOPE_TYPE, none, scope_close);
   luaL_getmetatable(L, SCOPE_TYPE); /* a forgotten scope ends nothing: the collector comes at no fixed moment */
   lua_pushnil(L);

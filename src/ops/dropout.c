@@ -4,6 +4,9 @@
 #include "ops/operand.h"
 #include "tape/tape.h"
 
+/* What a step that was recorded and runs again adds to the stream. */
+static const uint64_t *later(kava_device device) { return device == KAVA_CPU ? NULL : kava_device_later(); }
+
 /* node: input x; integers[0] seed, integers[1] stream; numbers[0] p */
 static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
@@ -14,6 +17,7 @@ static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
                          .count = kava_tensor_numel(grad),
                          .seed = (uint64_t)node->integers[0],
                          .stream = (uint64_t)node->integers[1],
+                         .later = later(grad->device),
                          .p = node->numbers[0],
                          .x = kava_tensor_data(grad),
                          .y = kava_tensor_data(dx),
@@ -33,6 +37,7 @@ static kava_status dropout_again(kava_node *node, kava_tensor **out) {
                          .count = kava_tensor_numel(x),
                          .seed = (uint64_t)node->integers[0],
                          .stream = (uint64_t)node->integers[1],
+                         .later = later(x->device),
                          .p = node->numbers[0],
                          .x = kava_tensor_data(x),
                          .y = kava_tensor_data(y)};
@@ -61,6 +66,7 @@ kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
   kava_dropout_args a = {
       .dtype = dtype, .count = kava_tensor_numel(y), .p = p, .x = kava_tensor_data(cx), .y = kava_tensor_data(y)};
   a.stream = kava_rng_take(&a.seed);
+  a.later = later(x->device);
   KAVA_RUN(x->device, dropout, &a);
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, dropout_backward, 1, &x, y, &node));

@@ -171,7 +171,11 @@ out:
   return st;
 }
 
-kava_status kava_adamw_refresh(kava_adamw *opt) { return opt->rates ? put_rates(opt, opt->rates->device) : KAVA_OK; }
+kava_status kava_adamw_refresh(kava_adamw *opt) {
+  if (kava_device_recording())
+    return kava_fail(KAVA_MISUSE, "adamw: a rate is set while a step is being recorded; set it before the step runs");
+  return opt->rates ? put_rates(opt, opt->rates->device) : KAVA_OK;
+}
 
 kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   kava_status st = KAVA_OK;
@@ -179,6 +183,10 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   kava_adamw_args a = {.beta1 = opt->options.beta1, .beta2 = opt->options.beta2, .eps = opt->options.eps, .gate = NULL};
   kava_adamw_span *spans = kava_alloc((size_t)opt->count * sizeof *spans);
   if (!spans) return KAVA_MEMORY;
+  for (int64_t i = 0; i < opt->count && kava_device_recording(); i++)
+    if (opt->slots[i].param->grad && (!opt->slots[i].parts[PART_M] || !opt->rates))
+      KAVA_FAIL(KAVA_MISUSE, "adamw: the first step of '%s' cannot be recorded: it makes the state; run it once before",
+                opt->slots[i].name);
   KAVA_TRY(kava_adamw_reserve(opt)); /* everything that can fail comes before anything is changed */
   for (int64_t i = 0; i < opt->count; i++) {
     slot *s = &opt->slots[i];

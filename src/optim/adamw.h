@@ -35,7 +35,7 @@ void kava_adamw_set_lr(kava_adamw *opt, int group, double lr);
 
 /* gate (f64, its first element) or NULL: nothing happens and no step is counted where it is not finite. */
 kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate);
-/* The rates as they are now, for a step that was recorded and is about to run again. */
+/* After kava_adamw_set_lr: brings the rates to where a step that was recorded reads them. */
 kava_status kava_adamw_refresh(kava_adamw *opt);
 /* The state that a step would make now, of every parameter that has a gradient: memory is asked for, nothing is
  * computed. */

@@ -1,5 +1,6 @@
 #include "tensor/device.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "tensor/pool.h"
 #include <dlfcn.h>
 #include <limits.h>
@@ -23,7 +24,9 @@ static struct {
 struct kava_replay {
   kava_graph *graph;
   kava_pool pool;
-  bool released; /* freed with the last of its blocks */
+  kava_block *later;              /* u64 on the device: replay's random position less the recording's */
+  uint64_t seed, position, taken; /* random streams: where it began, and how many it takes */
+  bool released;                  /* freed with the last of its blocks */
 };
 
 const char *kava_device_name(kava_device device) { return names[device]; }
@@ -232,7 +235,15 @@ kava_status kava_device_record(kava_device device) {
   }
   cuda.recording = r;
   cuda.current = &r->pool;
-  return KAVA_OK;
+  kava_rng_get(&r->seed, &r->position);
+  void *unused;
+  st = kava_device_alloc(device, sizeof(uint64_t), &r->later, &unused);
+  if (st != KAVA_OK) kava_device_recorded(device, false, &r);
+  return st;
+}
+
+const uint64_t *kava_device_later(void) {
+  return cuda.recording ? (const uint64_t *)(const void *)cuda.recording->later->data : NULL;
 }
 
 kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out) {
@@ -240,6 +251,10 @@ kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **ou
   cuda.recording = NULL;
   cuda.current = &cuda.pool;
   kava_status st = told(cuda.table->record_end(keep, &r->graph), "recording");
+  uint64_t seed, position;
+  kava_rng_get(&seed, &position);
+  r->taken = position - r->position;
+  if (seed == r->seed) kava_rng_set(seed, r->position); /* nothing has been drawn yet */
   if (st == KAVA_OK && keep)
     *out = r;
   else
@@ -247,7 +262,18 @@ kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **ou
   return st;
 }
 
-kava_status kava_device_replay(kava_replay *r) { return told(cuda.table->replay(r->graph), "replay"); }
+kava_status kava_device_replay(kava_replay *r) {
+  kava_status st = KAVA_OK;
+  uint64_t seed, position;
+  kava_rng_get(&seed, &position);
+  if (seed != r->seed) return kava_fail(KAVA_MISUSE, "replay: the seed was changed since the step was recorded");
+  uint64_t later = position - r->position;
+  if (r->taken) KAVA_TRY(told(cuda.table->upload(r->later->data, &later, sizeof later), "replay"));
+  KAVA_TRY(told(cuda.table->replay(r->graph), "replay"));
+  kava_rng_set(seed, position + r->taken);
+out:
+  return st;
+}
 
 void kava_device_replay_release(kava_replay **at) {
   kava_replay *r = *at;
@@ -256,5 +282,8 @@ void kava_device_replay_release(kava_replay **at) {
   if (r->graph) cuda.table->graph_release(r->graph);
   r->graph = NULL;
   r->released = true;
-  forget_replay(r);
+  if (r->later)
+    kava_device_free(KAVA_CUDA, r->later); /* perhaps the last of its blocks */
+  else
+    forget_replay(r);
 }

@@ -39,13 +39,16 @@ kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
 kava_status kava_device_wait(kava_device device);
 
 /* Recordings: from begin to end nothing is executed, and memory comes from a place that stays the recording's own until
- * it is released and nothing lives there any more. */
+ * it is released and nothing lives there any more. What is uploaded meanwhile is a constant of the recording. Random
+ * numbers go on from replay to replay as they would have without one: kava_device_later() is where on the device a
+ * kernel finds how far they are (NULL: nothing is being recorded). */
 typedef struct kava_replay kava_replay;
 kava_status kava_device_record(kava_device device);
 kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out);
 kava_status kava_device_replay(kava_replay *replay);
 void kava_device_replay_release(kava_replay **replay); /* accepts NULL, nulls the pointer */
 bool kava_device_recording(void);
+const uint64_t *kava_device_later(void);
 
 /* Runs a kernel of a device, in a function with `kava_status st` and an `out:` tail: KAVA_UNSUPPORTED names the kernel
  * that the device has not, or not for this type. KAVA_RUN_TRY: one that returns a status itself. */

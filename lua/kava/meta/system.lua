@@ -97,6 +97,23 @@ function kava.memory() end
 ---@return string? code
 function kava.device(name) end
 
+---@class kava.Replay
+local Replay = {}
+--- The recorded step once more, with what its tensors hold now: enqueued, not waited for. Random numbers go on as they would if f
+--- were called; rates are those that the optimizers have now.
+function Replay:run() end
+--- Its memory goes back to the device, once nothing lives in it any more.
+function Replay:release() end
+
+--- Calls f(…) and keeps what it gives the GPU to do, as one CUDA graph; nothing is done yet, so the tensors that f returns hold
+--- nothing before the first run. f's inputs are tensors on the GPU, whose contents change between runs (copy_); what it takes from
+--- the CPU is part of the recording. A value read meanwhile raises. Optimizers have made a step before.
+---@param f fun(...): ...
+---@param ... any
+---@return kava.Replay
+---@return any ... f's results
+function kava.record(f, ...) end
+
 --- Until the device has done all that it was given. Reading a value waits by itself.
 ---@param name "cpu"|"cuda"
 function kava.wait(name) end

@@ -1,0 +1,45 @@
+-- The main job on a GPU: the recipe that runs on the CPU, told device=cuda, and what it leaves behind.
+local missing = require "spec.cuda.gpu" ()
+local helper = require "spec.helper"
+local cjson = require "cjson"
+
+describe("train_adaptive with device=cuda", function()
+  if missing then return it("needs a GPU", function() pending(missing) end) end
+
+  it("learns what it learns on the cpu, and leaves the same things behind", function()
+    local dir = helper.tmp()
+    require("spec.tiny").model(dir .. "/teacher", { layers = 4, hidden = 16 })
+    for name, count in pairs { train = 12, eval = 4 } do
+      local lines = {}
+      local rows = dofile("recipes/problems.lua").rows { seed = 1, count = count, split = "train" }
+      for i, row in ipairs(rows) do lines[i] = cjson.encode(row) end
+      helper.write(dir .. "/" .. name .. ".jsonl", table.concat(lines, "\n") .. "\n")
+    end
+    local experiment = helper.write(dir .. "/toy.lua", ([[return {
+      name = "toy", seed = 3, teacher = { path = "DIR/teacher" }, student = { layers = 2 },
+      data = { train = "DIR/train.jsonl", eval = "DIR/eval.jsonl", max_length = 16 }, precision = "f32",
+      training = { steps = 3 }, target_batch = 4, batch_size = 2, schedule = { name = "cosine", warmup = 1 },
+      learning_rate = { student = 1e-2 }, eval = { every = 0, rows = 4, before = false, generate = 1 },
+      checkpoint = { every = 2, keep = 1 }, loss = { name = "mercator", kl = 0.5 }, kv = { project = "student" },
+      paths = { output = "DIR/runs", cache = "DIR/cache" } }]]):gsub("DIR", dir))
+    local found = {}
+    for _, device in ipairs { "cpu", "cuda" } do
+      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=%s output=%s/%s"):format(helper.program(),
+        experiment, device, dir, device))
+      assert.equal(0, code, text)
+      if device == "cuda" then assert.truthy(text:find "cuda: ", 1, true) end
+      found[device] = { losses = {} }
+      for line in io.lines(("%s/%s/metrics.jsonl"):format(dir, device)) do
+        local record = cjson.decode(line)
+        table.insert(found[device].losses, record.loss or record.ce)
+      end
+      found[device].student = assert(require("kava").model.load(("%s/%s/student"):format(dir, device))):parameters()
+    end
+    assert.equal(#found.cpu.losses, #found.cuda.losses)
+    for i, loss in ipairs(found.cpu.losses) do assert.near(loss, found.cuda.losses[i], 2e-4, "record " .. i) end
+    for name, t in pairs(found.cpu.student) do
+      -- AdamW's first steps are of the rate's size whatever the gradient's: where a gradient is nearly 0 its sign decides
+      assert.is_true((t - found.cuda.student[name]):abs():mean():item() < 2e-4, name)
+    end
+  end)
+end)
