@@ -107,7 +107,7 @@ describe("gpus", function()
       assert(#out > 0, err)
       return cjson.decode(out), code
     end
-    local function new(how) return ("LD_LIBRARY_PATH='%s/new' FAKE_CUDA='%s'"):format(dir, how) end
+    local function new(how) return ("KAVA_CUDA=off LD_LIBRARY_PATH='%s/new' FAKE_CUDA='%s'"):format(dir, how) end
 
     it("are seen, with the driver, and precision follows the device that computes", function()
       local it = report(new "a100 h100")
