@@ -41,9 +41,10 @@ __device__ __forceinline__ void fetch(T *shared, const T *from, int64_t stride, 
 template <class T, int ROW> __device__ __forceinline__ void left(uint32_t out[4], const T *tile, int column, int lane) {
   kava_ldmatrix(out, tile + lane % 16 * ROW + column + lane / 16 * 8);
 }
-/* acc[N/8][4] (+)= A B^T for A [16,D] and N rows of B, both in shared memory. */
-template <class T, int D, int N>
-__device__ __forceinline__ void rows_by_rows(float (&acc)[N / 8][4], const T *a, const T *b, int lane) {
+/* acc[N/8][4] = A B^T for A [16,D], of which `operand(k, into)` gives columns k to k + 15, and N rows of B in shared
+ * memory. */
+template <class T, int D, int N, class Operand>
+__device__ __forceinline__ void by_rows(float (&acc)[N / 8][4], Operand operand, const T *b, int lane) {
   constexpr int ROW = D + 8;
 #pragma unroll
   for (int n = 0; n < N / 8; n++)
@@ -52,7 +53,7 @@ __device__ __forceinline__ void rows_by_rows(float (&acc)[N / 8][4], const T *a,
 #pragma unroll
   for (int k = 0; k < D; k += 16) {
     uint32_t fa[4];
-    left<T, ROW>(fa, a, k, lane);
+    operand(k, fa);
 #pragma unroll
     for (int n = 0; n < N; n += 16) {
       uint32_t fb[4];
@@ -61,6 +62,12 @@ __device__ __forceinline__ void rows_by_rows(float (&acc)[N / 8][4], const T *a,
       kava_mma<T>(acc[n / 8 + 1], fa, fb[2], fb[3]);
     }
   }
+}
+/* The same, with A in shared memory as well. */
+template <class T, int D, int N>
+__device__ __forceinline__ void rows_by_rows(float (&acc)[N / 8][4], const T *a, const T *b, int lane) {
+  by_rows<T, D, N>(
+      acc, [&](int k, uint32_t(&fa)[4]) { left<T, D + 8>(fa, a, k, lane); }, b, lane);
 }
 /* acc[C/8][4] += P B for P [16,N], as accumulators hold it, and N rows of B in shared memory, of which C columns. */
 template <class T, int ROW, int N, int C>
@@ -144,6 +151,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   }
   kava_copy_commit();
 
+  constexpr bool HELD = D <= 128;
+  uint32_t held[HELD ? D / 16 : 1][4];
   float acc[D / 8][4], most0 = -INFINITY, most1 = -INFINITY, sum0 = 0, sum1 = 0;
 #pragma unroll
   for (int c = 0; c < D / 8; c++)
@@ -160,7 +169,21 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
     kava_copy_wait<1>();
     __syncthreads();
     float s[KEYS / 8][4];
-    rows_by_rows<T, D, KEYS>(s, sq + 16 * warp * ROW, sk + stage * KEYS * ROW, lane);
+    if (HELD) { /* the queries' operands stay in registers */
+      if (n == 0)
+#pragma unroll
+        for (int i = 0; i < D / 16; i++)
+          left<T, ROW>(held[i % (HELD ? D / 16 : 1)], sq + 16 * warp * ROW, 16 * i, lane);
+      by_rows<T, D, KEYS>(
+          s,
+          [&](int at, uint32_t(&fa)[4]) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) fa[i] = held[HELD ? at / 16 : 0][i];
+          },
+          sk + stage * KEYS * ROW, lane);
+    } else {
+      rows_by_rows<T, D, KEYS>(s, sq + 16 * warp * ROW, sk + stage * KEYS * ROW, lane);
+    }
     bool masked = j0 + KEYS - 1 > row0 || first0 > j0 || first1 > j0;
     float top0 = most0, top1 = most1;
 #pragma unroll
@@ -245,19 +268,27 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
                 ROW = tiles<D>::row, SLICES = tiles<D>::slices, C = D / SLICES;
   T *sk = (T *)kava_dynamic_shared(), *sv = sk + ROWS * ROW, *sq = sv + ROWS * ROW, *sg = sq + 2 * QUERIES * ROW;
   float *slse = (float *)(sg + 2 * QUERIES * ROW), *sdelta = slse + 2 * QUERIES;
+  int *sstart = (int *)(sdelta + 2 * QUERIES);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int j0 = blockIdx.x / SLICES * ROWS, slice = blockIdx.x % SLICES * C;
   int hk = blockIdx.y / a.splits, split = blockIdx.y % a.splits, b = blockIdx.z;
   int head = hk * a.group + split * a.group / a.splits, heads_end = hk * a.group + (split + 1) * a.group / a.splits;
   int64_t token = (int64_t)b * a.length;
-  int tiles_end = (a.length + QUERIES - 1) / QUERIES, tiles_from = j0 / QUERIES;
-  const int *least = a.least + (int64_t)b * ((a.length + 15) / 16);
+  int tiles_end = 0, tiles_from = j0 / QUERIES, groups = (a.length + 15) / 16;
+  const int *least = a.least + (int64_t)b * groups;
+  {
+    KAVA_SHARED(int, room, WARPS);
+    int seen = 0; /* one behind the last tile of queries of which one sees one of these keys */
+    for (int i = tiles_from * (QUERIES / 16) + threadIdx.x; i < groups; i += THREADS)
+      if (least[i] < j0 + ROWS) seen = i / (QUERIES / 16) + 1;
+    tiles_end = kava_block_most<WARPS>(seen, room);
+  }
 
-  /* the next tile of queries, from `tile` on, of which one sees one of these keys; tiles_end: none */
+  /* the next such tile, from `tile` on; tiles_end: none */
   auto seeing = [&](int tile) {
     for (; tile < tiles_end; tile++)
-      for (int i = 0; i < QUERIES / 16 && tile * (QUERIES / 16) + i < (a.length + 15) / 16; i++)
-        if (least[tile * (QUERIES / 16) + i] < j0 + ROWS) return tile;
+      for (int i = tile * (QUERIES / 16); i < (tile + 1) * (QUERIES / 16) && i < groups; i++)
+        if (least[i] < j0 + ROWS) return tile;
     return tile;
   };
   auto fetch_queries = [&](int stage, int h, int tile) {
@@ -269,11 +300,12 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
       bool valid = t0 + i < a.length;
       kava_copy_async4(slse + stage * QUERIES + i, a.lse + line + (valid ? i : 0), valid);
       kava_copy_async4(sdelta + stage * QUERIES + i, a.delta + line + (valid ? i : 0), valid);
+      if (a.start) kava_copy_async4(sstart + stage * QUERIES + i, a.start + token + t0 + (valid ? i : 0), valid);
     }
   };
 
   int tile = seeing(tiles_from), stage = 0;
-  if (tile == tiles_end) head = heads_end;
+  if (tile >= tiles_end) head = heads_end;
   int64_t place = (token + j0) * a.kv_row + hk * D;
   fetch<T, D, THREADS>(sk, (const T *)a.k + place, a.kv_row, ROWS, a.length - j0);
   fetch<T, D, THREADS>(sv, (const T *)a.v + place, a.kv_row, ROWS, a.length - j0);
@@ -290,7 +322,7 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   while (head < heads_end) {
     int t0 = tile * QUERIES;
     tile = seeing(tile + 1);
-    if (tile == tiles_end) {
+    if (tile >= tiles_end) {
       head++;
       tile = seeing(tiles_from);
     }
@@ -300,6 +332,7 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
     __syncthreads();
     const T *q = sq + stage * QUERIES * ROW, *g = sg + stage * QUERIES * ROW;
     const float *lse = slse + stage * QUERIES, *delta = sdelta + stage * QUERIES;
+    const int *start = sstart + stage * QUERIES;
     float p[QUERIES / 8][4], dp[QUERIES / 8][4];
     rows_by_rows<T, D, QUERIES>(p, sk + 16 * warp * ROW, q, lane);
     rows_by_rows<T, D, QUERIES>(dp, sv + 16 * warp * ROW, g, lane);
@@ -307,7 +340,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
     for (int c = 0; c < QUERIES / 8; c++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        int column = c * 8 + lane % 4 * 2 + half, t = t0 + column, first = attention_first(a, b, t);
+        int column = c * 8 + lane % 4 * 2 + half, t = t0 + column;
+        int first = attention_from(a, a.start ? start[column] : 0, t);
         float base = lse[column] * LOG2E, mean = delta[column];
 #pragma unroll
         for (int i = half; i < 4; i += 2) {
@@ -454,7 +488,7 @@ template <class T, int D> void backward(const attention_job &a) {
   kava_launch("attention_grad: least", least_kernel, (a.batch * groups + 127) / 128, 128, 0, a);
   unsigned tile_count = (a.length + t::rows - 1) / t::rows;
   if (a.dk || a.dv) {
-    size_t shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 4 * t::queries * sizeof(float);
+    size_t shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
     kava_launch("attention_grad: keys", keys_kernel<T, D>, dim3(tile_count * t::slices, a.kv_heads * a.splits, a.batch),
                 32 * t::warps, shared, a);
     if (a.splits > 1)

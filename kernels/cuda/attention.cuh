@@ -26,12 +26,15 @@ typedef struct attention_job {
   bool add_q, add_k, add_v;
 } attention_job;
 
-/* The first key that query t of row b sees; beyond every key when it is no query. */
-static __device__ __forceinline__ int attention_first(const attention_job &a, int b, int t) {
+/* The first key that query t of row b sees; beyond every key when it is no query. attention_from: the same for a query
+ * whose `start` is known. */
+static __device__ __forceinline__ int attention_from(const attention_job &a, int start, int t) {
   if (t >= a.length) return 0x7fffffff;
-  int first = a.start ? a.start[(int64_t)b * a.length + t] : 0, seen = a.window ? t - a.window + 1 : 0;
-  first = first < seen ? seen : first;
-  return first < 0 ? 0 : first;
+  int seen = a.window ? t - a.window + 1 : 0;
+  return max(max(start, seen), 0);
+}
+static __device__ __forceinline__ int attention_first(const attention_job &a, int b, int t) {
+  return attention_from(a, a.start && t < a.length ? a.start[(int64_t)b * a.length + t] : 0, t);
 }
 /* c tanh(x/c), and the derivative 1 - (s/c)^2 of a capped score s */
 static __device__ __forceinline__ float attention_cap(float x, float c) {
