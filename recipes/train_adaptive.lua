@@ -166,10 +166,11 @@ end
 local function measure(c, models, data, probe)
   local weights = 0
   for _, t in pairs(models.student:parameters()) do weights = weights + t:numel() * 4 end
-  local spec = models.student.config
+  local spec, place = models.student.config, kava.memory()[models.student:device()]
   return {
     weights_bytes = weights,
-    fixed_bytes = kava.memory()[models.student:device()].current + weights + (c.moments == "bf16" and 1 or 2) * weights,
+    device_bytes = place.total and place.free + place.reserved, -- a GPU's
+    fixed_bytes = place.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
     typical_tokens = c.data.mode == "pack" and c.data.max_length or math.ceil(data.train.tokens / data.train.rows),

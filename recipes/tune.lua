@@ -57,18 +57,17 @@ function tune.limit(facts, config)
   return cap - spare, given and ("%s, lowered to %s"):format(said, below) or below
 end
 
---- What a step may take together, in bytes -> budget, why. mapped: bytes of files that stay mapped. memory_limit as given is taken at its
---- word.
-function tune.budget(facts, config, mapped)
+--- What a step may take together, in bytes -> budget, why. models: mapped_bytes, of files that stay mapped; device_bytes, what a GPU has
+--- for this process; or nil. memory_limit as given is taken at its word.
+function tune.budget(facts, config, models)
   local limit, why = tune.limit(facts, config)
   if config.memory_limit ~= "auto" then return limit, why end
   local gpu = hardware.device(facts, config) ~= "cpu" and facts.gpu and facts.gpus[facts.gpu]
-  if gpu and gpu.memory then
-    return math.floor(SHARE * (gpu.memory_free or gpu.memory)), ("%d %% of the GPU's memory"):format(SHARE * 100)
-  end
+  local room = models.device_bytes or gpu and (gpu.memory_free or gpu.memory)
+  if room then return math.floor(SHARE * room), ("%d %% of the GPU's memory"):format(SHARE * 100) end
   local memory = facts.memory or 4 << 30
   why = facts.memory and facts.why.memory or "the memory is unknown: 4 GiB taken for granted"
-  local budget = math.floor(SHARE * math.max(0, memory - (mapped or 0)))
+  local budget = math.floor(SHARE * math.max(0, memory - (models.mapped_bytes or 0)))
   return limit > 0 and math.min(limit, budget) or budget, ("%d %% of the memory, %s"):format(SHARE * 100, why)
 end
 
@@ -98,7 +97,7 @@ end
 --- What there is to choose from: rows (the micro-batches that reach the target exactly and are not above what helps, ascending), top
 --- and why_top (what "helps" is), budget in bytes with why_budget, predict(rows) -> bytes.
 function tune.plan(facts, config, models)
-  local budget, why_budget = tune.budget(facts, config, models.mapped_bytes)
+  local budget, why_budget = tune.budget(facts, config, models)
   local top, why_top = config.target_batch, "target_batch"
   if hardware.device(facts, config) == "cpu" then
     top = math.max(1, CPU_TOKENS // math.max(1, models.typical_tokens))
@@ -208,7 +207,7 @@ end
 --- facts, config, models, probes -> decisions with decisions.why; batch_size is nil where probes say that not even one row fits, or the
 --- config that it is not to be decided. tried: what the probes were, in words.
 --- models (nil: there is none to be tried): fixed_bytes (weights, optimizer), row_tokens (the longest row), typical_tokens (a mean row),
---- student = { layers, hidden, intermediate, kv_dim }, mapped_bytes (files that stay mapped, or nil). probes: as tune.next_probe.
+--- student = { layers, hidden, intermediate, kv_dim }, mapped_bytes and device_bytes (see tune.budget). probes: as tune.next_probe.
 function tune.decide(facts, config, models, probes)
   local decisions = { why = {} }
   local function decide(name, value, why)

@@ -187,9 +187,10 @@ describe("tune", function()
     assert.equal(10 << 20, (tune.limit({ memory_cap = 20 << 20, device = "cpu", why = { memory_cap = "" } }, config)))
     -- what the probes may take is below it, too
     local facts_of_job = { memory = 100 << 20, memory_cap = 50 << 20, device = "cpu", why = { memory_cap = "", memory = "" } }
-    assert.equal(26 << 20, (tune.budget(facts_of_job, complete {})))
+    assert.equal(26 << 20, (tune.budget(facts_of_job, complete {}, {})))
     local gpu = { device = "cuda", gpu = 1, gpus = { { memory = 1 << 34, memory_free = 10 << 30 } }, memory = 1 << 40, why = {} }
-    assert.equal(math.floor(0.7 * (10 << 30)), (tune.budget(gpu, complete {})))
+    assert.equal(math.floor(0.7 * (10 << 30)), (tune.budget(gpu, complete {}, {})))
+    assert.equal(math.floor(0.7 * (9 << 30)), (tune.budget(gpu, complete {}, { device_bytes = 9 << 30, mapped_bytes = 1 << 40 })))
     gpu.memory_cap = 1 << 30 -- the host's: not what a limit of the GPU's is compared with
     assert.equal(4 << 30, (tune.limit(gpu, complete { memory_limit = 4 })))
     bytes, why = tune.limit({ memory_cap = 1 << 30, device = "cpu", why = {} }, complete { memory_limit = 0.5 })
