@@ -80,16 +80,18 @@ local cases = {
 }
 
 -- Value and gradients of a case on a device, as tensors on the CPU.
-local function run(case, leaves, device)
+local function run(case, leaves, device, dtype)
   local there, out = {}, {}
-  for i, leaf in ipairs(leaves) do there[i] = leaf:to({ device = device }):detach():clone():requires_grad(true) end
+  for i, leaf in ipairs(leaves) do
+    there[i] = leaf:to({ device = device, dtype = dtype }):detach():clone():requires_grad(true)
+  end
   local y = case[3](table.unpack(there))
   assert.equal(device, y.device)
   out[1] = y:to { device = "cpu" }
   kava.seed(9)
   local weights = kava.rand(#y.shape > 0 and y.shape or { 1 }) + 0.5
   if #y.shape == 0 then weights = weights:reshape {} end
-  (y * weights:to { device = device }):sum():backward()
+  (y * weights:to { device = device, dtype = y.dtype }):sum():backward()
   for i, leaf in ipairs(there) do
     assert.truthy(leaf.grad, "leaf " .. i .. " has no gradient")
     out[i + 1] = leaf.grad:to { device = "cpu" }
@@ -112,6 +114,24 @@ describe("an op on cuda", function()
         assert.is_true(ok, ("%s differs by %g of %g"):format(i == 1 and "the value" or "gradient " .. i - 1, most, size))
       end
     end)
+  end
+
+  for _, dtype in ipairs { "bf16", "f16" } do
+    for _, case in ipairs(cases) do
+      it(("(%s) in %s does what it does in f32, but for the rounding"):format(case[1], dtype), function()
+        kava.seed(31)
+        local leaves = {}
+        for i, shape in ipairs(case[2]) do leaves[i] = draws(table.unpack(shape)):to({ dtype = dtype }):to { dtype = "f32" } end
+        local expected, got = run(case, leaves, "cpu"), run(case, leaves, "cuda", dtype)
+        for i, t in ipairs(expected) do
+          if i > 1 then assert.equal("f32", got[i].dtype) end -- of a leaf
+          -- results of a few roundings of 2^-9 (bf16; f16 has 2^-12), some of which meet larger numbers on the way
+          local size = math.max(1, t:abs():max():item())
+          local ok, most = kava.allclose(got[i]:to { dtype = "f32" }, t, { rtol = 0, atol = 0.04 * size })
+          assert.is_true(ok, ("%s differs by %g of %g"):format(i == 1 and "the value" or "gradient " .. i - 1, most, size))
+        end
+      end)
+    end
   end
 
   it("that is not differentiated does what it does on the cpu", function()

@@ -21,7 +21,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   if (st != KAVA_OK) goto out;
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dgamma));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dbeta));
-  KAVA_TRY(kava_grad_into(node->inputs[2], &dw, &add_w));
+  KAVA_TRY(kava_grad_into_wide(node->inputs[2], &dw, &add_w));
   KAVA_TRY(kava_tensor_new_on(dz->device, wide, 1, &out, &sums));
   kava_linear_args linear = {.dtype = dz->dtype,
                              .rows = rows,

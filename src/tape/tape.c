@@ -155,9 +155,72 @@ kava_dtype kava_grad_dtype(const kava_tensor *t) {
   return half && t->node && t->device != KAVA_CPU ? t->dtype : KAVA_F32;
 }
 
-kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+/* Gradients that a kernel writes in another type than they are kept in: converted and added when the record's backward
+ * function is done. The record holds the inputs. */
+static struct {
+  struct later {
+    kava_tensor *input, *grad;
+  } * at;
+  size_t count, room;
+} apart;
+
+static kava_status grad_apart(kava_tensor *input, kava_dtype dtype, kava_tensor **out) {
+  kava_tensor *grad = NULL;
+  if (apart.count == apart.room) {
+    size_t room = apart.room ? apart.room * 2 : 16;
+    struct later *grown = realloc(apart.at, room * sizeof *grown); /* outlives every run, as the tape does */
+    if (!grown) return kava_fail(KAVA_MEMORY, "out of memory");
+    apart.at = grown;
+    apart.room = room;
+  }
+  kava_status st = kava_tensor_empty_like(input, dtype, &grad);
+  if (st != KAVA_OK) return st;
+  apart.at[apart.count++] = (struct later){input, grad};
+  *out = grad;
+  return KAVA_OK;
+}
+
+static kava_status give_apart(kava_tensor *input, const kava_tensor *from) {
+  kava_status st = KAVA_OK;
+  kava_tensor *to = NULL;
+  KAVA_TRY(kava_tensor_empty_like(input, kava_grad_dtype(input), &to));
+  KAVA_RUN(input->device, convert, from->dtype, kava_tensor_data(from), to->dtype, kava_tensor_data(to),
+           kava_tensor_numel(to));
+  KAVA_TRY(kava_grad_add(input, to));
+out:
+  kava_tensor_release(&to);
+  return st;
+}
+
+static kava_status gather_apart(kava_status st) {
+  for (size_t i = 0; i < apart.count; i++) {
+    if (st == KAVA_OK) st = give_apart(apart.at[i].input, apart.at[i].grad);
+    kava_tensor_release(&apart.at[i].grad);
+  }
+  apart.count = 0;
+  return st;
+}
+
+static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumulate);
+
+/* The type of what an op made, or of its input: differs from kava_grad_dtype on a GPU alone. */
+static kava_status grad_as(kava_tensor *input, kava_dtype dtype, kava_tensor **out, bool *accumulate) {
   *out = NULL;
   if (!kava_needs_grad(input)) return KAVA_OK;
+  if (input->device == KAVA_CPU || dtype == kava_grad_dtype(input)) return grad_slot(input, out, accumulate);
+  *accumulate = false;
+  return grad_apart(input, dtype, out);
+}
+
+kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+  return grad_as(input, input ? input->dtype : KAVA_F32, out, accumulate);
+}
+
+kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+  return grad_as(input, input ? kava_dtype_wide(input->dtype) : KAVA_F32, out, accumulate);
+}
+
+static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumulate) {
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
   *accumulate = *slot != NULL;
   if (!*slot) {
@@ -183,12 +246,14 @@ kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumula
 
 kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out) {
   bool accumulate;
-  kava_status st = kava_grad_into(input, out, &accumulate);
+  kava_status st = kava_grad_into_wide(input, out, &accumulate);
   return st == KAVA_OK && *out && !accumulate ? kava_tensor_clear(*out) : st;
 }
 
 kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   if (!kava_needs_grad(input)) return KAVA_OK;
+  if (input->device != KAVA_CPU && kava_same_shape(input, grad) && grad->dtype != kava_grad_dtype(input))
+    return give_apart(input, grad);
   if (!kava_same_shape(input, grad) || grad->dtype != kava_grad_dtype(input) || grad->device != input->device)
     return kava_fail(KAVA_MISUSE, "internal: a gradient's shape, dtype or device differs from its tensor's");
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
@@ -199,7 +264,7 @@ kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   kava_tensor *into;
   bool accumulate;
   kava_status st = KAVA_OK;
-  KAVA_TRY(kava_grad_into(input, &into, &accumulate));
+  KAVA_TRY(grad_slot(input, &into, &accumulate));
   if (accumulate)
     KAVA_RUN(into->device, accumulate, into->dtype, kava_tensor_data(grad), kava_tensor_data(into),
              kava_tensor_numel(into));
@@ -271,7 +336,7 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
       kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &loss->node->grad));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
-    if (n->grad && st == KAVA_OK) st = n->backward(n, n->grad);
+    if (n->grad && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
     drop_contents(n); /* what the backward pass of this op needed is free for the next one */
   }
 out:

@@ -28,12 +28,14 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
  * gradient in that. */
 kava_dtype kava_grad_dtype(const kava_tensor *t);
 /* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
- * of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says whether to add
- * (true) or to overwrite (false: the contents are undefined). */
+ * of the input's dtype on a GPU, else of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says
+ * whether to add (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
-kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* as above, zeroed when fresh: always add */
-/* Adds `grad` (shaped like input, contiguous) to input's gradient; when it is the first it is kept without a copy
- * where that is safe. */
+/* The same for what kernels write wide, f64 for f64 and else f32: parameters' gradients. */
+kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate);
+kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* wide, zeroed when fresh: always add */
+/* Adds `grad` (shaped like input, contiguous; on a GPU of any float type) to input's gradient; when it is the first it
+ * is kept without a copy where that is safe. */
 kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad);
 
 /* d(loss)/d(leaf) is added to every leaf's grad. loss has one element. The records are consumed. seed: gradient of the
