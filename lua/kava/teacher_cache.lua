@@ -6,6 +6,7 @@
 -- are there when the folder is opened are used, whichever run made them.
 -- Kernels on the CPU give a row of a product the same bits whatever rows lie beside it, so a run with a cache is bit for bit the run
 -- without one (spec/recipes/teacher_cache_spec.lua), unless dtype = "bf16" rounds what is kept.
+local config = require "kava.config"
 local kava = require "kava"
 
 local teacher_cache = {}
@@ -61,7 +62,7 @@ function teacher_cache.open(loss, options)
   end
   if not options.folder then return self end
   self.identity = table.concat(names, "\n")
-  self.folder = ("%s/teacher-%s"):format(options.folder, require("kava.config").hash(self.identity):sub(1, 16))
+  self.folder = ("%s/teacher-%s"):format(options.folder, config.hash(self.identity))
   local made, message, code = kava.fs.mkdir(self.folder)
   if not made then return nil, message, code end
   local files
@@ -141,10 +142,12 @@ end
 
 --- Writes what was collected; what is written is held by its file from then on, not by memory.
 function Cache:flush()
-  local first
-  for key in pairs(self.fresh) do first = first and first < key and first or key end
-  if not first then return end
-  local path = ("%s/%s.safetensors"):format(self.folder, first) -- two runs may share a folder: one name, one content
+  local keys = {}
+  for key in pairs(self.fresh) do keys[#keys + 1] = key end
+  if #keys == 0 then return end
+  table.sort(keys)
+  -- two runs may share a folder: one name, one content
+  local path = ("%s/%s.safetensors"):format(self.folder, config.hash(table.concat(keys, " ")))
   local fresh = self.fresh
   self.fresh, self.fresh_bytes = {}, 0
   local written, message = kava.safetensors.save(path, fresh, { identity = self.identity })

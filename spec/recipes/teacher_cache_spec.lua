@@ -107,6 +107,26 @@ describe("a teacher's cache", function()
       return cache, built
     end
 
+    it("holds what two runs write at the same time", function()
+      local data, folder = rows(), dir .. "/shared"
+      local function beside_row_1(seed) -- a batch of two rows, one of them the first
+        for batch in data:batches { batch = 2, seed = seed, mode = "pad" } do
+          if batch.rows[1] == 1 then return batch, batch.rows[2] end
+          if batch.rows[2] == 1 then return batch, batch.rows[1] end
+        end
+      end
+      local first, with = beside_row_1(1)
+      local second, other = beside_row_1(2)
+      assert.not_equal(with, other)
+      local caches = {}
+      for i = 1, 2 do caches[i] = assert(kava.teacher_cache.open(loss(), { folder = folder, identity = "one" })) end
+      for i, batch in ipairs { first, second } do
+        kava.no_grad(function() caches[i]:teach(batch) end)
+        caches[i]:flush()
+      end
+      assert.equal(3, assert(kava.teacher_cache.open(loss(), { folder = folder, identity = "one" })).count)
+    end)
+
     it("is there again, for the same teacher and data alone", function()
       local folder, data = dir .. "/again", rows()
       local cache, built = filled(folder, "one", data)
