@@ -2,16 +2,22 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [wait=1]
--- On a GPU weights and activations are bf16. wait=1: one measurement for every line on standard input (side_by_side.py and
+--   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1]
+-- On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls.
+-- wait=1: one measurement for every line on standard input (side_by_side.py and
 -- gpu_side_by_side.py alternate it with the peer).
 local kava = require "kava"
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
-  moments = "f32", shape = "smol", device = "cpu" }
+  moments = "f32", shape = "smol", device = "cpu", record = 1 }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
   o[k] = type(o[k]) == "number" and (math.tointeger(v) or tonumber(v)) or v
+end
+local gpu = o.device ~= "cpu"
+if gpu then
+  assert(kava.device(o.device))
+  o.precision = "bf16"
 end
 kava.threads(o.threads)
 kava.matmul_precision(o.precision)
@@ -23,13 +29,13 @@ local SHAPES = { -- teacher, student: hidden, layers, heads, KV heads, MLP, voca
 }
 local shapes = SHAPES[o.shape] or error("shape=smol or qwen expected, got " .. o.shape)
 if o.layers > 0 then shapes[1][2], shapes[2][2] = o.layers, o.layers // 2 end
-local dtype = o.device == "cpu" and "f32" or "bf16"
+local dtype = gpu and "bf16" or "f32"
 
 local function build(shape)
   return kava.model.create({
     model_type = "qwen2", vocab_size = shape[6], hidden_size = shape[1], intermediate_size = shape[5], num_hidden_layers = shape[2],
     num_attention_heads = shape[3], num_key_value_heads = shape[4], rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
-  }, { dtype = dtype, device = o.device ~= "cpu" and o.device or nil })
+  }, { dtype = dtype, device = gpu and o.device or nil })
 end
 
 -- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
@@ -50,12 +56,12 @@ local teacher = quantised(build(shapes[1]))
 collectgarbage()
 local student = build(shapes[2]):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
-local projector = kava.projector { in_dim = td, out_dim = sd }
+local projector = kava.projector { in_dim = td, out_dim = sd, device = o.device }
 local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
 local opt = kava.optim.adamw(groups, { weight_decay = 0.01, state_dtype = o.moments })
 local batches = {}
 for i = 1, 4 do
-  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * (shapes[1][6] - 1)):to { dtype = "i64" }
+  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * (shapes[1][6] - 1)):to { dtype = "i64", device = o.device }
 end
 local concat = kava.kv.aggregation "concat"
 
@@ -83,23 +89,40 @@ local function peak_rss()
   return 0
 end
 
+local function step()
+  for i = 1, o.accum do micro(i, i == o.accum) end
+end
+
+local run = step
+
+local function wait()
+  if gpu then kava.wait(o.device) end
+end
+
+-- On the CPU the median of `reps` steps; on a GPU their mean, since waiting after each would leave it idle between them.
 local function measure()
   local times = {}
-  for r = 1, o.reps do
-    local t = kava.clock()
-    for i = 1, o.accum do micro(i, i == o.accum) end
-    times[r] = (kava.clock() - t) / o.accum
+  for r = 1, gpu and 1 or o.reps do
+    local t, count = kava.clock(), gpu and o.reps or 1
+    for _ = 1, count do run() end
+    wait()
+    times[r] = (kava.clock() - t) / count / o.accum
   end
   table.sort(times)
   local median = times[(#times + 1) // 2]
-  local line = '{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.1f, '
-    .. '"min": %.1f, "max": %.1f, "tok_s": %d, "peak_GiB": %.2f}\n'
+  local line = '{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.2f, '
+    .. '"min": %.2f, "max": %.2f, "tok_s": %d, "peak_GiB": %.2f}\n'
   io.write(line:format(o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3,
-    math.floor(o.batch * o.seq / median), peak_rss()))
+    math.floor(o.batch * o.seq / median), gpu and kava.memory().cuda.peak / (1 << 30) or peak_rss()))
   io.flush()
 end
 
-for i = 1, o.accum do micro(i, i == o.accum) end -- warm-up
+step() -- warm-up: makes the optimizer's state
+wait()
+if gpu and o.record == 1 then
+  local replay = kava.record(step)
+  function run() replay:run() end
+end
 if o.wait == 0 then
   measure()
 else
