@@ -10,7 +10,7 @@
 
 /* Of this header and of what it includes: a module built from other sources is refused. Raised with every change of a
  * signature. */
-#define KAVA_DEVICE_ABI 1
+#define KAVA_DEVICE_ABI 2
 
 typedef struct kava_device_facts {
   char name[96]; /* "NVIDIA H100 80GB HBM3"; "emulated" */
@@ -44,6 +44,10 @@ typedef struct kava_device_table {
   kava_status (*record_end)(bool keep, kava_graph **out);
   kava_status (*replay)(kava_graph *graph);
   void (*graph_release)(kava_graph *graph);
+  /* Which of the library's kernels was found fastest for which product. A file that is not there, or is another GPU's
+   * or library's, is passed over; KAVA_IO where it cannot be written. */
+  kava_status (*plans_load)(const char *path);
+  kava_status (*plans_save)(const char *path);
 } kava_device_table;
 
 /* NULL: not here, and *why says so in a sentence (static). The table lives as long as the program. */

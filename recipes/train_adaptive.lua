@@ -466,6 +466,10 @@ local function train_steps(run)
     leave_if_asked(run, "step")
     local started = kava.clock()
     local metrics = optimizer_step(run, bar)
+    if run.step == run.began + 1 then -- what the first step measured, the next run need not
+      local kept, why = kava.plans(run.device, run.plans, true)
+      if not kept then bar:line("warning: " .. why) end
+    end
     run.deadline:took("step", kava.clock() - started)
     bar:step(run.step, metrics)
     if metrics.skipped then
@@ -610,6 +614,8 @@ local function train(c, _, resolved)
   local checkpoint = find_checkpoint(c, run, resolved)
   kava.seed(c.seed)
 
+  run.device, run.plans = device, places.cache .. "/products.txt"
+  try(kava.plans(device, run.plans))
   local models = load_models(c, places, device)
   run.student = models.student
   run.data = load_data(c, places, models, tune.workers(facts, c))

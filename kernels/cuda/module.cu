@@ -1,6 +1,6 @@
 /* kernels/cuda/module.cu: what the program finds when it opens the module (kernels/device.h): whether there is a GPU
  * that these kernels run on, memory, copies, and recordings. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/gemm.cuh"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,6 +254,8 @@ extern "C" const kava_device_table *kava_cuda_open(const char **why) {
   table.record_end = record_end;
   table.replay = replay;
   table.graph_release = release;
+  table.plans_load = kava_cuda_plans_load;
+  table.plans_save = kava_cuda_plans_save;
   table.abi = KAVA_DEVICE_ABI;
   return &table;
 }

@@ -98,6 +98,17 @@ describe("a tensor on cuda", function()
     assert.same(x:totable(), kava.checkpoint.load(folder .. "/c").x:totable())
   end)
 
+  it("is multiplied whatever file of plans is there, or not", function()
+    local path = helper.tmp() .. "/products.txt"
+    assert.is_true(kava.plans("cuda", path))
+    local x = kava.ones({ 3, 5 }, { device = "cuda" })
+    assert.equal(5, x:matmul(x:permute(2, 1)):max():item())
+    assert.is_true(kava.plans("cuda", path, true))
+    helper.write(path, "kava plans 1, cuBLASLt 1, another GPU\n1 2 3\n")
+    assert.is_true(kava.plans("cuda", path))
+    assert.equal(5, x:matmul(x:permute(2, 1)):max():item())
+  end)
+
   it("takes memory that is counted, and gives it back", function()
     collectgarbage()
     collectgarbage()

@@ -224,6 +224,17 @@ static int replay_run(lua_State *L) { /* [-0, +0, e] run(): the recorded step on
   return 0;
 }
 
+/* [-0, +1|3, e] plans(device, path [, save]) -> true | nil, message, code */
+static int l_plans(lua_State *L) {
+  kava_device device = check_device(L, 1);
+  const char *path = luaL_checkstring(L, 2);
+  kava_status st = kava_device_open(device);
+  if (st == KAVA_OK) st = kava_device_plans(device, path, lua_toboolean(L, 3));
+  if (st != KAVA_OK) return kava_l_fail(L, st);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 static int l_wait(lua_State *L) { /* [-0, +0, e] wait(device): until all that it was given is done */
   kava_device device = check_device(L, 1);
   kava_l_check(L, kava_device_open(device));
@@ -305,6 +316,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"device", l_device},
+                                       {"plans", l_plans},
                                        {"wait", l_wait},
                                        {"record", l_record},
                                        {"memory_limit", l_memory_limit},

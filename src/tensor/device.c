@@ -218,6 +218,13 @@ kava_status kava_device_wait(kava_device device) {
   return device == KAVA_CPU ? KAVA_OK : told(cuda.table->wait(), "wait");
 }
 
+kava_status kava_device_plans(kava_device device, const char *path, bool save) {
+  if (device == KAVA_CPU) return KAVA_OK;
+  kava_status st = save ? cuda.table->plans_save(path) : cuda.table->plans_load(path);
+  return st == KAVA_OK ? st
+                       : kava_fail(st, "%s: plans of matrix products cannot be %s", path, save ? "written" : "read");
+}
+
 /* ---- recordings ---- */
 
 bool kava_device_recording(void) { return cuda.recording != NULL; }

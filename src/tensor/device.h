@@ -38,6 +38,9 @@ kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_d
 kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
 kava_status kava_device_wait(kava_device device);
 
+/* What was measured of matrix products (kernels/device.h), read from a file or put there. KAVA_IO. */
+kava_status kava_device_plans(kava_device device, const char *path, bool save);
+
 /* Recordings: from begin to end nothing is executed, and memory comes from a place that stays the recording's own until
  * it is released and nothing lives there any more. What is uploaded meanwhile is a constant of the recording. Random
  * numbers go on from replay to replay as they would have without one: kava_device_later() is where on the device a

@@ -114,6 +114,16 @@ function Replay:release() end
 ---@return any ... f's results
 function kava.record(f, ...) end
 
+--- Which of the library's kernels was found fastest for which matrix product: read from a file (one that is not there, or is another
+--- GPU's or library's, is passed over), or with save = true put there where there is something new. nil, message, code on failure.
+---@param device "cpu"|"cuda"
+---@param path string
+---@param save? boolean
+---@return true|nil
+---@return string? message
+---@return string? code
+function kava.plans(device, path, save) end
+
 --- Until the device has done all that it was given. Reading a value waits by itself.
 ---@param name "cpu"|"cuda"
 function kava.wait(name) end
