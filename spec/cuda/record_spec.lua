@@ -95,6 +95,23 @@ describe("a recorded step", function()
     assert.equal(before, kava.memory().cuda.current)
   end)
 
+  it("keeps what was freed while it was recorded, since it reads that again", function()
+    collectgarbage()
+    local before = kava.memory().cuda.reserved
+    local x = kava.full({ 1000 }, 3, { device = "cuda" })
+    local replay, y = kava.record(function()
+      local z = x * 2
+      x:release()
+      return z
+    end)
+    local other = kava.full({ 1000 }, 9, { device = "cuda" })
+    replay:run()
+    assert.equal(6, y:max():item())
+    for _, t in ipairs { replay, y, other } do t:release() end
+    collectgarbage()
+    assert.equal(before, kava.memory().cuda.reserved)
+  end)
+
   it("refuses to run under another seed", function()
     local x = kava.ones({ 10 }, { device = "cuda" })
     kava.seed(2)

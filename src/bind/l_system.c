@@ -209,6 +209,7 @@ static int l_record(lua_State *L) {
   *box = NULL;
   luaL_setmetatable(L, REPLAY_TYPE);
   lua_insert(L, 1);
+  lua_gc(L, LUA_GCCOLLECT); /* what is freed while recording stays reserved */
   kava_l_check(L, kava_device_record(KAVA_CUDA));
   int status = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
   kava_status st = kava_device_recorded(KAVA_CUDA, status == LUA_OK, box);

@@ -24,6 +24,7 @@ static struct {
 struct kava_replay {
   kava_graph *graph;
   kava_pool pool;
+  kava_block *held;               /* freed while it was recorded, which may have read them: kept, by `larger` */
   kava_block *later;              /* u64 on the device: replay's random position less the recording's */
   uint64_t seed, position, taken; /* random streams: where it began, and how many it takes */
   bool released;                  /* freed with the last of its blocks */
@@ -159,6 +160,12 @@ static kava_replay *owner_of(kava_pool *pool) {
 
 static void forget_replay(kava_replay *r) {
   if (!r || !r->released || r->pool.blocks > 0) return;
+  while (r->held) {
+    kava_block *b = r->held;
+    r->held = b->larger;
+    b->larger = NULL;
+    kava_pool_free(b);
+  }
   kava_pool_trim(&r->pool);
   kava_free(r);
 }
@@ -167,6 +174,11 @@ void kava_device_free(kava_device device, kava_block *block) {
   if (!block) return;
   kava_replay *owner = owner_of(block->pool);
   count(block, false);
+  if (cuda.recording && !owner) {
+    block->larger = cuda.recording->held;
+    cuda.recording->held = block;
+    return;
+  }
   kava_pool_free(block);
   forget_replay(owner);
 }
