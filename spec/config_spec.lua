@@ -270,7 +270,7 @@ describe("config", function()
 
     it("of a secret's name are neither read nor mentioned", function()
       for name, secret in pairs { KAVA_TOKENIZER = false, KAVA_MONKEYS = true, HF_TOKEN = true, API_KEY2 = true, MY_PASSWORD_FILE = true,
-        AWS_CREDENTIALS = true, KEYBOARD = false, KAVA_TOKENS = false } do
+        AWS_CREDENTIALS = true, KEYBOARD = false, KAVA_TOKENS = false, HF_TOKENS = true, KEYSTONE = false } do
         assert.equal(secret, config.secret(name), name)
       end
       for _, name in ipairs { "KAVA_TOKEN", "KAVA_API_KEY", "KAVA_SECRET", "KAVA_PASSWORD", "KAVA_NAME_TOKEN" } do

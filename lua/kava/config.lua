@@ -73,11 +73,12 @@ end
 function config.variable(name) return "KAVA_" .. name:upper():gsub("%.", "_") end
 
 --- Whether a variable's name looks like a secret's, which is one that has a part ending in such a word (KAVA_TOKENIZER is none): such are
---- never read, printed or kept.
+--- never read, printed or kept. More than one of them is as secret, but for KAVA's own: KAVA_TOKENS sets a recipe's tokens, a number.
 function config.secret(name)
+  local ending = name:find "^KAVA_" and "%d*$" or "S?%d*$"
   for part in name:upper():gmatch "[^_]+" do
     for _, word in ipairs(SECRET) do
-      if part:find(word .. "%d*$") then return true end
+      if part:find(word .. ending) then return true end
     end
   end
   return false
