@@ -42,9 +42,9 @@ kava_status kava_device_wait(kava_device device);
 kava_status kava_device_plans(kava_device device, const char *path, bool save);
 
 /* Recordings: from begin to end nothing is executed, and memory comes from a place that stays the recording's own until
- * it is released and nothing lives there any more; what is freed meanwhile stays reserved, too. What is uploaded meanwhile is a constant of the recording. Random
- * numbers go on from replay to replay as they would have without one: kava_device_later() is where on the device a
- * kernel finds how far they are (NULL: nothing is being recorded). */
+ * it is released and nothing lives there any more; what is freed meanwhile stays reserved, too. What is uploaded
+ * meanwhile is a constant of the recording. Random numbers go on from replay to replay as they would have without one:
+ * kava_device_later() is where on the device a kernel finds how far they are (NULL: nothing is being recorded). */
 typedef struct kava_replay kava_replay;
 kava_status kava_device_record(kava_device device);
 kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out);
