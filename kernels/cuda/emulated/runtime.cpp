@@ -175,12 +175,13 @@ cudaError_t allocate(void **p, size_t bytes) {
 }
 
 /* A kernel's argument: any word that is an address of memory the host has mapped, and not of the device, is a pointer
- * that the host forgot to translate. Sizes and seeds are not mapped addresses, but by a rare accident. */
+ * that the host forgot to translate. Sizes and seeds are not mapped addresses, but by a rare accident; what is below 2^44
+ * is none either (under a sanitizer much is mapped there, and flags side by side look like it). */
 void check_argument(const char *name, const void *argument, size_t bytes) {
   for (size_t i = 0; i + 8 <= bytes; i += 8) {
     uint64_t word;
     memcpy(&word, static_cast<const char *>(argument) + i, 8);
-    if (word < (uint64_t)1 << 40 || word >= (uint64_t)1 << 47 || find(word) != allocations.end()) continue;
+    if (word < (uint64_t)1 << 44 || word >= (uint64_t)1 << 47 || find(word) != allocations.end()) continue;
     unsigned char resident;
     if (mincore(reinterpret_cast<void *>(word & ~(uint64_t)(PAGE - 1)), 1, &resident) == 0)
       die("%s is given the host's address %p (byte %zu of an argument)", name, reinterpret_cast<void *>(word), i);
