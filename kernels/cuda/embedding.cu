@@ -35,7 +35,9 @@ __global__ void __launch_bounds__(THREADS) widen_kernel(kava_gather_args a, bool
       if (scaled) kava_scale8(scaling, by_eights, a.from, a.first + id, 8 * at, n, v);
     }
     Y *y = (Y *)a.y + j * a.inner + 8 * at;
-    for (int k = 0; k < n; k++) y[k] = kava_narrow<Y>(v[k]);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+      if (k < n) y[k] = kava_narrow<Y>(v[k]);
   }
 }
 

@@ -35,9 +35,9 @@ kava_nvcc(KAVA_NATIVE_OBJECTS ${KAVA_CUDA_SOURCES} ${PROJECT_SOURCE_DIR}/src/bas
 kava_nvcc(KAVA_NATIVE_CHECKS ${KAVA_CUDA_CHECKS})
 set(KAVA_MODULE ${CMAKE_BINARY_DIR}/libkava_cuda.so)
 add_custom_command(OUTPUT ${KAVA_MODULE} DEPENDS ${KAVA_NATIVE_OBJECTS} VERBATIM
-  COMMAND ${KAVA_NVCC} -shared -cudart static -o ${KAVA_MODULE} ${KAVA_NATIVE_OBJECTS} -ldl)
+  COMMAND ${KAVA_NVCC} -shared -cudart static -o ${KAVA_MODULE} ${KAVA_NATIVE_OBJECTS} -lcublasLt -ldl)
 set(KAVA_CHECK_GPU ${CMAKE_BINARY_DIR}/kernels_check_gpu)
 add_custom_command(OUTPUT ${KAVA_CHECK_GPU} DEPENDS ${KAVA_NATIVE_OBJECTS} ${KAVA_NATIVE_CHECKS} kava_core VERBATIM
   COMMAND ${KAVA_NVCC} -cudart static -o ${KAVA_CHECK_GPU} ${KAVA_NATIVE_CHECKS} ${KAVA_NATIVE_OBJECTS} $<TARGET_FILE:kava_core>
-    -lpthread -ldl -lm)
+    -lcublasLt -lpthread -ldl -lm)
 add_custom_target(kava_cuda ALL DEPENDS ${KAVA_MODULE} ${KAVA_CHECK_GPU})

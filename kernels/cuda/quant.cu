@@ -25,7 +25,9 @@ __global__ void __launch_bounds__(THREADS)
                                                  reinterpret_cast<float(&)[8 * sizeof(T) <= 16 ? 8 : 4]>(v[0]));
       if (sizeof(T) == 4) kava_store<T, 4>(dst + 8 * i + 4, reinterpret_cast<float(&)[4]>(v[4]));
     } else {
-      for (int j = 0; j < n; j++) dst[8 * i + j] = kava_narrow<T>(v[j]);
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        if (j < n) dst[8 * i + j] = kava_narrow<T>(v[j]);
     }
   }
 }

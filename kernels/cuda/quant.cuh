@@ -35,16 +35,24 @@ static __device__ __forceinline__ void kava_widen8(kava_dtype type, const uint8_
                                                    const float *table, float (&v)[8]) {
   switch (type) {
   case KAVA_F64:
-    for (int i = 0; i < n; i++) v[i] = (float)((const double *)src)[8 * at + i];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      if (i < n) v[i] = (float)((const double *)src)[8 * at + i];
     return;
   case KAVA_F32:
-    for (int i = 0; i < n; i++) v[i] = ((const float *)src)[8 * at + i];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      if (i < n) v[i] = ((const float *)src)[8 * at + i];
     return;
   case KAVA_F16:
-    for (int i = 0; i < n; i++) v[i] = kava_half_at(src + 2 * (8 * at + i));
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      if (i < n) v[i] = kava_half_at(src + 2 * (8 * at + i));
     return;
   case KAVA_BF16:
-    for (int i = 0; i < n; i++) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (i >= n) continue;
       const uint8_t *p = src + 2 * (8 * at + i);
       v[i] = __uint_as_float((unsigned)(p[0] | p[1] << 8) << 16);
     }
@@ -195,7 +203,7 @@ static __device__ __forceinline__ void kava_scale8(const kava_scaling &s, bool b
   float scale = 0, zero = 0;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    if (i >= n) break;
+    if (i >= n) continue;
     if (i == 0 || !by_eights) {
       int64_t number = kava_number_of(s, row, column + i);
       scale = kava_scale_of(s, number);
