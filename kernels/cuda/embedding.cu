@@ -19,8 +19,9 @@ __global__ void __launch_bounds__(THREADS)
 }
 /* Rows of a float or quantised type to Y, eight elements a thread. */
 template <class Y>
-__global__ void __launch_bounds__(THREADS) widen_kernel(kava_gather_args a, bool scaled, kava_scaling scaling,
-                                                        bool by_eights, kava_table16 values, int64_t row_bytes) {
+__global__ void __launch_bounds__(THREADS)
+    widen_kernel(kava_gather_args a, bool scaled, kava_scaling scaling, bool by_eights,
+                 const __grid_constant__ kava_table16 values, int64_t row_bytes) {
   KAVA_SHARED(float, table, 16);
   if (threadIdx.x < 16) table[threadIdx.x] = values.at[threadIdx.x];
   __syncthreads();

@@ -8,8 +8,9 @@ enum { THREADS = 256 };
 
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    widen_kernel(kava_dtype type, const uint8_t *src, kava_table16 values, bool scaled, bool by_eights,
-                 kava_scaling scaling, int64_t row, int64_t column, int64_t columns, T *dst, int64_t count) {
+    widen_kernel(kava_dtype type, const uint8_t *src, const __grid_constant__ kava_table16 values, bool scaled,
+                 bool by_eights, kava_scaling scaling, int64_t row, int64_t column, int64_t columns, T *dst,
+                 int64_t count) {
   KAVA_SHARED(float, table, 16);
   if (threadIdx.x < 16) table[threadIdx.x] = values.at[threadIdx.x];
   __syncthreads();
