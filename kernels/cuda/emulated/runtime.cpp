@@ -175,8 +175,8 @@ cudaError_t allocate(void **p, size_t bytes) {
 }
 
 /* A kernel's argument: any word that is an address of memory the host has mapped, and not of the device, is a pointer
- * that the host forgot to translate. Sizes and seeds are not mapped addresses, but by a rare accident; what is below 2^44
- * is none either (under a sanitizer much is mapped there, and flags side by side look like it). */
+ * that the host forgot to translate. Sizes and seeds are not mapped addresses, but by a rare accident; what is below
+ * 2^44 is none either (under a sanitizer much is mapped there, and flags side by side look like it). */
 void check_argument(const char *name, const void *argument, size_t bytes) {
   for (size_t i = 0; i + 8 <= bytes; i += 8) {
     uint64_t word;
