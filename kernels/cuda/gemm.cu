@@ -2,8 +2,8 @@
  * bytes, so B is the library's first operand and bias runs along its rows.
  *
  * A plan is a product's descriptors and one of the library's algorithms. It is made once a shape; the heuristic's first
- * choice is not the best by up to a third on the shapes of a small model, so the first TRIED are timed where they may
- * be: three launches each, the fastest launch counts. The workspace belongs to the one stream and outlives every graph.
+ * choice need not be the best, so the first TRIED are timed where they may be: three launches each, the fastest launch
+ * counts. The workspace belongs to the one stream and outlives every graph.
  *
  * Predicted: bf16 at 600-720 TFLOP/s on an H100 for a teacher's products (m 4096, n and k 1536 to 8960). */
 #include "kernels/cuda/gemm.cuh"

@@ -49,6 +49,10 @@ local function key_of(piece) return ("%d.%d.%d"):format(piece.row, piece.first, 
 function teacher_cache.open(loss, options)
   local needs = loss:needs().teacher
   if not needs then error("teacher_cache: this loss needs no teacher", 2) end
+  local device = loss.teacher:device()
+  if device ~= "cpu" then -- where a row's bits may depend on the rows beside it, and what is kept would have to travel
+    return nil, ("teacher.cache: not on device %s yet; teacher.cache=none, or device=cpu"):format(device), "unsupported"
+  end
   local self = setmetatable({ loss = loss, needs = needs, dtype = options.dtype or "f32", kept = {}, count = 0, bytes = 0, fresh = {},
     fresh_bytes = 0, warn = options.warn or print }, Cache)
   local out = kava.no_grad(function()

@@ -169,6 +169,13 @@ describe("a teacher's cache", function()
     end)
   end)
 
+  it("is refused on a GPU", function()
+    local built = loss()
+    built.teacher = setmetatable({ device = function() return "cuda" end }, { __index = teacher })
+    assert.same({ nil, "teacher.cache: not on device cuda yet; teacher.cache=none, or device=cpu", "unsupported" },
+      { kava.teacher_cache.open(built, {}) })
+  end)
+
   it("is refused where no teacher is needed", function()
     local built = loss { name = "none" }
     assert.has_error(function() kava.teacher_cache.open(built, {}) end, "teacher_cache: this loss needs no teacher")
