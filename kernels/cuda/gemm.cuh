@@ -28,4 +28,6 @@ extern "C" kava_status kava_cuda_plans_load(const char *path);
 extern "C" kava_status kava_cuda_plans_save(const char *path); /* where nothing is new: does nothing */
 /* Whether first runs measure; on to begin with. */
 extern "C" void kava_cuda_plans_measure(bool measure);
+/* About how many bytes of a weight of another type are widened at a time. */
+extern "C" void kava_cuda_linear_scratch(int64_t bytes);
 #endif

@@ -27,6 +27,7 @@ command = [o.kava, os.path.join(os.path.dirname(os.path.abspath(__file__)), "ste
            f"seq={o.seq}", f"accum={o.accum}", f"reps={o.steps}", "wait=1", *o.rest]
 kava = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 line = kava.stdout.readline()
+if "until_first_step" in line: print(line, end=""); line = kava.stdout.readline()
 if not line: sys.exit(f"kava ended: exit status {kava.wait()}")
 print(json.dumps({"kava": "ready", "first_step_s": round(time.time() - started, 2), **json.loads(line)}), flush=True)
 

@@ -2,13 +2,15 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1]
+--   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1] [models=FOLDER]
+-- models: what is there is loaded, else made and saved there first: the time to the first step as users have it.
 -- On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls.
 -- wait=1: one measurement for every line on standard input (side_by_side.py and
 -- gpu_side_by_side.py alternate it with the peer).
 local kava = require "kava"
+local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
-  moments = "f32", shape = "smol", device = "cpu", record = 1 }
+  moments = "f32", shape = "smol", device = "cpu", record = 1, models = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -31,11 +33,31 @@ local shapes = SHAPES[o.shape] or error("shape=smol or qwen expected, got " .. o
 if o.layers > 0 then shapes[1][2], shapes[2][2] = o.layers, o.layers // 2 end
 local dtype = gpu and "bf16" or "f32"
 
-local function build(shape)
+local phases, phase_began = {}, began
+local function phase(name)
+  local now = kava.clock()
+  table.insert(phases, ('"%s_s": %.2f'):format(name, now - phase_began))
+  phase_began = now
+end
+if gpu then phase "device" end
+
+local function create(shape, device)
   return kava.model.create({
     model_type = "qwen2", vocab_size = shape[6], hidden_size = shape[1], intermediate_size = shape[5], num_hidden_layers = shape[2],
     num_attention_heads = shape[3], num_key_value_heads = shape[4], rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
-  }, { dtype = dtype, device = gpu and o.device or nil })
+  }, { dtype = dtype, device = device })
+end
+local function build(shape, name)
+  local device = gpu and o.device or nil
+  if o.models == "" then return create(shape, device) end
+  local folder = o.models .. "/" .. name
+  if not kava.fs.exists(folder .. "/config.json") then
+    create(shape):save(folder)
+    phase("made_" .. name)
+  end
+  local m = assert(kava.model.load(folder, { device = device }))
+  phase("load_" .. name)
+  return m
 end
 
 -- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
@@ -52,9 +74,9 @@ local function quantised(m)
   return m
 end
 
-local teacher = quantised(build(shapes[1]))
+local teacher = quantised(build(shapes[1], "teacher"))
 collectgarbage()
-local student = build(shapes[2]):requires_grad(true)
+local student = build(shapes[2], "student"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd, device = o.device }
 local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
@@ -117,12 +139,16 @@ local function measure()
   io.flush()
 end
 
+phase "rest"
 step() -- warm-up: makes the optimizer's state
 wait()
+phase "first_step"
 if gpu and o.record == 1 then
   local replay = kava.record(step)
   function run() replay:run() end
+  phase "record"
 end
+if gpu then io.write(('{"until_first_step": {%s}}\n'):format(table.concat(phases, ", "))) end
 if o.wait == 0 then
   measure()
 else

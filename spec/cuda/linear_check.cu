@@ -1,5 +1,6 @@
 /* spec/cuda/linear_check.cu: linear.cu against the reference, for weights of the activations' type and of others. */
 #include "check.h"
+#include "kernels/cuda/gemm.cuh"
 
 static double tolerance(kava_dtype dtype, int64_t k) {
   return 2 * unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6 * (double)(k + 1));
@@ -69,4 +70,8 @@ void check_linear() {
   for (kava_dtype dtype : {KAVA_F32, KAVA_BF16})
     for (kava_dtype wtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_Q4_0, KAVA_Q4_1, KAVA_Q8_0})
       layer(dtype, wtype, 9, 64, 24, false);
+  kava_cuda_linear_scratch(1000); /* piece by piece */
+  layer(KAVA_BF16, KAVA_F32, 9, 64, 300, false);
+  layer(KAVA_F32, KAVA_Q8_0, 9, 32, 257, false);
+  kava_cuda_linear_scratch((int64_t)128 << 20);
 }
