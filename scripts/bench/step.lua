@@ -3,6 +3,9 @@
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1] [models=FOLDER]
+--   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…]
+-- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
+-- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
 -- models: what is there is loaded, else made and saved there first: the time to the first step as users have it.
 -- On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls.
 -- wait=1: one measurement for every line on standard input (side_by_side.py and
@@ -10,12 +13,14 @@
 local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
-  moments = "f32", shape = "smol", device = "cpu", record = 1, models = "" }
+  moments = "f32", shape = "smol", device = "cpu", record = 1, models = "",
+  loss = "concat", grid = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
   o[k] = type(o[k]) == "number" and (math.tointeger(v) or tonumber(v)) or v
 end
+if o.grid ~= "" then o.batch, o.seq = o.grid:match "(%d+)x(%d+)" end
 local gpu = o.device ~= "cpu"
 if gpu then
   assert(kava.device(o.device))
@@ -79,22 +84,35 @@ collectgarbage()
 local student = build(shapes[2], "student"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
 local projector = kava.projector { in_dim = td, out_dim = sd, device = o.device }
-local groups = { { params = student:parameters(), lr = 5e-5 }, { params = projector:parameters(), lr = 1e-3 } }
+local matched = o.loss == "layer_matched"
+  and kava.loss.build("layer_matched", { teacher = teacher, student = student, loss = { ce = 0 }, kv = { part = "both" } })
+local trained = matched and matched:parameters() or o.loss == "concat" and projector:parameters() or {}
+local groups = { { params = student:parameters(), lr = 5e-5 }, { params = trained, lr = 1e-3 } }
 local opt = kava.optim.adamw(groups, { weight_decay = 0.01, state_dtype = o.moments })
 local batches = {}
-for i = 1, 4 do
-  batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * (shapes[1][6] - 1)):to { dtype = "i64", device = o.device }
+local function draw()
+  for i = 1, 4 do
+    batches[i] = (kava.rand({ o.batch, o.seq }, { dtype = "f32" }) * (shapes[1][6] - 1)):to { dtype = "i64", device = o.device }
+  end
 end
 local concat = kava.kv.aggregation "concat"
 
+local function keys(m, ids) return kava.kv.aggregate(m:forward({ input_ids = ids, logits = false, values = false }).kv, concat) end
+local losses = {}
+function losses.concat(ids)
+  local tk = kava.no_grad(keys, teacher, ids)
+  return kava.loss.mercator(keys(student, ids), projector(tk))
+end
+function losses.bare(ids)
+  local tk = kava.no_grad(keys, teacher, ids)
+  return kava.loss.mercator(keys(student, ids), tk:narrow(3, 1, sd))
+end
+function losses.layer_matched(ids) return (matched:step({ input_ids = ids, tokens = ids:numel() }, 1)) end
+local loss_of = losses[o.loss] or error("loss=concat, bare or layer_matched expected, got " .. o.loss)
+
 local function micro(i, last)
   local step <close> = kava.scope()
-  local ids = batches[i % 4 + 1]
-  local tk = kava.no_grad(function()
-    return kava.kv.aggregate(teacher:forward({ input_ids = ids, logits = false, values = false }).kv, concat)
-  end)
-  local sk = kava.kv.aggregate(student:forward({ input_ids = ids, logits = false, values = false }).kv, concat)
-  local loss = kava.loss.mercator(sk, projector(tk))
+  local loss = loss_of(batches[i % 4 + 1])
   ;(loss / o.accum):backward()
   if last then
     opt:step()
@@ -132,24 +150,54 @@ local function measure()
   end
   table.sort(times)
   local median = times[(#times + 1) // 2]
-  local line = '{"variant": "kava", "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.2f, '
+  local line = '{"variant": "kava", "batch": %d, "seq": %d, "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.2f, '
     .. '"min": %.2f, "max": %.2f, "tok_s": %d, "peak_GiB": %.2f}\n'
-  io.write(line:format(o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3,
+  io.write(line:format(o.batch, o.seq, o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3,
     math.floor(o.batch * o.seq / median), gpu and kava.memory().cuda.peak / (1 << 30) or peak_rss()))
   io.flush()
+  return median * 1e3
 end
 
+local replay
+local function record()
+  if not (gpu and o.record == 1) then return end
+  replay = nil
+  collectgarbage()
+  replay = kava.record(step)
+  function run() replay:run() end
+end
+
+draw()
 phase "rest"
 step() -- warm-up: makes the optimizer's state
 wait()
 phase "first_step"
-if gpu and o.record == 1 then
-  local replay = kava.record(step)
-  function run() replay:run() end
-  phase "record"
-end
+record()
+phase "record"
 if gpu then io.write(('{"until_first_step": {%s}}\n'):format(table.concat(phases, ", "))) end
-if o.wait == 0 then
+
+-- Least squares of t = a + b tokens.
+local function grid()
+  local n, sx, sy, sxx, sxy = 0, 0, 0, 0, 0
+  local points = {}
+  for batch, seq in o.grid:gmatch "(%d+)x(%d+)" do
+    o.batch, o.seq = math.tointeger(batch), math.tointeger(seq)
+    draw()
+    step()
+    record()
+    local ms, tokens = measure(), o.batch * o.seq / 1000
+    points[#points + 1] = { tokens, ms }
+    n, sx, sy, sxx, sxy = n + 1, sx + tokens, sy + ms, sxx + tokens * tokens, sxy + tokens * ms
+  end
+  local slope = (n * sxy - sx * sy) / (n * sxx - sx * sx)
+  local start = (sy - slope * sx) / n
+  for i, point in ipairs(points) do points[i] = ("%+.1f%%"):format((point[2] / (start + slope * point[1]) - 1) * 100) end
+  io.write(('{"fit": "%.2f ms + %.3f ms a thousand tokens", "off": "%s"}\n'):format(start, slope, table.concat(points, " ")))
+end
+
+if o.grid ~= "" then
+  grid()
+elseif o.wait == 0 then
   measure()
 else
   io.write('{"ready": true}\n')
