@@ -155,8 +155,10 @@ typedef struct kava_linear_args {
   kava_dtype precision;
 } kava_linear_args;
 
-/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D], contiguous; scale multiplies q.k; with softcap
- * c > 0 the scaled score s becomes c tanh(s/c). Every buffer is of `dtype` but start and lse, which is wide. Query t of
+/* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D]; scale multiplies q.k; with softcap c > 0 the
+ * scaled score s becomes c tanh(s/c). A token's heads lie together; *_row: elements from one token to the next, so that
+ * q, k, v may be columns of one buffer and their gradients of another. 0: contiguous, as o and grad_o always are, and
+ * all that kernels on the CPU take. Every buffer is of `dtype` but start and lse, which is wide. Query t of
  * row b sees keys j with kava_attention_first(..) <= j <= t: start[b*T+t] on (documents packed in a row, left padding;
  * NULL or negative: 0), of which the last `window` (0: all). A query that sees no key (start > t) yields o = 0. lse
  * [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
@@ -165,12 +167,14 @@ typedef struct kava_attention_args {
   int64_t batch, length, heads, kv_heads, head_dim;
   double scale, softcap; /* softcap 0: none */
   const void *q, *k, *v;
+  int64_t q_row, k_row, v_row;
   const int32_t *start;
   int64_t window;
   void *o, *lse; /* o: read by the backward pass */
   /* backward only: gradients; any of dq, dk, dv may be NULL; add_*: add instead of overwrite */
   const void *grad_o;
   void *dq, *dk, *dv;
+  int64_t dq_row, dk_row, dv_row;
   bool add_q, add_k, add_v;
 } kava_attention_args;
 static inline int64_t kava_attention_first(const int32_t *start, int64_t window, int64_t at, int64_t t) {

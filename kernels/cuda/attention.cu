@@ -135,19 +135,19 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int t0 = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z; /* the longest first */
   int64_t token = (int64_t)b * a.length;
-  const T *q = (const T *)a.q + (token + t0) * a.row + h * D;
-  const T *k = (const T *)a.k + token * a.kv_row + h / a.group * D;
-  const T *v = (const T *)a.v + token * a.kv_row + h / a.group * D;
+  const T *q = (const T *)a.q + (token + t0) * a.q_row + h * D;
+  const T *k = (const T *)a.k + token * a.k_row + h / a.group * D;
+  const T *v = (const T *)a.v + token * a.v_row + h / a.group * D;
   int last = min(t0 + ROWS, a.length) - 1;
   int least = least_first<WARPS>(a, b, t0);
   int from = least / KEYS * KEYS, count = least > last ? 0 : (last - from) / KEYS + 1;
   int row0 = t0 + 16 * warp + lane / 4, row1 = row0 + 8;
   int first0 = attention_first(a, b, row0), first1 = attention_first(a, b, row1);
 
-  fetch<T, D, THREADS>(sq, q, a.row, ROWS, a.length - t0);
+  fetch<T, D, THREADS>(sq, q, a.q_row, ROWS, a.length - t0);
   if (count) {
-    fetch<T, D, THREADS>(sk, k + from * a.kv_row, a.kv_row, KEYS, a.length - from);
-    fetch<T, D, THREADS>(sv, v + from * a.kv_row, a.kv_row, KEYS, a.length - from);
+    fetch<T, D, THREADS>(sk, k + from * a.k_row, a.k_row, KEYS, a.length - from);
+    fetch<T, D, THREADS>(sv, v + from * a.v_row, a.v_row, KEYS, a.length - from);
   }
   kava_copy_commit();
 
@@ -162,8 +162,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   for (int n = 0; n < count; n++) {
     int j0 = from + n * KEYS, next = j0 + KEYS, stage = n % 2;
     if (n + 1 < count) {
-      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.kv_row, a.kv_row, KEYS, a.length - next);
-      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.kv_row, a.kv_row, KEYS, a.length - next);
+      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.k_row, a.k_row, KEYS, a.length - next);
+      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.v_row, a.v_row, KEYS, a.length - next);
     }
     kava_copy_commit();
     kava_copy_wait<1>();
@@ -293,9 +293,10 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   };
   auto fetch_queries = [&](int stage, int h, int tile) {
     int t0 = tile * QUERIES;
-    int64_t at = (token + t0) * a.row + h * D, line = ((int64_t)b * a.heads + h) * a.length + t0;
-    fetch<T, D, THREADS>(sq + stage * QUERIES * ROW, (const T *)a.q + at, a.row, QUERIES, a.length - t0);
-    fetch<T, D, THREADS>(sg + stage * QUERIES * ROW, (const T *)a.g + at, a.row, QUERIES, a.length - t0);
+    int64_t line = ((int64_t)b * a.heads + h) * a.length + t0;
+    const T *q = (const T *)a.q + (token + t0) * a.q_row + h * D, *g = (const T *)a.g + (token + t0) * a.row + h * D;
+    fetch<T, D, THREADS>(sq + stage * QUERIES * ROW, q, a.q_row, QUERIES, a.length - t0);
+    fetch<T, D, THREADS>(sg + stage * QUERIES * ROW, g, a.row, QUERIES, a.length - t0);
     for (int i = threadIdx.x; i < QUERIES; i += THREADS) {
       bool valid = t0 + i < a.length;
       kava_copy_async4(slse + stage * QUERIES + i, a.lse + line + (valid ? i : 0), valid);
@@ -306,9 +307,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
 
   int tile = seeing(tiles_from), stage = 0;
   if (tile >= tiles_end) head = heads_end;
-  int64_t place = (token + j0) * a.kv_row + hk * D;
-  fetch<T, D, THREADS>(sk, (const T *)a.k + place, a.kv_row, ROWS, a.length - j0);
-  fetch<T, D, THREADS>(sv, (const T *)a.v + place, a.kv_row, ROWS, a.length - j0);
+  fetch<T, D, THREADS>(sk, (const T *)a.k + (token + j0) * a.k_row + hk * D, a.k_row, ROWS, a.length - j0);
+  fetch<T, D, THREADS>(sv, (const T *)a.v + (token + j0) * a.v_row + hk * D, a.v_row, ROWS, a.length - j0);
   if (head < heads_end) fetch_queries(0, head, tile);
   kava_copy_commit();
 
@@ -365,10 +365,13 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   __syncthreads();
   int limit = a.length - j0 - 16 * warp;
   if (a.splits == 1) {
-    int64_t at = (token + j0 + 16 * warp) * a.kv_row + hk * D + slice;
+    int64_t row = token + j0 + 16 * warp;
     if (a.dk)
-      put_rows<T, C>((T *)a.dk + at, a.kv_row, limit, dk, a.scale, a.scale, sk + 16 * warp * ROW, lane, a.add_k);
-    if (a.dv) put_rows<T, C>((T *)a.dv + at, a.kv_row, limit, dv, 1, 1, sk + 16 * warp * ROW, lane, a.add_v);
+      put_rows<T, C>((T *)a.dk + row * a.dk_row + hk * D + slice, a.dk_row, limit, dk, a.scale, a.scale,
+                     sk + 16 * warp * ROW, lane, a.add_k);
+    if (a.dv)
+      put_rows<T, C>((T *)a.dv + row * a.dv_row + hk * D + slice, a.dv_row, limit, dv, 1, 1, sk + 16 * warp * ROW, lane,
+                     a.add_v);
     return;
   }
   int64_t size = (int64_t)a.batch * a.length * a.kv_heads * D;
@@ -391,7 +394,7 @@ template <class T> __global__ void __launch_bounds__(256) parts_kernel(attention
   int width = a.kv_heads * a.dim;
   int64_t size = (int64_t)a.batch * a.length * width;
   for (int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 4; to && i < size; i += (int64_t)gridDim.x * 1024) {
-    T *at = to + i / width * a.kv_row + i % width;
+    T *at = to + i / width * (blockIdx.y ? a.dv_row : a.dk_row) + i % width;
     float sum[4] = {0, 0, 0, 0}, part[4];
     for (int s = 0; s < a.splits; s++) {
       kava_load<float, 4>(a.partial + (2 * s + blockIdx.y) * size + i, part);
@@ -413,9 +416,9 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   T *sq = (T *)kava_dynamic_shared(), *sg = sq + ROWS * ROW, *sk = sg + ROWS * ROW, *sv = sk + 2 * KEYS * ROW;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int t0 = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-  int64_t token = (int64_t)b * a.length, at = (token + t0) * a.row + h * D;
-  const T *k = (const T *)a.k + token * a.kv_row + h / a.group * D;
-  const T *v = (const T *)a.v + token * a.kv_row + h / a.group * D;
+  int64_t token = (int64_t)b * a.length;
+  const T *k = (const T *)a.k + token * a.k_row + h / a.group * D;
+  const T *v = (const T *)a.v + token * a.v_row + h / a.group * D;
   int last = min(t0 + ROWS, a.length) - 1, least = 0x7fffffff, groups = (a.length + 15) / 16;
   for (int i = t0 / 16; i < min(groups, t0 / 16 + WARPS); i++) least = min(least, a.least[b * groups + i]);
   int from = least / KEYS * KEYS, count = least > last ? 0 : (last - from) / KEYS + 1;
@@ -426,11 +429,11 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
         base1 = row1 < a.length ? a.lse[line + row1] * LOG2E : 0;
   float mean0 = row0 < a.length ? a.delta[line + row0] : 0, mean1 = row1 < a.length ? a.delta[line + row1] : 0;
 
-  fetch<T, D, THREADS>(sq, (const T *)a.q + at, a.row, ROWS, a.length - t0);
-  fetch<T, D, THREADS>(sg, (const T *)a.g + at, a.row, ROWS, a.length - t0);
+  fetch<T, D, THREADS>(sq, (const T *)a.q + (token + t0) * a.q_row + h * D, a.q_row, ROWS, a.length - t0);
+  fetch<T, D, THREADS>(sg, (const T *)a.g + (token + t0) * a.row + h * D, a.row, ROWS, a.length - t0);
   if (count) {
-    fetch<T, D, THREADS>(sk, k + from * a.kv_row, a.kv_row, KEYS, a.length - from);
-    fetch<T, D, THREADS>(sv, v + from * a.kv_row, a.kv_row, KEYS, a.length - from);
+    fetch<T, D, THREADS>(sk, k + from * a.k_row, a.k_row, KEYS, a.length - from);
+    fetch<T, D, THREADS>(sv, v + from * a.v_row, a.v_row, KEYS, a.length - from);
   }
   kava_copy_commit();
   float acc[D / 8][4];
@@ -442,8 +445,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   for (int n = 0; n < count; n++) {
     int j0 = from + n * KEYS, next = j0 + KEYS, stage = n % 2;
     if (n + 1 < count) {
-      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.kv_row, a.kv_row, KEYS, a.length - next);
-      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.kv_row, a.kv_row, KEYS, a.length - next);
+      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.k_row, a.k_row, KEYS, a.length - next);
+      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.v_row, a.v_row, KEYS, a.length - next);
     }
     kava_copy_commit();
     kava_copy_wait<1>();
@@ -470,8 +473,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   }
   kava_copy_wait<0>();
   __syncthreads();
-  put_rows<T, D>((T *)a.dq + at + 16 * warp * a.row, a.row, a.length - t0 - 16 * warp, acc, a.scale, a.scale,
-                 sq + 16 * warp * ROW, lane, a.add_q);
+  put_rows<T, D>((T *)a.dq + (token + t0 + 16 * warp) * a.dq_row + h * D, a.dq_row, a.length - t0 - 16 * warp, acc,
+                 a.scale, a.scale, sq + 16 * warp * ROW, lane, a.add_q);
 }
 
 template <class T, int D> void forward(const attention_job &a) {
@@ -518,7 +521,9 @@ bool run_typed(kava_dtype dtype, const attention_job &a, bool back) {
   for (const void *p :
        {a.q, a.k, a.v, a.g, a.o, (const void *)a.out, (const void *)a.dq, (const void *)a.dk, (const void *)a.dv})
     aligned = aligned && kava_aligned(p);
-  if (!aligned || a.row % 8 || a.kv_row % 8) return false;
+  for (int64_t row : {a.row, a.q_row, a.k_row, a.v_row, a.dq_row, a.dk_row, a.dv_row})
+    aligned = aligned && row % 8 == 0;
+  if (!aligned) return false;
   if (dtype == KAVA_BF16) return run<kava_bf16>(a, back);
   return dtype == KAVA_F16 && run<kava_f16>(a, back);
 }

@@ -7,12 +7,11 @@
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
-/* kava_attention_args as kernels take them. Rows (tokens) of q, o and their gradients are `row` elements apart, those
- * of k and v `kv_row`. */
+/* kava_attention_args as kernels take them: *_row are elements between tokens, `row` those of o and g. */
 typedef struct attention_job {
   int batch, length, heads, kv_heads, dim, group; /* group: heads a key head serves */
   float scale, softcap;
-  int64_t row, kv_row;
+  int64_t row, q_row, k_row, v_row, dq_row, dk_row, dv_row;
   const void *q, *k, *v, *g, *o;
   void *out, *dq, *dk, *dv;
   float *lse; /* [B,H,T] */

@@ -47,11 +47,9 @@ __device__ __forceinline__ void put(T *to, const float (&acc)[EACH], float facto
     if (d < dim) to[d] = kava_narrow<T>(acc[i] * factor + (add ? kava_widen(to[d]) : 0));
   }
 }
-__device__ __forceinline__ int64_t row_at(const attention_job &a, int b, int t, int h) {
-  return ((int64_t)b * a.length + t) * a.row + h * a.dim;
-}
-__device__ __forceinline__ int64_t key_at(const attention_job &a, int b, int j, int hk) {
-  return ((int64_t)b * a.length + j) * a.kv_row + hk * a.dim;
+/* where head h of token t begins, with `row` elements between tokens */
+__device__ __forceinline__ int64_t place(const attention_job &a, int64_t row, int b, int t, int h) {
+  return ((int64_t)b * a.length + t) * row + h * a.dim;
 }
 __device__ __forceinline__ int64_t line_at(const attention_job &a, int b, int h) {
   return ((int64_t)b * a.heads + h) * a.length;
@@ -69,13 +67,13 @@ template <class T> __global__ void __launch_bounds__(THREADS) forward_kernel(att
   KAVA_SHARED(float, weights, WARPS * 32);
   float *weight = weights + 32 * warp;
   int t0 = (gridDim.x - 1 - blockIdx.x) * WARPS, t = t0 + warp, h = blockIdx.y, b = blockIdx.z, hk = h / a.group;
-  fetch(q, (const T *)a.q + row_at(a, b, t0, h), a.row, WARPS, a.length - t0, dim);
+  fetch(q, (const T *)a.q + place(a, a.q_row, b, t0, h), a.q_row, WARPS, a.length - t0, dim);
   int first = attention_first(a, b, t), from = keys_from(a, b, t0), end = min(t0 + WARPS, a.length);
   float most = -INFINITY, sum = 0, acc[EACH] = {0, 0, 0, 0, 0, 0, 0, 0}, slope;
   for (int j0 = from; j0 < end; j0 += 32) {
     __syncthreads();
-    fetch(k, (const T *)a.k + key_at(a, b, j0, hk), a.kv_row, 32, a.length - j0, dim);
-    fetch(v, (const T *)a.v + key_at(a, b, j0, hk), a.kv_row, 32, a.length - j0, dim);
+    fetch(k, (const T *)a.k + place(a, a.k_row, b, j0, hk), a.k_row, 32, a.length - j0, dim);
+    fetch(v, (const T *)a.v + place(a, a.v_row, b, j0, hk), a.v_row, 32, a.length - j0, dim);
     __syncthreads();
     float s = score(a, dot(q + warp * (dim + 1), k + lane * (dim + 1), dim), &slope);
     if (j0 + lane > t || j0 + lane < first) s = -INFINITY;
@@ -91,7 +89,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) forward_kernel(att
     __syncwarp();
   }
   if (t >= a.length) return;
-  put((T *)a.out + row_at(a, b, t, h), acc, sum > 0 ? 1 / sum : 0, dim, lane, false);
+  put((T *)a.out + place(a, a.row, b, t, h), acc, sum > 0 ? 1 / sum : 0, dim, lane, false);
   if (lane == 0 && a.lse) a.lse[line_at(a, b, h) + t] = sum > 0 ? most + logf(sum) : -INFINITY;
 }
 
@@ -100,10 +98,10 @@ template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(atten
   int lane = threadIdx.x % 32;
   int64_t total = (int64_t)a.batch * a.length * a.heads;
   for (int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; at < total; at += (int64_t)gridDim.x * WARPS) {
-    int64_t token = at / a.heads, place = token * a.row + at % a.heads * a.dim;
+    int64_t token = at / a.heads, head = token * a.row + at % a.heads * a.dim;
     float sum = 0;
     for (int d = lane; d < a.dim; d += 32)
-      sum += kava_widen(((const T *)a.o)[place + d]) * kava_widen(((const T *)a.g)[place + d]);
+      sum += kava_widen(((const T *)a.o)[head + d]) * kava_widen(((const T *)a.g)[head + d]);
     sum = kava_warp_sum(sum);
     if (lane == 0) a.delta[(token / a.length * a.heads + at % a.heads) * a.length + token % a.length] = sum;
   }
@@ -124,15 +122,15 @@ template <class T, bool MAP> __global__ void __launch_bounds__(THREADS) queries_
   KAVA_SHARED(float, weights, WARPS * 32);
   float *weight = weights + 32 * warp;
   int t0 = (gridDim.x - 1 - blockIdx.x) * WARPS, t = t0 + warp, h = blockIdx.y, b = blockIdx.z, hk = h / a.group;
-  fetch(q, (const T *)a.q + row_at(a, b, t0, h), a.row, WARPS, a.length - t0, dim);
-  if (!MAP) fetch(g, (const T *)a.g + row_at(a, b, t0, h), a.row, WARPS, a.length - t0, dim);
+  fetch(q, (const T *)a.q + place(a, a.q_row, b, t0, h), a.q_row, WARPS, a.length - t0, dim);
+  if (!MAP) fetch(g, (const T *)a.g + place(a, a.row, b, t0, h), a.row, WARPS, a.length - t0, dim);
   int first = attention_first(a, b, t), from = keys_from(a, b, t0), end = min(t0 + WARPS, a.length);
   float lse = t < a.length ? a.lse[line_at(a, b, h) + t] : 0, mean = t < a.length ? a.delta[line_at(a, b, h) + t] : 0;
   float acc[EACH] = {0, 0, 0, 0, 0, 0, 0, 0}, slope;
   for (int j0 = from; j0 < end; j0 += 32) {
     __syncthreads();
-    fetch(k, (const T *)a.k + key_at(a, b, j0, hk), a.kv_row, 32, a.length - j0, dim);
-    if (!MAP) fetch(v, (const T *)a.v + key_at(a, b, j0, hk), a.kv_row, 32, a.length - j0, dim);
+    fetch(k, (const T *)a.k + place(a, a.k_row, b, j0, hk), a.k_row, 32, a.length - j0, dim);
+    if (!MAP) fetch(v, (const T *)a.v + place(a, a.v_row, b, j0, hk), a.v_row, 32, a.length - j0, dim);
     __syncthreads();
     float s = score(a, dot(q + warp * (dim + 1), k + lane * (dim + 1), dim), &slope), ds = 0;
     if (j0 + lane <= t && j0 + lane >= first)
@@ -143,7 +141,7 @@ template <class T, bool MAP> __global__ void __launch_bounds__(THREADS) queries_
     gather(acc, weight, k, dim, lane);
     __syncwarp();
   }
-  if (t < a.length) put((T *)a.dq + row_at(a, b, t, h), acc, a.scale, dim, lane, a.add_q);
+  if (t < a.length) put((T *)a.dq + place(a, a.dq_row, b, t, h), acc, a.scale, dim, lane, a.add_q);
 }
 
 template <class T, bool MAP> __global__ void __launch_bounds__(THREADS) keys_kernel(attention_job a) {
@@ -153,15 +151,15 @@ template <class T, bool MAP> __global__ void __launch_bounds__(THREADS) keys_ker
   KAVA_SHARED(float, weights, WARPS * 64);
   float *weight = weights + 64 * warp;
   int j0 = blockIdx.x * WARPS, j = j0 + warp, hk = blockIdx.y, b = blockIdx.z;
-  fetch(k, (const T *)a.k + key_at(a, b, j0, hk), a.kv_row, WARPS, a.length - j0, dim);
-  if (!MAP) fetch(v, (const T *)a.v + key_at(a, b, j0, hk), a.kv_row, WARPS, a.length - j0, dim);
+  fetch(k, (const T *)a.k + place(a, a.k_row, b, j0, hk), a.k_row, WARPS, a.length - j0, dim);
+  if (!MAP) fetch(v, (const T *)a.v + place(a, a.v_row, b, j0, hk), a.v_row, WARPS, a.length - j0, dim);
   float dk[EACH] = {0, 0, 0, 0, 0, 0, 0, 0}, dv[EACH] = {0, 0, 0, 0, 0, 0, 0, 0}, slope;
   for (int h = hk * a.group; h < (hk + 1) * a.group; h++)
     for (int t0 = j0 / 32 * 32; t0 < a.length; t0 += 32) {
       int t = t0 + lane, first = attention_first(a, b, t);
       if (!__syncthreads_or(first < j0 + WARPS)) continue;
-      fetch(q, (const T *)a.q + row_at(a, b, t0, h), a.row, 32, a.length - t0, dim);
-      if (!MAP) fetch(g, (const T *)a.g + row_at(a, b, t0, h), a.row, 32, a.length - t0, dim);
+      fetch(q, (const T *)a.q + place(a, a.q_row, b, t0, h), a.q_row, 32, a.length - t0, dim);
+      if (!MAP) fetch(g, (const T *)a.g + place(a, a.row, b, t0, h), a.row, 32, a.length - t0, dim);
       __syncthreads();
       float s = score(a, dot(k + warp * (dim + 1), q + lane * (dim + 1), dim), &slope), p = 0, ds = 0;
       if (t < a.length && j <= t && j >= first) {
@@ -178,13 +176,13 @@ template <class T, bool MAP> __global__ void __launch_bounds__(THREADS) keys_ker
       __syncthreads();
     }
   if (j >= a.length) return;
-  if (a.dk) put((T *)a.dk + key_at(a, b, j, hk), dk, a.scale, dim, lane, a.add_k);
-  if (a.dv && !MAP) put((T *)a.dv + key_at(a, b, j, hk), dv, 1, dim, lane, a.add_v);
+  if (a.dk) put((T *)a.dk + place(a, a.dk_row, b, j, hk), dk, a.scale, dim, lane, a.add_k);
+  if (a.dv && !MAP) put((T *)a.dv + place(a, a.dv_row, b, j, hk), dv, 1, dim, lane, a.add_v);
 }
 
 /* The map: a warp for each (row, query), first lse of every head, then p, which each lane adds up in its own places. */
 template <class T> __device__ float map_score(const attention_job &a, int b, int t, int h, int j) {
-  const T *q = (const T *)a.q + row_at(a, b, t, h), *k = (const T *)a.k + key_at(a, b, j, h / a.group);
+  const T *q = (const T *)a.q + place(a, a.q_row, b, t, h), *k = (const T *)a.k + place(a, a.k_row, b, j, h / a.group);
   float sum = 0, slope;
   for (int d = 0; d < a.dim; d++) sum += kava_widen(q[d]) * kava_widen(k[d]);
   return score(a, sum, &slope);
@@ -247,7 +245,11 @@ attention_job job_of(const kava_attention_args *a) {
   job.batch = (int)a->batch, job.length = (int)a->length, job.heads = (int)a->heads, job.kv_heads = (int)a->kv_heads;
   job.dim = (int)a->head_dim, job.group = job.heads / job.kv_heads;
   job.scale = (float)a->scale, job.softcap = (float)a->softcap;
-  job.row = a->heads * a->head_dim, job.kv_row = a->kv_heads * a->head_dim;
+  int64_t row = a->heads * a->head_dim, kv_row = a->kv_heads * a->head_dim;
+  job.row = row;
+  job.q_row = a->q_row ? a->q_row : row, job.dq_row = a->dq_row ? a->dq_row : row;
+  job.k_row = a->k_row ? a->k_row : kv_row, job.dk_row = a->dk_row ? a->dk_row : kv_row;
+  job.v_row = a->v_row ? a->v_row : kv_row, job.dv_row = a->dv_row ? a->dv_row : kv_row;
   job.q = a->q, job.k = a->k, job.v = a->v, job.g = a->grad_o;
   job.start = a->start;
   job.window = (int)a->window;

@@ -9,6 +9,29 @@ struct shape {
   int starts; /* 0: none, 1: documents, 2: documents and a window, 3: at random, some see nothing */
 };
 
+/* q, k and v as columns of one buffer, their gradients as columns of another, `between` elements after them. */
+struct joined {
+  int64_t widths[3], row = 0;
+  array buffer;
+  static int64_t width(const shape &s, int64_t between) { return (s.heads + 2 * s.kv_heads) * s.dim + between; }
+  joined(kava_dtype dtype, const shape &s, int64_t between)
+      : widths{s.heads * s.dim, s.kv_heads * s.dim, s.kv_heads * s.dim}, row(width(s, between)),
+        buffer(dtype, s.batch * s.length * row) {}
+  std::vector<double> of(const std::vector<double> &q, const std::vector<double> &k,
+                         const std::vector<double> &v) const {
+    std::vector<double> all(buffer.values.size(), NAN);
+    const std::vector<double> *each[3] = {&q, &k, &v};
+    for (size_t at = 0, t = 0; at < all.size(); at += (size_t)row, t++)
+      for (size_t i = 0, to = at; i < 3; to += (size_t)widths[i++])
+        for (size_t c = 0; c < (size_t)widths[i]; c++) all[to + c] = (*each[i])[t * (size_t)widths[i] + c];
+    return all;
+  }
+  void *column(int i) {
+    int64_t from = (i > 0 ? widths[0] : 0) + (i > 1 ? widths[1] : 0);
+    return (char *)buffer.at() + from * (buffer.dtype == KAVA_F32 ? 4 : 2);
+  }
+};
+
 static std::vector<int32_t> starts_of(const shape &s) {
   std::vector<int32_t> start((size_t)(s.batch * s.length));
   for (int64_t b = 0; b < s.batch; b++)
@@ -60,6 +83,20 @@ static void check_shape(kava_dtype dtype, const shape &s) {
   compare("attention_grad, q, " + name, dq, want_dq, 2.5 * tolerance);
   compare("attention_grad, k, " + name, dk, want_dk, 2.5 * tolerance);
   compare("attention_grad, v, " + name, dv, want_dv, 2.5 * tolerance);
+
+  for (int64_t between : {8, 3}) { /* 3: not at multiples of 16 bytes */
+    if (s.length > 90 || (s.starts == 0 && between == 3)) continue;
+    joined from(dtype, s, between), to(dtype, s, between);
+    from.buffer.set(from.of(q.values, k.values, v.values));
+    to.buffer.set(to.of(dq.values, dk.values, dv.values));
+    kava_attention_args j = a;
+    j.q = from.column(0), j.k = from.column(1), j.v = from.column(2), j.q_row = j.k_row = j.v_row = from.row;
+    j.dq = to.column(0), j.dk = to.column(1), j.dv = to.column(2), j.dq_row = j.dk_row = j.dv_row = to.row;
+    gpu->attention(&j);
+    compare("attention, joined, " + name, o, want_o, tolerance);
+    gpu->attention_grad(&j);
+    compare("attention_grad, joined, " + name, to.buffer, to.of(want_dq, want_dk, want_dv), 2.5 * tolerance);
+  }
 
   if (s.length > 40 || s.dim > 64) return;
   int64_t pairs = s.batch * s.length * s.length;
