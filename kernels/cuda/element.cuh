@@ -23,6 +23,11 @@ template <> __device__ __forceinline__ double kava_narrow<double>(float x) { ret
 template <> __device__ __forceinline__ kava_bf16 kava_narrow<kava_bf16>(float x) { return __float2bfloat16_rn(x); }
 template <> __device__ __forceinline__ kava_f16 kava_narrow<kava_f16>(float x) { return __float2half_rn(x); }
 
+/* The rounded product, never part of a fused multiply-add: for products that are formed twice and must then agree, such
+ * as one whose difference from its own mean is blown up afterwards. */
+static __device__ __forceinline__ float kava_times(float x, float y) { return __fmul_rn(x, y); }
+static __device__ __forceinline__ double kava_times(double x, double y) { return __dmul_rn(x, y); }
+
 /* N elements that are moved together: 16 bytes where N is kava_vector<T>. */
 template <class T> __host__ __device__ constexpr int kava_vector() { return 16 / (int)sizeof(T); }
 template <class T, int N> struct alignas(sizeof(T) * N) kava_pack { T at[N]; };

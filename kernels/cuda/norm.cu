@@ -215,7 +215,7 @@ template <class T> __global__ void __launch_bounds__(LONG) long_norm_grad_kernel
   for (int64_t i = threadIdx.x; i < a.width && a.centre; i += LONG) mean += kava_widen(x[i]);
   if (a.centre) mean = kava_block_sum<LONG / 32>(mean, room) / (F)a.width;
   for (int64_t i = threadIdx.x; i < a.width; i += LONG) {
-    F d = kava_widen(x[i]) - mean, g = kava_widen(grad[i]) * (w ? kava_widen(w[i]) : F(1));
+    F d = kava_widen(x[i]) - mean, g = kava_times(kava_widen(grad[i]), w ? kava_widen(w[i]) : F(1));
     square += d * d;
     total += g;
     dot += g * d;
@@ -227,7 +227,7 @@ template <class T> __global__ void __launch_bounds__(LONG) long_norm_grad_kernel
   dot = kava_block_sum<LONG / 32>(dot, room) * scale / (F)a.width;
   for (int64_t i = threadIdx.x; i < a.width; i += LONG) {
     T *to = (T *)a.dx + at + i;
-    F g = kava_widen(grad[i]) * (w ? kava_widen(w[i]) : F(1)), n = (kava_widen(x[i]) - mean) * scale;
+    F g = kava_times(kava_widen(grad[i]), w ? kava_widen(w[i]) : F(1)), n = (kava_widen(x[i]) - mean) * scale;
     *to = kava_narrow<T>(scale * (g - total - n * dot) + (a.add_x ? kava_widen(*to) : F(0)));
   }
 }

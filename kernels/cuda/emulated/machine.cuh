@@ -63,10 +63,10 @@ static inline void kava_ldmatrix_transposed(uint32_t out[4], const void *row) {
 
 template <class T> uint32_t kava_pair(float x, float y);
 template <> inline uint32_t kava_pair<__nv_bfloat16>(float x, float y) {
-  return kava_f32_to_bf16(x) | (uint32_t)kava_f32_to_bf16(y) << 16;
+  return __float2bfloat16_rn(x).bits | (uint32_t)__float2bfloat16_rn(y).bits << 16;
 }
 template <> inline uint32_t kava_pair<__half>(float x, float y) {
-  return kava_f32_to_f16(x) | (uint32_t)kava_f32_to_f16(y) << 16;
+  return __float2half_rn(x).bits | (uint32_t)__float2half_rn(y).bits << 16;
 }
 
 static inline float kava_emulated_half(__nv_bfloat16, uint32_t bits) { return kava_bf16_to_f32((uint16_t)bits); }
