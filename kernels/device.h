@@ -1,7 +1,8 @@
 /* kernels/device.h: what a device other than the CPU gives: a table of kernels, and memory, copies and recordings
  * beside them. It comes from a module that is opened with dlopen (src/tensor/device.c) and exports one C function,
- * kava_<device>_open. All work of a device goes, in order, to one stream: a function returns when its work is enqueued,
- * not when it is done, unless it says so. What goes wrong later is told by `failure`. One thread at a time. */
+ * kava_<device>_open. All work of a device goes, in order, to one stream, but for what is done aside: a function
+ * returns when its work is enqueued, not when it is done, unless it says so. What goes wrong later is told by
+ * `failure`. One thread at a time. */
 #ifndef KAVA_KERNELS_DEVICE_H
 #define KAVA_KERNELS_DEVICE_H
 #include <stddef.h>
@@ -10,7 +11,7 @@
 
 /* Of this header and of what it includes: a module built from other sources is refused. Raised with every change of a
  * signature. */
-#define KAVA_DEVICE_ABI 2
+#define KAVA_DEVICE_ABI 3
 
 typedef struct kava_device_facts {
   char name[96]; /* "NVIDIA H100 80GB HBM3"; "emulated" */
@@ -44,6 +45,11 @@ typedef struct kava_device_table {
   kava_status (*record_end)(bool keep, kava_graph **out);
   kava_status (*replay)(kava_graph *graph);
   void (*graph_release)(kava_graph *graph);
+  /* Between fork and aside_end work goes to a second stream, which begins where the first is at fork; from join on the
+   * first waits for it. Joined before the next fork, and before a recording ends. */
+  kava_status (*fork)(void);
+  kava_status (*aside_end)(void);
+  kava_status (*join)(void);
   /* Which of the library's kernels was found fastest for which product. A file that is not there, or is another GPU's
    * or library's, is passed over; KAVA_IO where it cannot be written. */
   kava_status (*plans_load)(const char *path);

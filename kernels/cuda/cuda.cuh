@@ -16,8 +16,13 @@ extern "C" {
 #include "kernels/kernels.h"
 }
 
-/* One stream for everything, made when first asked for. */
+/* The stream that work goes to now, made when first asked for. There are two lanes: all goes to the first, but what is
+ * done aside (module.cu). */
+#define KAVA_CUDA_LANES 2
 cudaStream_t kava_cuda_stream(void);
+cudaStream_t kava_cuda_stream_of(int lane);
+int kava_cuda_lane(void);
+void kava_cuda_set_lane(int lane);
 /* Keeps the first failure. */
 void kava_cuda_failed(const char *name, cudaError_t error);
 /* The first failure's kernel and error, which are forgotten by it; NULL: there is none. */
@@ -25,8 +30,9 @@ const char *kava_cuda_failure(cudaError_t *error);
 /* What the table's caller gets to see as KAVA_UNSUPPORTED: "<kernel>: no code for <dtype>". Returns that. */
 kava_status kava_cuda_unsupported(const char *kernel, kava_dtype dtype);
 
-/* Device memory for the launches of one call: the next call's may overwrite it, in the stream's order. It grows by
- * doubling, and what was outgrown stays, since a captured graph may hold it. NULL: out of memory (kept as a failure).
+/* Device memory for the launches of one call, a lane's own: the next call's may overwrite it, in the stream's order. It
+ * grows by doubling, and what was outgrown stays, since a captured graph may hold it. NULL: out of memory (kept as a
+ * failure).
  */
 void *kava_cuda_scratch(size_t bytes);
 

@@ -3,7 +3,7 @@
  *
  * A plan is a product's descriptors and one of the library's algorithms. It is made once a shape; the heuristic's first
  * choice need not be the best, so the first TRIED are timed where they may be: three launches each, the fastest launch
- * counts. The workspace belongs to the one stream and outlives every graph.
+ * counts. A workspace belongs to one stream and outlives every graph.
  *
  * Predicted: bf16 at 600-720 TFLOP/s on an H100 for a teacher's products (m 4096, n and k 1536 to 8960). */
 #include "kernels/cuda/gemm.cuh"
@@ -34,7 +34,7 @@ struct plan {
 };
 
 cublasLtHandle_t handle;
-void *workspace;
+void *workspace[KAVA_CUDA_LANES];
 std::map<key, plan> plans;
 std::map<key, plan> known; /* read from a file: the algorithm alone is set */
 bool measures = true, changed;
@@ -45,12 +45,12 @@ bool done(cublasStatus_t status, const char *what) {
   return false;
 }
 bool ready() {
-  if (handle) return true;
-  if (!workspace) {
-    cudaError_t error = cudaMalloc(&workspace, WORKSPACE);
+  void **room = &workspace[kava_cuda_lane()];
+  if (!*room) {
+    cudaError_t error = cudaMalloc(room, WORKSPACE);
     if (error != cudaSuccess) return kava_cuda_failed("cuBLASLt's workspace", error), false;
   }
-  return done(cublasLtCreate(&handle), "cublasLtCreate");
+  return handle || done(cublasLtCreate(&handle), "cublasLtCreate");
 }
 
 cudaDataType_t type_of(kava_dtype dtype) {
@@ -125,7 +125,7 @@ cublasStatus_t multiply(const kava_product *p, const plan &with, const cublasLtM
   if (p->bias)
     cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias);
   return cublasLtMatmul(handle, with.product, scales[0], p->b, with.b, p->a, with.a, scales[1], c, with.c, c, with.c,
-                        algorithm, workspace, WORKSPACE, kava_cuda_stream());
+                        algorithm, workspace[kava_cuda_lane()], WORKSPACE, kava_cuda_stream());
 }
 
 bool recording() {
@@ -142,6 +142,7 @@ int fastest(const kava_product *p, const plan &with, const cublasLtMatmulHeurist
   size_t bytes = (size_t)((p->batch - 1) * p->stride_c + (p->m - 1) * p->ldc + p->n) * size;
   int chosen = 0;
   *best = 0;
+  cudaDeviceSynchronize(); /* nothing else runs meanwhile */
   if (p->beta != 0) {
     if (cudaMalloc(&own, bytes) != cudaSuccess) return cudaGetLastError(), 0;
     cudaMemsetAsync(own, 0, bytes, kava_cuda_stream());
@@ -207,11 +208,12 @@ bool choose(const kava_product *p, const key &k, plan *out) {
 }
 
 const plan *plan_for(const kava_product *p) {
+  if (!ready()) return NULL;
   key k = key_of(p);
   auto there = plans.find(k);
   if (there != plans.end()) return &there->second;
   plan made = {};
-  if (!ready() || !describe(k, &made)) return NULL;
+  if (!describe(k, &made)) return NULL;
   auto read = known.find(k);
   cublasLtMatmulHeuristicResult_t result;
   if (read != known.end() &&

@@ -106,6 +106,30 @@ static kava_status replay(kava_graph *graph) {
   return done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
 }
 
+/* ---- aside: the second lane begins when the first has come as far as `fork`; `join` makes the first wait for it ----
+ */
+
+static cudaEvent_t forked, finished;
+
+static kava_status fork_aside(void) {
+  kava_status st = KAVA_OK;
+  if (!finished) {
+    st = done("work aside", cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+    if (st == KAVA_OK) st = done("work aside", cudaEventCreateWithFlags(&finished, cudaEventDisableTiming));
+  }
+  if (st == KAVA_OK) st = done("work aside", cudaEventRecord(forked, kava_cuda_stream_of(0)));
+  if (st == KAVA_OK) st = done("work aside", cudaStreamWaitEvent(kava_cuda_stream_of(1), forked, 0));
+  if (st == KAVA_OK) kava_cuda_set_lane(1);
+  return st;
+}
+static kava_status end_aside(void) {
+  kava_cuda_set_lane(0);
+  return done("work aside", cudaEventRecord(finished, kava_cuda_stream_of(1)));
+}
+static kava_status join_aside(void) {
+  return done("work aside", cudaStreamWaitEvent(kava_cuda_stream_of(0), finished, 0));
+}
+
 /* ---- copies ---- */
 
 static kava_status upload_recorded(void *to, const void *from, size_t bytes) {
@@ -127,7 +151,7 @@ static kava_status upload_recorded(void *to, const void *from, size_t bytes) {
 #define HALF ((size_t)1 << 20)
 static struct {
   char *memory;
-  cudaEvent_t done[2];
+  cudaEvent_t done[2][KAVA_CUDA_LANES];
   size_t used;
   int half;
 } ring;
@@ -137,17 +161,19 @@ static kava_status ring_room(size_t bytes, char **out) {
   if (!ring.memory) {
     void *memory = NULL;
     st = done("pinned memory", cudaMallocHost(&memory, 2 * HALF));
-    for (int i = 0; i < 2 && st == KAVA_OK; i++)
-      st = done("upload", cudaEventCreateWithFlags(&ring.done[i], cudaEventDisableTiming));
+    for (int i = 0; i < 2 * KAVA_CUDA_LANES && st == KAVA_OK; i++)
+      st = done("upload", cudaEventCreateWithFlags(&ring.done[0][i], cudaEventDisableTiming));
     if (st != KAVA_OK) return st;
     ring.memory = (char *)memory;
   }
   size_t room = (bytes + 255) / 256 * 256;
   if (ring.used + room > HALF) {
-    st = done("upload", cudaEventRecord(ring.done[ring.half], kava_cuda_stream()));
+    for (int i = 0; i < KAVA_CUDA_LANES && st == KAVA_OK; i++)
+      st = done("upload", cudaEventRecord(ring.done[ring.half][i], kava_cuda_stream_of(i)));
     ring.half = !ring.half;
     ring.used = 0;
-    if (st == KAVA_OK) st = done("upload", cudaEventSynchronize(ring.done[ring.half])); /* done if never recorded */
+    for (int i = 0; i < KAVA_CUDA_LANES && st == KAVA_OK; i++) /* done if never recorded */
+      st = done("upload", cudaEventSynchronize(ring.done[ring.half][i]));
     if (st != KAVA_OK) return st;
   }
   *out = ring.memory + (size_t)ring.half * HALF + ring.used;
@@ -167,7 +193,12 @@ static kava_status upload(void *to, const void *from, size_t bytes) {
   return done("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
 }
 
-static kava_status wait_all(void) { return done("waiting for the GPU", cudaStreamSynchronize(kava_cuda_stream())); }
+static kava_status wait_all(void) {
+  kava_status st = KAVA_OK;
+  for (int lane = 0; lane < KAVA_CUDA_LANES && st == KAVA_OK; lane++)
+    st = done("waiting for the GPU", cudaStreamSynchronize(kava_cuda_stream_of(lane)));
+  return st;
+}
 
 static kava_status download(void *to, const void *from, size_t bytes) {
   if (recorded) return KAVA_MISUSE;
@@ -253,6 +284,9 @@ extern "C" const kava_device_table *kava_cuda_open(const char **why) {
   table.record_begin = record_begin;
   table.record_end = record_end;
   table.replay = replay;
+  table.fork = fork_aside;
+  table.aside_end = end_aside;
+  table.join = join_aside;
   table.graph_release = release;
   table.plans_load = kava_cuda_plans_load;
   table.plans_save = kava_cuda_plans_save;

@@ -1,7 +1,8 @@
-/* kernels/cuda/stream.cu: the stream, the first failure, scratch memory, and the table of kernels. */
+/* kernels/cuda/stream.cu: the streams, the first failure, scratch memory, and the table of kernels. */
 #include "kernels/cuda/cuda.cuh"
 
-static cudaStream_t stream;
+static cudaStream_t streams[KAVA_CUDA_LANES];
+static int lane;
 static const char *failed_name;
 static cudaError_t failed_error;
 
@@ -22,10 +23,14 @@ static bool succeeded(const char *what, cudaError_t error) {
   return error == cudaSuccess;
 }
 
-cudaStream_t kava_cuda_stream(void) {
-  if (!stream) succeeded("the stream", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  return stream;
+cudaStream_t kava_cuda_stream_of(int number) {
+  cudaStream_t *stream = &streams[number];
+  if (!*stream) succeeded("the stream", cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking));
+  return *stream;
 }
+cudaStream_t kava_cuda_stream(void) { return kava_cuda_stream_of(lane); }
+int kava_cuda_lane(void) { return lane; }
+void kava_cuda_set_lane(int number) { lane = number; }
 
 static const char *unsupported_kernel;
 static kava_dtype unsupported_dtype;
@@ -42,15 +47,16 @@ extern "C" const char *kava_cuda_lacking(kava_dtype *dtype) {
 }
 
 void *kava_cuda_scratch(size_t bytes) {
-  static char *room;
-  static size_t size;
-  if (bytes <= size) return room;
-  size_t more = size ? 2 * size : (size_t)1 << 20;
+  static char *rooms[KAVA_CUDA_LANES];
+  static size_t sizes[KAVA_CUDA_LANES];
+  char **room = &rooms[lane], *next;
+  size_t *size = &sizes[lane];
+  if (bytes <= *size) return *room;
+  size_t more = *size ? 2 * *size : (size_t)1 << 20;
   while (more < bytes) more *= 2;
-  char *next;
   if (!succeeded("scratch memory", cudaMalloc(&next, more))) return NULL;
-  size = more;
-  return room = next;
+  *size = more;
+  return *room = next;
 }
 
 const kava_cuda_facts *kava_cuda_device(void) {

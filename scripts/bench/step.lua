@@ -3,18 +3,18 @@
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1] [models=FOLDER]
---   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…]
+--   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0]
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
--- models: what is there is loaded, else made and saved there first: the time to the first step as users have it.
--- On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls.
--- wait=1: one measurement for every line on standard input (side_by_side.py and
--- gpu_side_by_side.py alternate it with the peer).
+-- overlap=1: teacher and student on two streams. models: what is there is loaded, else made and saved there first: the time to the
+-- first step as users have it. On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one
+-- recording; record=0: calls. wait=1: one measurement for every line on standard input (side_by_side.py and gpu_side_by_side.py
+-- alternate it with the peer).
 local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
   moments = "f32", shape = "smol", device = "cpu", record = 1, models = "",
-  loss = "concat", grid = "" }
+  loss = "concat", grid = "", overlap = 0 }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -98,27 +98,41 @@ end
 local concat = kava.kv.aggregation "concat"
 
 local function keys(m, ids) return kava.kv.aggregate(m:forward({ input_ids = ids, logits = false, values = false }).kv, concat) end
-local losses = {}
-function losses.concat(ids)
-  local tk = kava.no_grad(keys, teacher, ids)
-  return kava.loss.mercator(keys(student, ids), projector(tk))
+-- The teacher's part of a loss, the student's, and the two compared.
+local losses = {
+  concat = {
+    function(ids) return keys(teacher, ids) end, function(ids) return keys(student, ids) end,
+    function(sk, tk) return kava.loss.mercator(sk, projector(tk)) end,
+  },
+  bare = {
+    function(ids) return keys(teacher, ids) end, function(ids) return keys(student, ids) end,
+    function(sk, tk) return kava.loss.mercator(sk, tk:narrow(3, 1, sd)) end,
+  },
+}
+if matched then
+  local needs = matched:needs()
+  losses.layer_matched = {
+    function(ids) return matched:teach({ input_ids = ids }, needs.teacher) end,
+    function(ids) return student:forward(kava.loss.request({ input_ids = ids }, needs.student)) end,
+    function(student_out, teacher_out) return (matched:compute({}, teacher_out, student_out, 1)) end,
+  }
 end
-function losses.bare(ids)
-  local tk = kava.no_grad(keys, teacher, ids)
-  return kava.loss.mercator(keys(student, ids), tk:narrow(3, 1, sd))
-end
-function losses.layer_matched(ids) return (matched:step({ input_ids = ids, tokens = ids:numel() }, 1)) end
-local loss_of = losses[o.loss] or error("loss=concat, bare or layer_matched expected, got " .. o.loss)
+local how = losses[o.loss] or error("loss=concat, bare or layer_matched expected, got " .. o.loss)
+local function teach(i) return kava.no_grad(how[1], batches[i % 4 + 1]) end
 
-local function micro(i, last)
-  local step <close> = kava.scope()
-  local loss = loss_of(batches[i % 4 + 1])
-  ;(loss / o.accum):backward()
-  if last then
-    opt:step()
-    opt:zero_grad()
+-- With overlap the teacher's pass over the next micro-batch runs beside the student's backward over this one.
+local function step()
+  local later = o.overlap == 1 and kava.aside(teach, 1)
+  for i = 1, o.accum do
+    local scope <close> = kava.scope() -- luacheck: ignore 211
+    local target = not later and teach(i)
+    local mine = how[2](batches[i % 4 + 1])
+    if later then target = later() end
+    later = later and i < o.accum and kava.aside(teach, i + 1)
+    ;(how[3](mine, target) / o.accum):backward()
   end
-  return loss
+  opt:step()
+  opt:zero_grad()
 end
 
 local function peak_rss()
@@ -127,10 +141,6 @@ local function peak_rss()
     if kb then return kb / 1048576 end
   end
   return 0
-end
-
-local function step()
-  for i = 1, o.accum do micro(i, i == o.accum) end
 end
 
 local run = step

@@ -11,11 +11,20 @@
 
 static const char *const names[KAVA_DEVICES] = {"cpu", "cuda"};
 
-/* The one GPU. Its pool is the default place for memory; a recording has a pool of its own. */
+/* Work goes to one lane, but for what is done aside, in the second; each has memory of its own, in which things happen
+ * in the lane's order. */
+enum { MAIN, ASIDE, LANES };
+
+/* The one GPU. Its pools are the default place for memory; a recording has its own. */
 static struct {
   const kava_device_table *table;
-  kava_pool pool, *current; /* current: where blocks come from now */
+  kava_pool pools[LANES];
   kava_replay *recording;
+  int lane;                 /* that work and memory go to now */
+  bool unjoined;            /* the main lane has not waited for what was done aside */
+  uint64_t numbers;         /* blocks given out, ever */
+  uint64_t at_fork;         /* as the work aside began: what it reads is of these */
+  kava_block *limbo;        /* the main lane's that were freed since, and which it may yet read; by `larger` */
   size_t used, peak, limit; /* a limit of 0: none */
   bool asked;
   char why[512]; /* it is not there */
@@ -23,7 +32,7 @@ static struct {
 
 struct kava_replay {
   kava_graph *graph;
-  kava_pool pool;
+  kava_pool pools[LANES];
   kava_block *held;               /* freed while it was recorded, which may have read them: kept, by `larger` */
   kava_block *later;              /* u64 on the device: replay's random position less the recording's */
   uint64_t seed, position, taken; /* random streams: where it began, and how many it takes */
@@ -71,6 +80,14 @@ static void *open_module(const char *file) {
   return NULL;
 }
 
+static void open_pools(kava_pool *pools, kava_replay *owner) {
+  const kava_device_table *t = cuda.table;
+  for (int i = 0; i < LANES; i++) {
+    pools[i] = (kava_pool){.chunk = t->chunk, .reserve = t->reserve, .give_back = t->give_back, .owner = owner};
+    if (owner && !t->chunk) pools[i].chunk = KAVA_POOL_ALIGN; /* a recording keeps its addresses */
+  }
+}
+
 static void find_cuda(void) {
   const char *wanted = getenv("KAVA_CUDA"), *why = NULL;
   bool emulated = wanted && strcmp(wanted, "emulated") == 0;
@@ -84,9 +101,8 @@ static void find_cuda(void) {
   *(void **)&open = dlsym(module, "kava_cuda_open");
   const kava_device_table *table = open ? open(&why) : NULL;
   if (table && table->abi == KAVA_DEVICE_ABI) {
-    cuda.pool = (kava_pool){.chunk = table->chunk, .reserve = table->reserve, .give_back = table->give_back};
-    cuda.current = &cuda.pool;
     cuda.table = table;
+    open_pools(cuda.pools, NULL);
     return;
   }
   if (table)
@@ -134,10 +150,10 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
     return kava_fail(KAVA_MEMORY,
                      "device %s: out of memory: %zu bytes asked for, %zu in use, %zu may be (the limit that was set)",
                      names[device], bytes, cuda.used, cuda.limit);
-  kava_pool *pool = cuda.current;
+  kava_pool *pool = (cuda.recording ? cuda.recording->pools : cuda.pools) + cuda.lane;
   kava_status st = kava_pool_alloc(pool, bytes, block);
   if (st != KAVA_OK && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
-    kava_pool_trim(&cuda.pool);
+    kava_device_trim(device);
     st = kava_pool_alloc(pool, bytes, block);
   }
   if (st != KAVA_OK) {
@@ -149,43 +165,53 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
                      names[device], (double)bytes / 0x1p20, (double)s.total / 0x1p20, (double)s.free / 0x1p20,
                      (double)s.reserved / 0x1p20, (double)s.current / 0x1p20);
   }
+  (*block)->number = ++cuda.numbers;
   count(*block, true);
   *data = (*block)->data;
   return KAVA_OK;
 }
 
-static kava_replay *owner_of(kava_pool *pool) {
-  return pool == &cuda.pool ? NULL : (kava_replay *)(void *)((char *)pool - offsetof(kava_replay, pool));
-}
-
 static void forget_replay(kava_replay *r) {
-  if (!r || !r->released || r->pool.blocks > 0) return;
+  if (!r || !r->released || r->pools[MAIN].blocks + r->pools[ASIDE].blocks > 0) return;
   while (r->held) {
     kava_block *b = r->held;
     r->held = b->larger;
     b->larger = NULL;
     kava_pool_free(b);
   }
-  kava_pool_trim(&r->pool);
+  for (int i = 0; i < LANES; i++) kava_pool_trim(&r->pools[i]);
   kava_free(r);
 }
 
-void kava_device_free(kava_device device, kava_block *block) {
-  if (!block) return;
-  kava_replay *owner = owner_of(block->pool);
-  count(block, false);
-  if (cuda.recording && !owner) {
-    block->larger = cuda.recording->held;
-    cuda.recording->held = block;
+/* To whoever asks next. Work aside waits, when it begins, for all that the main lane has been given; so only what the
+ * main lane gets back before it has waited in turn may still be read. */
+static void put_back(kava_block *block) {
+  kava_replay *owner = block->pool->owner;
+  if (cuda.unjoined && block->number <= cuda.at_fork && block->pool == (owner ? owner->pools : cuda.pools) + MAIN) {
+    block->larger = cuda.limbo;
+    cuda.limbo = block;
     return;
   }
   kava_pool_free(block);
   forget_replay(owner);
 }
 
+void kava_device_free(kava_device device, kava_block *block) {
+  if (!block) return;
+  kava_replay *owner = block->pool->owner;
+  count(block, false);
+  if (cuda.recording && !owner) {
+    block->larger = cuda.recording->held;
+    cuda.recording->held = block;
+    return;
+  }
+  put_back(block);
+}
+
 void kava_device_memory(kava_device device, kava_device_stats *s) {
-  *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak, .reserved = cuda.pool.reserved};
-  if (cuda.recording) s->reserved += cuda.recording->pool.reserved;
+  *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak};
+  for (int i = 0; i < LANES; i++)
+    s->reserved += cuda.pools[i].reserved + (cuda.recording ? cuda.recording->pools[i].reserved : 0);
   if (cuda.table) cuda.table->memory(&s->free, &s->total);
 }
 
@@ -194,7 +220,7 @@ size_t kava_device_used(kava_device device) { return cuda.used; }
 void kava_device_limit(kava_device device, size_t bytes) { cuda.limit = bytes; }
 size_t kava_device_limit_of(kava_device device) { return cuda.limit; }
 void kava_device_trim(kava_device device) {
-  if (cuda.table && !kava_device_recording()) kava_pool_trim(&cuda.pool);
+  for (int i = 0; i < LANES && cuda.table && !kava_device_recording(); i++) kava_pool_trim(&cuda.pools[i]);
 }
 
 /* ---- copies ---- */
@@ -237,23 +263,56 @@ kava_status kava_device_plans(kava_device device, const char *path, bool save) {
                        : kava_fail(st, "%s: plans of matrix products cannot be %s", path, save ? "written" : "read");
 }
 
+/* ---- work aside ---- */
+
+kava_status kava_device_fork(kava_device device) {
+  kava_status st = KAVA_OK;
+  if (device == KAVA_CPU || !cuda.table) return KAVA_OK;
+  if (cuda.lane != MAIN) return kava_fail(KAVA_MISUSE, "work aside, begun by work that is done aside");
+  KAVA_TRY(kava_device_join(device));
+  KAVA_TRY(told(cuda.table->fork(), "work aside"));
+  cuda.lane = ASIDE;
+  cuda.unjoined = true;
+  cuda.at_fork = cuda.numbers;
+out:
+  return st;
+}
+
+kava_status kava_device_aside_end(kava_device device) {
+  if (device == KAVA_CPU || !cuda.table) return KAVA_OK;
+  cuda.lane = MAIN;
+  return told(cuda.table->aside_end(), "work aside");
+}
+
+kava_status kava_device_join(kava_device device) {
+  if (device == KAVA_CPU || !cuda.unjoined) return KAVA_OK;
+  kava_status st = told(cuda.table->join(), "work aside");
+  cuda.unjoined = false;
+  while (cuda.limbo) {
+    kava_block *b = cuda.limbo;
+    cuda.limbo = b->larger;
+    b->larger = NULL;
+    put_back(b);
+  }
+  return st;
+}
+
 /* ---- recordings ---- */
 
 bool kava_device_recording(void) { return cuda.recording != NULL; }
 
 kava_status kava_device_record(kava_device device) {
   if (cuda.recording) return kava_fail(KAVA_MISUSE, "a step is being recorded already");
+  if (cuda.lane != MAIN) return kava_fail(KAVA_MISUSE, "a step is recorded while work is done aside");
   kava_replay *r = kava_calloc(1, sizeof *r);
   if (!r) return KAVA_MEMORY;
-  r->pool = (kava_pool){.chunk = cuda.table->chunk, .reserve = cuda.table->reserve, .give_back = cuda.table->give_back};
-  if (!r->pool.chunk) r->pool.chunk = KAVA_POOL_ALIGN; /* a recording keeps its addresses */
+  open_pools(r->pools, r);
   kava_status st = told(cuda.table->record_begin(), "recording");
   if (st != KAVA_OK) {
     kava_free(r);
     return st;
   }
   cuda.recording = r;
-  cuda.current = &r->pool;
   kava_rng_get(&r->seed, &r->position);
   void *unused;
   st = kava_device_alloc(device, sizeof(uint64_t), &r->later, &unused);
@@ -267,9 +326,10 @@ const uint64_t *kava_device_later(void) {
 
 kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out) {
   kava_replay *r = cuda.recording;
+  kava_status st = kava_device_join(device), ended;
   cuda.recording = NULL;
-  cuda.current = &cuda.pool;
-  kava_status st = told(cuda.table->record_end(keep, &r->graph), "recording");
+  ended = told(cuda.table->record_end(keep, &r->graph), "recording");
+  if (st == KAVA_OK) st = ended;
   uint64_t seed, position;
   kava_rng_get(&seed, &position);
   r->taken = position - r->position;

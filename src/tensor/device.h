@@ -38,6 +38,14 @@ kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_d
 kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
 kava_status kava_device_wait(kava_device device);
 
+/* Work aside: between fork and aside_end work goes to a second lane, beside what the main one gets until join, from
+ * where on the main lane waits for it. What it gives is not to be read before join; a fork joins what went before. One
+ * at a time: KAVA_MISUSE for a fork within. Nothing on the CPU, where all is done at once, or
+ * where there is no GPU. */
+kava_status kava_device_fork(kava_device device);
+kava_status kava_device_aside_end(kava_device device);
+kava_status kava_device_join(kava_device device);
+
 /* What was measured of matrix products (kernels/device.h), read from a file or put there. KAVA_IO. */
 kava_status kava_device_plans(kava_device device, const char *path, bool save);
 

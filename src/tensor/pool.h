@@ -13,6 +13,7 @@ struct kava_block {
   struct kava_pool *pool;
   char *data;
   size_t size, asked;
+  uint64_t number; /* for whoever asked for it */
   bool free;
   kava_block *before, *after;   /* in its chunk, by address */
   kava_block *smaller, *larger; /* among the free blocks */
@@ -25,6 +26,7 @@ typedef struct kava_pool {
   kava_block *least;     /* of the free blocks, smallest first */
   size_t reserved, used; /* bytes in chunks, and in blocks that are not free */
   int64_t blocks;        /* that are not free */
+  void *owner;
 } kava_pool;
 
 /* KAVA_MEMORY without a message of its own where neither a block nor a chunk can be had. */

@@ -72,6 +72,7 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorUnknown = 999
 };

@@ -18,12 +18,17 @@
 
 struct kava_emulated_graph {
   std::vector<std::function<cudaError_t()>> work;
+  std::vector<kava_emulated_stream *> joined; /* streams that wait for an event of the recorded one */
 };
 struct kava_emulated_stream {
   kava_emulated_graph *recording = nullptr;
+  uint64_t given = 0, awaited = 0; /* pieces of work; how many of them another stream waits for */
 };
 struct kava_emulated_event {
   std::chrono::steady_clock::time_point at;
+  kava_emulated_stream *stream = nullptr;
+  kava_emulated_graph *recording = nullptr;
+  uint64_t given = 0;
 };
 
 namespace kava_emulated {
@@ -149,6 +154,7 @@ bool on_device(const void *p, size_t bytes) {
 
 cudaError_t on_stream(cudaStream_t stream, std::function<cudaError_t()> work) {
   kava_emulated_stream *s = stream_of(stream);
+  s->given++;
   if (!s->recording) return run(work);
   s->recording->work.push_back(std::move(work));
   return cudaSuccess;
@@ -212,6 +218,7 @@ const char *cudaGetErrorName(cudaError_t error) {
   case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
   case cudaErrorNoDevice: return "cudaErrorNoDevice";
   case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+  case cudaErrorStreamCaptureUnjoined: return "cudaErrorStreamCaptureUnjoined";
   default: return "cudaErrorUnknown";
   }
 }
@@ -223,6 +230,7 @@ const char *cudaGetErrorString(cudaError_t error) {
   case cudaErrorInvalidValue: return "invalid argument";
   case cudaErrorNoDevice: return "no CUDA-capable device is detected";
   case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+  case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
   default: return "unknown error";
   }
 }
@@ -315,7 +323,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(nullptr); }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  kava_emulated_stream *s = stream_of(stream);
+  if (event->stream && event->stream != s && event->stream->awaited < event->given)
+    event->stream->awaited = event->given;
+  if (event->recording && !s->recording) { /* becomes part of what is recorded */
+    s->recording = event->recording;
+    s->awaited = s->given;
+    s->recording->joined.push_back(s);
+  }
+  return cudaSuccess;
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream || stream->recording) return note(cudaErrorInvalidValue);
   stream->recording = new kava_emulated_graph;
@@ -325,7 +343,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   if (!stream || !stream->recording) return note(cudaErrorInvalidValue);
   *graph = stream->recording;
   stream->recording = nullptr;
-  return cudaSuccess;
+  cudaError_t error = cudaSuccess;
+  for (kava_emulated_stream *s : (*graph)->joined) {
+    s->recording = nullptr;
+    if (s->awaited < s->given) error = cudaErrorStreamCaptureUnjoined;
+  }
+  return note(error);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
   *status = stream_of(stream)->recording ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
@@ -357,8 +380,10 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 cudaError_t cudaEventCreate(cudaEvent_t *event) { return *event = new kava_emulated_event, cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  return event->at = std::chrono::steady_clock::now(), cudaSuccess;
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  kava_emulated_stream *s = stream_of(stream);
+  *event = {std::chrono::steady_clock::now(), s, s->recording, s->given};
+  return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }

@@ -114,6 +114,14 @@ function Replay:release() end
 ---@return any ... f's results
 function kava.record(f, ...) end
 
+--- Calls f(…), and what it gives the GPU to do is done beside what follows, on a second stream: a teacher's pass beside the student's.
+--- The function that comes back gives f's results, and from its call on they may be used: what follows waits for them on the GPU. A
+--- second aside waits for the first. Works within kava.record. On the CPU f is just called.
+---@param f fun(...): ...
+---@param ... any
+---@return fun(): ... results
+function kava.aside(f, ...) end
+
 --- Which of the library's kernels was found fastest for which matrix product: read from a file (one that is not there, or is another
 --- GPU's or library's, is passed over), or with save = true put there where there is something new. nil, message, code on failure.
 ---@param device "cpu"|"cuda"
