@@ -36,6 +36,39 @@ end
 describe("kava.gguf", function()
   setup(function() dir = helper.tmp() end)
 
+  it("is no file of very many small things", function()
+    local path = dir .. "/many.gguf"
+    local function taken(values, infos, data)
+      local bytes = build(values, infos, data)
+      rewrite(path, bytes)
+      collectgarbage()
+      collectgarbage "stop"
+      kava.memory_reset_peak()
+      local ours, lua = kava.memory().cpu.current, collectgarbage "count"
+      local tensors, message = gguf.load(path)
+      local took = kava.memory().cpu.peak - ours + (collectgarbage "count" - lua) * 1024
+      collectgarbage "restart"
+      assert.is_true(took < 2 * #bytes + (64 << 20), ("%d bytes for %d"):format(took, #bytes))
+      return tensors, message
+    end
+    local function many(count, make)
+      local list = {}
+      for i = 1, count do list[i] = make(i) end
+      return list
+    end
+    local function value(i) return kv(("%x"):format(i), "bool", "\1") end
+    local function tensor(i) return info(("%x"):format(i), { 0 }, 24, 0) end
+    local _, metadata = taken(many(80000, value), {})
+    assert.is_true(metadata["13880"])
+    assert.is_table(taken({}, many(18000, tensor)))
+    _, metadata = taken({ kv("a", "array", string.pack("<I4I8", ids.u8, 500000) .. ("\7"):rep(500000)) }, {})
+    assert.equal(500000, #metadata.a)
+    reject("0 tensors and 120000 metadata values: more than a file of", build(many(120000, value), {}))
+    reject("25000 tensors and 0 metadata values: more than a file of", build({}, many(25000, tensor)))
+    local function bytes(key) return kv(key, "array", string.pack("<I4I8", ids.u8, 3000000) .. ("\7"):rep(3000000)) end
+    reject("b: more elements of arrays than a file of", build({ bytes "a", bytes "b" }, {}))
+  end)
+
   it("reads every type of value", function()
     local path = helper.write(dir .. "/values.gguf", build({
       kv("u8", "u8", "\255"), kv("i8", "i8", "\255"), kv("u16", "u16", "\255\255"), kv("i16", "i16", "\255\255"),

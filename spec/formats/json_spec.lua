@@ -153,8 +153,39 @@ describe("kava.json reads", function()
     assert.truthy(accepted > 100 and accepted < 4000)
   end)
 
+  it("no more values than twice the text and 64 MiB hold, unless asked to; and nothing beside them", function()
+    local path, text = helper.tmp() .. "/zeros.json", "[" .. ("0,"):rep(6000000) .. "0]" -- 16 bytes each
+    local limit = 2 * #text + (64 << 20)
+    helper.write(path, text)
+    local _, message, code = json.load(path)
+    assert.equal("format", code)
+    assert.equal(("%s: byte %d: more values than fit %d bytes of memory (the option `memory` allows more)"):format(path,
+      1 + 2 * ((limit - 64) // 16), limit), message)
+    text = text:sub(-1200001):gsub("^,", "[")
+    kava.memory_reset_peak()
+    collectgarbage()
+    local before, lua = kava.memory().cpu.current, collectgarbage "count"
+    assert.equal(600000, #assert(json.decode(text, { memory = 1 << 30 })))
+    assert.truthy(collectgarbage "count" - lua < 600000 * 16 / 1024 + 100)
+    assert.truthy(kava.memory().cpu.peak - before < 1000)
+    -- each kind of value is reckoned as what it takes; equal keys once
+    for part, each in pairs { ["[],"] = 80, ["{},"] = 80, ['{"a":1},'] = 120, ['"' .. ("x"):rep(41) .. '",'] = 96 } do
+      local many = "[" .. part:rep(1000) .. "0]"
+      assert.is_nil(json.decode(many, { memory = 1000 * each }))
+      collectgarbage()
+      collectgarbage "stop"
+      lua = collectgarbage "count"
+      local kept = assert(json.decode(many, { memory = 1001 * each + 200 }))
+      lua = (collectgarbage "count" - lua) * 1024
+      collectgarbage "restart"
+      assert.equal(1001, #kept)
+      assert.truthy(lua < 1001 * each + 5000, ("%s: %d bytes"):format(part, lua))
+    end
+    assert.has_error(function() json.decode("1", { memory = "1" }) end)
+  end)
+
   it("until memory fails, and leaks nothing then", function()
-    local text = "[" .. ('"x",'):rep(2000) .. '{"a":1}]'
+    local text = "[" .. ("{},"):rep(200) .. '"' .. ("x"):rep(300) .. '","' .. ("y"):rep(1000) .. '"]' .. (" "):rep(1 << 20)
     local failures = 0
     for n = 0, 100 do
       kava.memory_fail_after(n)
@@ -165,7 +196,7 @@ describe("kava.json reads", function()
       assert.equal("memory", code)
       assert.truthy(message:find "out of memory")
     end
-    assert.truthy(failures > 4 and failures < 100)
+    assert.equal(6, failures) -- counts that grow twice, what is read into, strings that grow
   end)
 end)
 

@@ -146,6 +146,37 @@ describe("kava.safetensors", function()
     end
   end)
 
+  it("is no file of very many small things", function()
+    local path = helper.tmp() .. "/many.safetensors"
+    local function taken(count, pattern, before, behind)
+      local header = before
+      for first = 1, count, 1000 do
+        local parts = {}
+        for i = first, first + 999 do parts[#parts + 1] = pattern:format(i) end
+        header = header .. (first == 1 and "" or ",") .. table.concat(parts, ",")
+      end
+      header = header .. behind
+      helper.write(path, string.pack("<s8", header))
+      collectgarbage()
+      collectgarbage "stop"
+      kava.memory_reset_peak()
+      local ours, lua = kava.memory().cpu.current, collectgarbage "count"
+      local tensors, message = load(path)
+      local bytes = kava.memory().cpu.peak - ours + (collectgarbage "count" - lua) * 1024
+      collectgarbage "restart"
+      assert.is_true(bytes < 2 * #header + (16 << 20), ("%d bytes for %d"):format(bytes, #header))
+      return tensors, message
+    end
+    local tensor = '"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    assert.is_table(taken(20000, tensor, "{", "}"))
+    local _, message = taken(60000, tensor, "{", "}")
+    assert.matches("many.safetensors: header: more tensors than such a file ought to have %(%d+%)$", message)
+    local _, metadata = taken(40000, '"%x":""', '{"__metadata__":{', "}}")
+    assert.equal("", metadata["9c40"])
+    _, message = taken(200000, '"%x":""', '{"__metadata__":{', "}}")
+    assert.matches("header: byte %d+: more values than such a file ought to have", message)
+  end)
+
   it("opens a file of gigabytes without reading it", function()
     local path, each, list = helper.tmp() .. "/sparse.safetensors", 10 << 20, {}
     for i = 0, 299 do

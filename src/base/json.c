@@ -39,6 +39,9 @@ typedef struct reader {
   size_t values, most;     /* read so far, and how many may be (0: any number) */
   const char *const *left; /* paths of what is left unread, up to a NULL; NULL: none */
   char path[64];           /* of the value that is being read; as far as it fits and is looked for */
+  kava_json_tell_fn tell;  /* NULL: a tree is built */
+  void *to;
+  kava_json_doc *scratch; /* told strings lie in its buffer, one at a time; NULL: they stay as they are written */
 } reader;
 
 /* ---- numbers in the C locale, whatever the program's locale is ---- */
@@ -172,12 +175,30 @@ static const unsigned char *string_end(const unsigned char *p, const unsigned ch
   return NULL;
 }
 
+static char *scratch_room(kava_json_doc *doc, size_t room) {
+  if (doc->strings_room < room) {
+    kava_free(doc->strings);
+    doc->strings_room = 0;
+    if (!(doc->strings = kava_alloc(room < 256 ? 256 : room))) return NULL;
+    doc->strings_room = room < 256 ? 256 : room;
+  }
+  return doc->strings;
+}
+
 static kava_status read_string(reader *r, const char **out, uint32_t *length) { /* at the opening quote */
   const unsigned char *open = r->p++;
-  if (r->left) { /* room for this one alone */
+  if (r->left || r->tell) { /* room for this one alone */
     const unsigned char *close = string_end(r->p, r->end);
     if (!close) return fail_at(r, open, "a string that does not end");
-    if (!(r->strings = kava_arena_alloc(r->arena, (size_t)(close - r->p) + 1 + SLACK))) return KAVA_MEMORY;
+    size_t inside = (size_t)(close - r->p), room = inside + 1 + SLACK;
+    if (r->tell && !r->scratch) {
+      *out = (const char *)r->p;
+      *length = inside < UINT32_MAX ? (uint32_t)inside : UINT32_MAX;
+      r->p = close + 1;
+      return KAVA_OK;
+    }
+    r->strings = r->tell ? scratch_room(r->scratch, room) : kava_arena_alloc(r->arena, room);
+    if (!r->strings) return KAVA_MEMORY;
   }
   char *begin = r->strings, *to = begin;
   for (;;) {
@@ -345,6 +366,12 @@ static kava_status index_members(const reader *r, const unsigned char *open, kav
 
 static kava_status read_value(reader *r, kava_json *out);
 
+/* What a receiver refuses, it refuses of this place. */
+static kava_status tell(const reader *r, const unsigned char *at, kava_json_event event, const kava_json *value) {
+  kava_status st = r->tell(r->to, event, value);
+  return st == KAVA_OK ? st : kava_fail_in(st, "byte %zu", (size_t)(at - r->start));
+}
+
 /* Past a container, by its brackets and strings; *items: one more than its commas, 0 where nothing is in it. */
 static kava_status pass_over(reader *r, uint64_t *items) {
   static const bool counts[256] = {['"'] = true, ['['] = true, ['{'] = true, [']'] = true, ['}'] = true, [','] = true};
@@ -411,11 +438,14 @@ static kava_status read_array(reader *r, kava_json *out) {
     return KAVA_OK;
   }
   for (;;) {
-    kava_json value, *slot;
+    kava_json value;
     kava_status st = read_value(r, &value);
     if (st != KAVA_OK) return st;
-    if (!(slot = push(r, sizeof value))) return KAVA_MEMORY;
-    *slot = value;
+    if (!r->tell) {
+      kava_json *slot = push(r, sizeof value);
+      if (!slot) return KAVA_MEMORY;
+      *slot = value;
+    }
     skip_space(r);
     if (r->p < r->end && *r->p == ',') {
       r->p++;
@@ -426,6 +456,7 @@ static kava_status read_array(reader *r, kava_json *out) {
     return unexpected(r, "',' or ']'");
   }
   r->p++;
+  if (r->tell) return KAVA_OK;
   size_t count = (r->top - base) / sizeof(kava_json);
   if (count > UINT32_MAX) return kava_fail(KAVA_UNSUPPORTED, "an array of %zu items", count);
   *out = (kava_json){.kind = KAVA_JSON_ARRAY, .length = (uint32_t)count, .items = settle(r, base, 0)};
@@ -442,18 +473,26 @@ static kava_status read_object(reader *r, kava_json *out) {
     return KAVA_OK;
   }
   for (;;) {
-    kava_json_member member, *slot;
+    kava_json_member member;
     if (r->p >= r->end || *r->p != '"') return unexpected(r, "a key");
     kava_status st = read_string(r, &member.key, &member.key_length);
     if (st != KAVA_OK) return st;
-    member.hash = (uint32_t)kava_hash(member.key, member.key_length);
+    if (r->tell) {
+      kava_json key = {.kind = KAVA_JSON_STRING, .length = member.key_length, .string = member.key};
+      if ((st = tell(r, open, KAVA_JSON_KEY, &key)) != KAVA_OK) return st;
+    } else {
+      member.hash = (uint32_t)kava_hash(member.key, member.key_length);
+    }
     skip_space(r);
     if (r->p >= r->end || *r->p != ':') return unexpected(r, "':'");
     r->p++;
     skip_space(r);
     if ((st = read_member(r, &member, &member.value)) != KAVA_OK) return st;
-    if (!(slot = push(r, sizeof member))) return KAVA_MEMORY;
-    *slot = member;
+    if (!r->tell) {
+      kava_json_member *slot = push(r, sizeof member);
+      if (!slot) return KAVA_MEMORY;
+      *slot = member;
+    }
     skip_space(r);
     if (r->p < r->end && *r->p == ',') {
       r->p++;
@@ -464,6 +503,7 @@ static kava_status read_object(reader *r, kava_json *out) {
     return unexpected(r, "',' or '}'");
   }
   r->p++;
+  if (r->tell) return KAVA_OK;
   size_t count = (r->top - base) / sizeof(kava_json_member);
   if (count > UINT32_MAX / 4) return kava_fail(KAVA_UNSUPPORTED, "an object of %zu members", count);
   size_t slots = count > SMALL ? index_size((uint32_t)count) * sizeof(uint32_t) : 0;
@@ -485,24 +525,44 @@ static kava_status read_value(reader *r, kava_json *out) {
   if (r->p >= r->end) return unexpected(r, "a value");
   if (r->most && ++r->values > r->most)
     return fail_at(r, r->p, "more values than such a file ought to have (%zu)", r->most);
-  switch (*r->p) {
+  const unsigned char *at = r->p;
+  kava_status st;
+  switch (*at) {
   case '{':
   case '[': {
-    if (++r->depth > KAVA_JSON_DEPTH) return fail_at(r, r->p, "nested deeper than %d", KAVA_JSON_DEPTH);
-    kava_status st = *r->p == '{' ? read_object(r, out) : read_array(r, out);
+    bool object = *at == '{';
+    if (++r->depth > KAVA_JSON_DEPTH) return fail_at(r, at, "nested deeper than %d", KAVA_JSON_DEPTH);
+    if (r->tell) {
+      *out = (kava_json){.kind = object ? KAVA_JSON_OBJECT : KAVA_JSON_ARRAY};
+      if ((st = tell(r, at, KAVA_JSON_OPEN, out)) != KAVA_OK) return st;
+    }
+    st = object ? read_object(r, out) : read_array(r, out);
     r->depth--;
-    return st;
+    return st == KAVA_OK && r->tell ? tell(r, at, KAVA_JSON_CLOSE, out) : st;
   }
-  case '"': *out = (kava_json){.kind = KAVA_JSON_STRING}; return read_string(r, &out->string, &out->length);
-  case 't': return read_word(r, "true", (kava_json){.kind = KAVA_JSON_BOOLEAN, .boolean = true}, out);
-  case 'f': return read_word(r, "false", (kava_json){.kind = KAVA_JSON_BOOLEAN}, out);
-  case 'n': return read_word(r, "null", (kava_json){.kind = KAVA_JSON_NULL}, out);
-  default: return read_number(r, out);
+  case '"':
+    *out = (kava_json){.kind = KAVA_JSON_STRING};
+    st = read_string(r, &out->string, &out->length);
+    break;
+  case 't': st = read_word(r, "true", (kava_json){.kind = KAVA_JSON_BOOLEAN, .boolean = true}, out); break;
+  case 'f': st = read_word(r, "false", (kava_json){.kind = KAVA_JSON_BOOLEAN}, out); break;
+  case 'n': st = read_word(r, "null", (kava_json){.kind = KAVA_JSON_NULL}, out); break;
+  default: st = read_number(r, out);
   }
+  return st == KAVA_OK && r->tell ? tell(r, at, KAVA_JSON_VALUE, out) : st;
+}
+
+/* All of the text, and nothing behind it. */
+static kava_status read_text(reader *r, kava_json *root) {
+  skip_space(r);
+  kava_status st = read_value(r, root);
+  if (st != KAVA_OK) return st;
+  skip_space(r);
+  return r->p < r->end ? unexpected(r, "the end of the text") : KAVA_OK;
 }
 
 static kava_status parse(const char *text, size_t size, const char *const *left, size_t most, kava_json_doc **at) {
-  kava_status st = KAVA_OK;
+  kava_status st;
   const unsigned char *start = (const unsigned char *)(text ? text : "");
   kava_json_doc *doc = *at ? *at : kava_calloc(1, sizeof *doc);
   if (!doc) return KAVA_MEMORY;
@@ -513,11 +573,8 @@ static kava_status parse(const char *text, size_t size, const char *const *left,
     doc->text = text;
     doc->size = size;
     doc->most = most;
-  } else if (doc->strings_room < size + SLACK) {
-    kava_free(doc->strings);
-    doc->strings_room = 0;
-    if (!(doc->strings = kava_alloc(size + SLACK))) return KAVA_MEMORY;
-    doc->strings_room = size + SLACK;
+  } else if (!scratch_room(doc, size + SLACK)) {
+    return KAVA_MEMORY;
   }
   reader r = {.start = start,
               .p = start,
@@ -529,15 +586,7 @@ static kava_status parse(const char *text, size_t size, const char *const *left,
               .left = left,
               .most = most};
   kava_json root;
-  skip_space(&r);
-  KAVA_TRY(read_value(&r, &root));
-  skip_space(&r);
-  if (r.p < r.end) {
-    st = unexpected(&r, "the end of the text");
-    goto out;
-  }
-  doc->root = root;
-out:
+  if ((st = read_text(&r, &root)) == KAVA_OK) doc->root = root;
   doc->stack = r.stack;
   doc->stack_room = r.room;
   return st;
@@ -563,8 +612,14 @@ kava_status kava_json_outline(const char *text, size_t size, const char *const *
   return st;
 }
 
-kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out) {
-  return kava_json_outline(text, size, NULL, 0, out);
+kava_status kava_json_tell(const char *text, size_t size, kava_json_tell_fn receive, void *to,
+                           kava_json_doc **scratch) {
+  const unsigned char *start = (const unsigned char *)(text ? text : "");
+  if (scratch && !*scratch && !(*scratch = kava_calloc(1, sizeof **scratch))) return KAVA_MEMORY;
+  reader r = {.start = start, .p = start, .end = start + size, .tell = receive, .to = to};
+  r.scratch = scratch ? *scratch : NULL;
+  kava_json root;
+  return read_text(&r, &root);
 }
 
 /* ---- walking ---- */
@@ -655,7 +710,7 @@ kava_status kava_json_load(const char *path, kava_json_doc **out) {
   kava_map *map = NULL;
   kava_status st = kava_map_open(path, &map);
   if (st != KAVA_OK) return st;
-  st = kava_json_parse((const char *)map->data, map->size, out);
+  st = kava_json_outline((const char *)map->data, map->size, NULL, kava_map_most(map->size, KAVA_JSON_EACH), out);
   if (st != KAVA_OK) kava_fail_in(st, "%s", path);
   kava_map_release(&map);
   return st;

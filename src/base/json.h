@@ -39,12 +39,11 @@ typedef struct kava_json_member {
 } kava_json_member;
 
 typedef struct kava_json_doc kava_json_doc;
-/* `text` is not needed afterwards. KAVA_FORMAT where it is not JSON, KAVA_MEMORY. */
-kava_status kava_json_parse(const char *text, size_t size, kava_json_doc **out);
-/* The same into *doc, whose memory is used again where it is not NULL: for many texts, one after the other. After a
- * failure *doc holds null; it is released by kava_json_release, as ever. */
+/* Into *doc, whose memory is used again where it is not NULL: for many texts, one after the other. `text` is not needed
+ * afterwards. KAVA_FORMAT where it is not JSON, KAVA_MEMORY: then *doc holds null; it is released as ever. */
 kava_status kava_json_again(const char *text, size_t size, kava_json_doc **doc);
-kava_status kava_json_load(const char *path, kava_json_doc **out); /* the same of a file; messages name it */
+/* The same of a file, which may hold as many values as kava_map_most says. Messages name it. */
+kava_status kava_json_load(const char *path, kava_json_doc **out);
 
 /* For texts much of which is two or three long lists, each gone through once: `left` names them by their keys from the
  * root on ("model.vocab"), up to a NULL. They become KAVA_JSON_LEFT, checked no further than to their end, and `text`
@@ -52,8 +51,16 @@ kava_status kava_json_load(const char *path, kava_json_doc **out); /* the same o
  * there: that is the walker's to find. `left` may be NULL. More than `most` values in the tree, or in an item's, are an
  * error; 0: any number. */
 kava_status kava_json_outline(const char *text, size_t size, const char *const *left, size_t most, kava_json_doc **out);
-/* Of a file of so many bytes: values whose tree takes no more than twice that, and 16 MiB for those that are small. */
-static inline size_t kava_json_most(size_t file) { return (file + ((size_t)8 << 20)) / 32; }
+#define KAVA_JSON_EACH 64 /* bytes of a value in a tree that is being built (kava_map_most) */
+
+/* A text told in its order, for who builds something else of it than a tree; nothing is kept. A container is opened
+ * (value->kind says which), its keys and values follow, it is closed. Strings are good during the call. What the
+ * receiver returns ends the telling, with the place before its message. Keys may come twice: that is its to find.
+ * *scratch, NULL at first, holds all memory of a telling, which a receiver may leave by a longjmp. Without a `scratch`
+ * strings are told as they are written, escapes and all, and not checked. */
+typedef enum kava_json_event { KAVA_JSON_OPEN, KAVA_JSON_KEY, KAVA_JSON_VALUE, KAVA_JSON_CLOSE } kava_json_event;
+typedef kava_status (*kava_json_tell_fn)(void *to, kava_json_event event, const kava_json *value);
+kava_status kava_json_tell(const char *text, size_t size, kava_json_tell_fn receive, void *to, kava_json_doc **scratch);
 typedef struct kava_json_walk kava_json_walk;
 kava_status kava_json_walk_open(const kava_json_doc *outline, const kava_json *part, kava_json_walk **out);
 kava_status kava_json_walk_text(const char *text, size_t size, size_t most, kava_json_walk **out); /* of all of it */

@@ -12,6 +12,10 @@
 #define MOST ((uint64_t)1 << 30)
 #define NAME_MOST 63
 #define KEY_MOST 65535
+#define VALUE_EACH 200 /* bytes a value takes here and in a Lua table */
+#define NUMBER_EACH 16 /* and an element of an array */
+#define STRING_EACH 64
+#define TENSOR_EACH 850 /* and a tensor */
 
 static const struct {
   const char *name;
@@ -143,7 +147,7 @@ static kava_status take_name(kava_gguf *g, cursor *c, const char *what, size_t m
   return *out ? KAVA_OK : KAVA_MEMORY;
 }
 
-static kava_status read_value(kava_gguf *g, cursor *c, kava_gguf_value *v) {
+static kava_status read_value(kava_gguf *g, cursor *c, size_t *elements, kava_gguf_value *v) {
   uint64_t type, count = 1;
   kava_status st = take_name(g, c, "a metadata key", KEY_MOST, &v->key, &v->key_length);
   if (st != KAVA_OK) return st;
@@ -159,6 +163,10 @@ static kava_status read_value(kava_gguf *g, cursor *c, kava_gguf_value *v) {
   if (count > MOST || count > remain / each)
     return kava_fail(KAVA_FORMAT, "%s: %llu elements of %s do not fit the %zu bytes that remain", v->key,
                      (unsigned long long)count, value_types[type].name, remain);
+  *elements += v->array ? count * (type == KAVA_GGUF_STRING ? STRING_EACH : NUMBER_EACH) : 0;
+  if (*elements > kava_map_values(g->map->size))
+    return kava_fail(KAVA_FORMAT, "%s: more elements of arrays than a file of %zu bytes ought to have", v->key,
+                     g->map->size);
   v->count = count;
   v->data = c->p;
   if (type == KAVA_GGUF_STRING) {
@@ -258,12 +266,17 @@ static kava_status read_header(kava_gguf *g, cursor *c, uint64_t *tensors, uint6
   if (*values > remain / 13 || *tensors > (remain - *values * 13) / 24) /* the least bytes one of each takes */
     return kava_fail(KAVA_FORMAT, "%llu tensors and %llu metadata values do not fit the %zu bytes that remain",
                      (unsigned long long)*tensors, (unsigned long long)*values, remain);
+  if (*values * VALUE_EACH + *tensors * TENSOR_EACH >
+      kava_map_most(g->map->size, 1)) /* both fit the file: no overflow */
+    return kava_fail(KAVA_FORMAT, "%llu tensors and %llu metadata values: more than a file of %zu bytes ought to have",
+                     (unsigned long long)*tensors, (unsigned long long)*values, g->map->size);
   return KAVA_OK;
 }
 
 static kava_status read_file(kava_gguf *g) {
   kava_status st = KAVA_OK;
   uint64_t tensors = 0, values = 0, *offsets = NULL;
+  size_t elements = 0;
   const uint8_t *start = g->map->size ? g->map->data : (const uint8_t *)""; /* an empty file has no mapping */
   cursor c = {start, start, start + g->map->size};
   KAVA_TRY(read_header(g, &c, &tensors, &values));
@@ -274,7 +287,8 @@ static kava_status read_file(kava_gguf *g) {
     st = KAVA_MEMORY;
     goto out;
   }
-  for (; g->value_count < (int64_t)values; g->value_count++) KAVA_TRY(read_value(g, &c, &g->values[g->value_count]));
+  for (; g->value_count < (int64_t)values; g->value_count++)
+    KAVA_TRY(read_value(g, &c, &elements, &g->values[g->value_count]));
   KAVA_TRY(make_index(&g->arena, g->values, g->value_count, value_name, KAVA_FORMAT, &g->value_index));
   KAVA_TRY(read_alignment(g));
   for (; g->tensor_count < (int64_t)tensors; g->tensor_count++)

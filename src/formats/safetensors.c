@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define HEADER_MOST 100000000
+#define TENSOR_EACH 850 /* bytes a tensor takes until it stands in a Lua table */
+#define PAIR_EACH 320   /* and a pair of metadata, or a value of a tensor's line */
 
 /* In the order of the reference's enumeration; saving goes through it backwards. */
 static const struct {
@@ -28,7 +30,7 @@ static const struct {
 typedef struct span {
   kava_text name;
   int type, rank;
-  int64_t begin, end, sizes[KAVA_MAX_DIMS]; /* sizes: where rank is no more */
+  int64_t begin, end, *sizes; /* sizes: in the arena, where rank is no more than KAVA_MAX_DIMS */
 } span;
 
 static int by_name(const kava_text *a, const kava_text *b) {
@@ -71,7 +73,7 @@ static int span_by_name(const void *a, const void *b) {
 }
 
 /* One tensor's line of the header, checked by itself. */
-static kava_status read_span(const kava_json_member *m, int64_t data_size, span *out) {
+static kava_status read_span(kava_arena *arena, const kava_json_member *m, int64_t data_size, span *out) {
   const kava_json *dtype = kava_json_get(&m->value, "dtype"), *shape = kava_json_get(&m->value, "shape"),
                   *offsets = kava_json_get(&m->value, "data_offsets");
   if (!kava_json_is(dtype, KAVA_JSON_STRING) || !kava_json_is(shape, KAVA_JSON_ARRAY) ||
@@ -89,6 +91,9 @@ static kava_status read_span(const kava_json_member *m, int64_t data_size, span 
   if (out->begin < 0 || out->begin > out->end || out->end > data_size)
     return kava_fail(KAVA_FORMAT, "tensor '%s': data_offsets [%lld, %lld] do not lie within the %lld bytes of data",
                      m->key, (long long)out->begin, (long long)out->end, (long long)data_size);
+  if (out->rank > 0 && out->rank <= KAVA_MAX_DIMS &&
+      !(out->sizes = kava_arena_alloc(arena, (size_t)out->rank * sizeof *out->sizes)))
+    return KAVA_MEMORY;
   int64_t bits = types[out->type].bits;
   bool empty = false, overflow = false;
   for (uint32_t i = 0; i < shape->length; i++) {
@@ -96,7 +101,7 @@ static kava_status read_span(const kava_json_member *m, int64_t data_size, span 
     if (size->kind != KAVA_JSON_INTEGER || size->integer < 0)
       return kava_fail(KAVA_FORMAT, "tensor '%s': its shape must be whole numbers from 0 on, got %s", m->key,
                        size->kind == KAVA_JSON_INTEGER ? "a negative one" : kava_json_kind_name(size));
-    if (i < KAVA_MAX_DIMS) out->sizes[i] = size->integer;
+    if (out->sizes) out->sizes[i] = size->integer;
     if (size->integer == 0)
       empty = true;
     else
@@ -129,7 +134,8 @@ static kava_status read_header(kava_safetensors *s, const kava_map *map, uint64_
   const kava_json_member *m;
   int64_t room = 0, size = (int64_t)(map->size - 8 - header);
   bool has_metadata = false;
-  KAVA_TRY(kava_json_walk_text((const char *)map->data + 8, header, kava_json_most(map->size), &walk));
+  int64_t most = (int64_t)kava_map_most(map->size, TENSOR_EACH);
+  KAVA_TRY(kava_json_walk_text((const char *)map->data + 8, header, kava_map_most(map->size, PAIR_EACH), &walk));
   for (;;) {
     KAVA_TRY(kava_json_walk_next(walk, &m));
     if (!m) break;
@@ -139,6 +145,7 @@ static kava_status read_header(kava_safetensors *s, const kava_map *map, uint64_
       if (metadata) KAVA_TRY(read_metadata(s, &m->value));
       continue;
     }
+    if (*count == most) KAVA_FAIL(KAVA_FORMAT, "more tensors than such a file ought to have (%lld)", (long long)most);
     if (*count == room) {
       room = room ? 2 * room : 64;
       span *grown = kava_realloc(*spans, (size_t)room * sizeof *grown);
@@ -149,7 +156,7 @@ static kava_status read_header(kava_safetensors *s, const kava_map *map, uint64_
       *spans = grown;
     }
     span *at = &(*spans)[*count];
-    KAVA_TRY(read_span(m, size, at));
+    KAVA_TRY(read_span(&s->arena, m, size, at));
     KAVA_TRY(copy_text(&s->arena, m->key, m->key_length, &at->name));
     ++*count;
   }

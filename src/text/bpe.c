@@ -42,7 +42,7 @@ kava_status kava_bpe_init(kava_bpe *bpe, int64_t tokens, int64_t merges) {
   uint64_t slots = table_size(tokens), pairs = table_size(merges);
   bpe->slots = kava_alloc(slots * sizeof *bpe->slots);
   bpe->merges = kava_alloc(pairs * sizeof *bpe->merges);
-  if (!bpe->slots || !bpe->merges) {
+  if (!bpe->slots || !bpe->merges || kava_buffer_grow(&bpe->bytes, 1) != KAVA_OK) { /* 1: an empty token has a place */
     kava_bpe_free(bpe);
     return KAVA_MEMORY;
   }

@@ -307,7 +307,7 @@ kava_status kava_tokenizer_load_json(const char *path, kava_tokenizer *tok) {
   KAVA_TRY(kava_map_open(path, &tok->json_file));
   static const char *const left[] = {"model.vocab", "model.merges", NULL};
   st = kava_json_outline((const char *)tok->json_file->data, tok->json_file->size, left,
-                         kava_json_most(tok->json_file->size), &doc);
+                         kava_map_most(tok->json_file->size, KAVA_JSON_EACH), &doc);
   if (st == KAVA_OK) {
     const kava_json *root = kava_json_root(doc);
     bool byte_level = false;

@@ -11,20 +11,22 @@
 local json = {}
 
 --- Duplicate keys, lone surrogates, bytes that are not UTF-8 and more than 200 levels are errors: "byte N: ...". With ordered = true
---- the metatable of an object's table has the keys in the text's order, __keys, which chat templates show tools in.
+--- the metatable of an object's table has the keys in the text's order, __keys, which chat templates show tools in. A value of two
+--- bytes of text takes 16 of Lua's memory: what takes more than `memory` bytes is refused before it is made.
 ---@param text string
----@param options { ordered: boolean? }?
+---@param options { ordered: boolean?, memory: integer? }? memory: twice the text and 64 MiB where it is not given
 ---@return any value
 ---@return string? message
 ---@return string? code
-function json.decode(text) end
+function json.decode(text, options) end
 
 --- The value in a file.
 ---@param path string
+---@param options { memory: integer? }? as for decode
 ---@return any value
 ---@return string? message
 ---@return string? code
-function json.load(path) end
+function json.load(path, options) end
 
 --- The text of a value; keys are sorted, so that equal tables give equal texts. A table with items 1..n is an array, as is one
 --- marked by decode or kava.json.array; every other table is an object, an empty one too. Numbers read back as they were.
