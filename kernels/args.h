@@ -273,16 +273,33 @@ typedef struct kava_means_args {
 
 /* AdamW (Loshchilov & Hutter 2019, in the order of torch.optim.AdamW), one span a parameter, t = ++*step:
  *   p -= lr decay p;  m += (1-beta1)(g-m);  v = beta2 v + (1-beta2) g^2;  p -= lr correction1 m / (sqrt(v) correction2
- * + eps) with correction1 = 1/(1-beta1^t), correction2 = 1/sqrt(1-beta2^t), lr = the args' lr[group]. p is f32, f64,
- * f16 or bf16; g, m, v are wide. f16 and bf16 parameters are updated in `master`, f32, and rounded from it. With
- * state_dtype bf16 m is rounded to nearest; v is rounded stochastically, by a hash of (kava_adamw_seed, index): to
- * nearest, 0.999 v would round back to v and v could never fall. */
+ * + eps) with correction1 = 1/(1-beta1^t), correction2 = 1/sqrt(1-beta2^t), lr = the args' lr[group].
+ *
+ * p is f32, f64, f16 or bf16. What f16 is rounded from is `master`, f32. What bf16 is rounded from, to nearest, ties
+ * away from 0, is an f32 whose low 16 bits `master` holds: bits = (p << 16) + (int16_t)low, which is exact (ties to
+ * even could not be undone). A NaN loses its low bits.
+ *
+ * g is wide, or bf16 beside f32, f16 and bf16 parameters. m and v are wide, or of state_dtype:
+ * bf16  m rounded to nearest; v stochastically, by a hash of (kava_adamw_seed, index): to nearest, 0.999 v would round
+ *       back to v and v could never fall.
+ * u8    codes of |x| / the most of its block of KAVA_MOMENT_BLOCK elements, floats of 3 bits after the point whose
+ *       exponents are 4 bits beside m's sign, 5 for v, which has none: code c is c below 8, else (8 + c % 8)
+ *       2^(c/8 - 1), over what the highest code is: 15 2^14 for m and 15 2^30 for v. Both are rounded stochastically,
+ *       v > 0 to 1 at least, so that what is divided by never vanishes before m. `most`: f32 [2, blocks], m's and v's.
+ *       A most that is not finite makes NaN of its block.
+ * Dettmers et al. 2022 look codes up in a table of about the same precision, to nearest; here a code is a few shifts.
+ */
+#define KAVA_MOMENT_BLOCK 256
+#define KAVA_MOMENT_TOP_M 0x1.ep17f /* 15 2^14 */
+#define KAVA_MOMENT_TOP_V 0x1.ep33f /* 15 2^30 */
+static inline int64_t kava_moment_blocks(int64_t count) { return (count + KAVA_MOMENT_BLOCK - 1) / KAVA_MOMENT_BLOCK; }
 typedef struct kava_adamw_span {
   int64_t count;
-  kava_dtype dtype, state_dtype;
+  kava_dtype dtype, state_dtype, grad_dtype;
   void *p, *m, *v;
   const void *g;
-  float *master;
+  void *master; /* f16: f32; bf16: i16; else NULL */
+  float *most;  /* of u8 states */
   int64_t *step;
   int group;
   uint32_t number; /* of the parameter */
@@ -296,12 +313,13 @@ typedef struct kava_adamw_args {
   double beta1, beta2, eps;
 } kava_adamw_args;
 static inline uint32_t kava_adamw_seed(uint32_t number, int64_t step) { return number * 0x27d4eb2fu + (uint32_t)step; }
-/* 16 random bits for element i: a finaliser of MurmurHash3 over a Weyl sequence. */
+/* Random bits for element i: a finaliser of MurmurHash3 over a Weyl sequence. bf16's v takes the low 16; of codes v
+ * takes the low, m the high ones. */
 static inline uint32_t kava_adamw_noise(uint32_t noise, uint32_t i) {
   uint32_t h = noise ^ (i * 0x9E3779B9u);
   h = (h ^ h >> 16) * 0x85EBCA6Bu;
   h = (h ^ h >> 13) * 0xC2B2AE35u;
-  return (h ^ h >> 16) & 0xffff;
+  return h ^ h >> 16;
 }
 
 /* A buffer among several that one kernel goes over. */

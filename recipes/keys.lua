@@ -129,7 +129,8 @@ return {
   { "schedule.warmup", "integer", "steps in which the rates rise from 0", min = 0, alias = "warmup" },
   { "clip", "number", "the gradient's norm is cut to this; 0: never", min = 0 },
   { "weight_decay", "number", "decoupled, of AdamW", min = 0 },
-  { "moments", "string", "AdamW's: f32, or bf16 for half their memory (8 bytes a trained number become 4)", choices = { "f32", "bf16" } },
+  { "moments", "string", "AdamW's: f32, or bf16 for half their memory (8 bytes a trained number become 4), or 8bit for a quarter",
+    choices = { "f32", "bf16", "8bit" } },
   { "max_bad_steps", "integer", "a step whose loss or gradient is not finite is skipped; so many in a row stop the run", min = 1 },
 
   { heading = "Evaluation, checkpoints, logs" },

@@ -162,6 +162,9 @@ local function bytes_on_disk(path)
   return sum
 end
 
+-- AdamW's two moments, in bytes by those of f32 weights.
+local MOMENTS = { f32 = 2, bf16 = 1, ["8bit"] = 0.51 }
+
 -- What tune decides from: the bytes that stay (student, gradients, two moments), the rows, the student's shape.
 local function measure(c, models, data, probe)
   local weights = 0
@@ -170,7 +173,7 @@ local function measure(c, models, data, probe)
   return {
     weights_bytes = weights,
     device_bytes = place.total and place.free + place.reserved, -- a GPU's
-    fixed_bytes = place.current + weights + (c.moments == "bf16" and 1 or 2) * weights,
+    fixed_bytes = place.current + weights + MOMENTS[c.moments] * weights,
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
     typical_tokens = c.data.mode == "pack" and c.data.max_length or math.ceil(data.train.tokens / data.train.rows),
@@ -347,7 +350,7 @@ local function with_room(run, bar, f)
   if run.mark then saved, path = pcall(save, run) end
   local newest = not saved and run.store:steps()[1]
   cli.fail(("step %d: %s, with one row at a time; %s. %s. Give the job more memory, or the run less to hold: data.max_length, "
-    .. "moments=bf16, fewer or smaller student layers"):format(run.step + 1, result, fit.free(),
+    .. "moments=8bit, fewer or smaller student layers"):format(run.step + 1, result, fit.free(),
     saved and ("Saved %s: the same command goes on from there"):format(path)
       or newest and ("The checkpoint of step %d is good"):format(newest) or "No step was taken yet"))
 end
@@ -516,7 +519,7 @@ local function tuned(run, facts, models, checkpoint)
       fit.longest_row(run.data.train, c.data.mode, c.data.max_length), function() leave_if_asked(run) end)
     decisions = tune.decide(facts, c, models, probes)
     if not decisions.batch_size then
-      cli.fail(("%s: tried with %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=bf16, fewer or "
+      cli.fail(("%s: tried with %s (%s). Give the job more memory, or the run less to hold: data.max_length, moments=8bit, fewer or "
         .. "smaller student layers"):format(decisions.why.batch_size, decisions.tried, plan.why_budget))
     end
     took = kava.clock() - started
@@ -585,7 +588,7 @@ end
 local function warn_of_room(run, weights)
   local c, where = run.config, run.config.checkpoint.dir or run.output
   local count = c.checkpoint.keep + 3 -- and the last, the best, the one being written
-  local needed, free = count * weights * (c.moments == "bf16" and 2 or 3), kava.fs.free(where)
+  local needed, free = count * weights * (1 + MOMENTS[c.moments]), kava.fs.free(where)
   if free and free < needed then
     stage("", ("warning: %d checkpoints at a time take up to %s, and %s are free in %s: make room, or lower checkpoint.keep"):format(
       count, bytes(needed), bytes(free), where))

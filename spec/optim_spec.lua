@@ -84,12 +84,12 @@ describe("adamw", function()
   end)
 
   it("is the same for any number of threads, over many parameters", function()
-    local function run(threads)
+    local function run(threads, state_dtype)
       kava.seed(5)
       local before, list = kava.threads(), {}
       kava.threads(threads)
       for i, count in ipairs { 1, 8191, 8192, 8193, 50000, 17 } do list[i] = leaf(kava.randn { count }) end
-      local opt = kava.optim.adamw({ { params = list, lr = 0.01 } }, { state_dtype = "bf16" })
+      local opt = kava.optim.adamw({ { params = list, lr = 0.01 } }, { state_dtype = state_dtype })
       for _ = 1, 2 do
         for _, p in ipairs(list) do put(p, kava.randn(p.shape)) end
         opt:step()
@@ -97,26 +97,28 @@ describe("adamw", function()
       kava.threads(before)
       return list
     end
-    local one, three = run(1), run(3)
-    for i = 1, #one do assert.is_true(same(one[i], three[i])) end
+    for _, state_dtype in ipairs { "bf16", "8bit" } do
+      local one, three = run(1, state_dtype), run(3, state_dtype)
+      for i = 1, #one do assert.is_true(same(one[i], three[i])) end
+    end
   end)
 
-  for _, state_dtype in ipairs { "f32", "bf16" } do
+  for _, state_dtype in ipairs { "f32", "bf16", "8bit" } do
     for _, dtype in ipairs { "f32", "bf16", "f16" } do
       it(("goes on bit by bit from a saved state: %s parameters, %s moments"):format(dtype, state_dtype), function()
-        local function make() return leaf(kava.randn({ 1000 }):to { dtype = dtype }) end
+        local function make() return leaf(kava.randn({ 5000 }):to { dtype = dtype }) end
         local function optimizer(p) return kava.optim.adamw({ { params = { layer = p }, lr = 0.01 } }, { state_dtype = state_dtype }) end
         local p = make()
         local opt = optimizer(p)
         for _ = 1, 3 do
-          put(p, kava.randn { 1000 })
+          put(p, kava.randn { 5000 })
           opt:step()
         end
         local q = leaf(p)
         local other = optimizer(q)
         assert.is_true(other:load_state(opt:state()))
         for _ = 1, 3 do
-          local g = kava.randn { 1000 }
+          local g = kava.randn { 5000 }
           put(p, g)
           put(q, g)
           opt:step()
@@ -124,11 +126,89 @@ describe("adamw", function()
           assert.is_true(same(p, q))
         end
         local kept = opt:state()
-        assert.equal(dtype ~= "f32", kept["1.layer.master"] ~= nil)
+        assert.equal(dtype == "f16", kept["1.layer.master"] ~= nil)
+        assert.equal(dtype == "bf16", kept["1.layer.low"] ~= nil)
+        assert.equal(state_dtype == "8bit", kept["1.layer.most"] ~= nil)
         for name, t in pairs(other:state()) do assert.is_true(same(kept[name], t), name) end
       end)
     end
   end
+
+  it("gives a bf16 parameter and its 16 more bits the steps of an f32 one, bit by bit", function()
+    local start = kava.randn({ 700 }):to { dtype = "bf16" }
+    local p, q = leaf(start), leaf(start:to { dtype = "f32" })
+    local opt = kava.optim.adamw({ { params = { p = p }, lr = 1e-3 } })
+    local wide = kava.optim.adamw({ { params = { q = q }, lr = 1e-3 } })
+    for _ = 1, 8 do
+      local g = kava.randn { 700 }
+      put(p, g)
+      put(q, g)
+      opt:step()
+      wide:step()
+      local low, high, exact = opt:state()["1.p.low"]:totable(), p:to({ dtype = "f32" }):totable(), q:totable()
+      for i = 1, #exact do
+        local bits = (string.unpack("<I4", string.pack("<f", high[i])) + low[i]) & 0xffffffff
+        assert.equal(exact[i], (string.unpack("<f", string.pack("<I4", bits))))
+      end
+    end
+  end)
+
+  it("knows what its codes stand for, and never divides by a v that vanished before m", function()
+    local function number(code) return code < 8 and code or (8 + code % 8) * 2 ^ (code // 8 - 1) end
+    local p = leaf(kava.zeros { 4096 })
+    local opt = kava.optim.adamw({ { params = { p = p }, lr = 1e-3, weight_decay = 0 } }, { state_dtype = "8bit", betas = { 0.9, 0.99 } })
+    local values = {}
+    for i = 1, 4096 do values[i] = (i % 2 == 0 and 1 or -1) * 2 ^ (-(i % 256) / 4) end -- 64 binades within a block
+    put(p, kava.tensor(values))
+    opt:step()
+    local state = opt:state()
+    local m, v, most = state["1.p.m"]:totable(), state["1.p.v"]:totable(), state["1.p.most"]:totable()
+    assert.near(0.1, most[1][1], 1e-6)
+    assert.near(0.01, most[2][1], 1e-7)
+    for i = 1, 4096 do
+      local got_m = number(m[i] & 127) / number(127) * 0.1 * (m[i] > 127 and -1 or 1)
+      local got_v = number(v[i]) / number(255) * 0.01
+      -- rounded up or down: within a code's step, which is an eighth of the number, or the smallest code
+      assert.near(0.1 * values[i], got_m, math.max(0.1 * math.abs(values[i]) / 8, 0.1 / number(127)) * 1.0001)
+      assert.near(0.01 * values[i] ^ 2, got_v, math.max(0.01 * values[i] ^ 2 / 8, 0.01 / number(255)) * 1.0001)
+      assert.is_true(v[i] > 0)
+    end
+    put(p, kava.zeros { 4096 })
+    for _ = 1, 50 do opt:step() end -- Adam's own bound for a gradient that came once: lr / (1 - 0.9) and a rounding's way
+    assert.is_true((p:abs():max():item()) < 1e-3 * 50)
+  end)
+
+  it("keeps codes right on average: m and v fall as they should when gradients vanish", function()
+    local p = leaf(kava.zeros { 8192 })
+    local opt = kava.optim.adamw({ { params = { p }, lr = 0 } }, { state_dtype = "8bit" })
+    put(p, kava.rand({ 8192 }) + 0.5)
+    opt:step()
+    local gradient = p.grad:clone()
+    put(p, kava.zeros { 8192 })
+    local function mean(part, top, signed) -- of the numbers that the codes stand for
+      local state, sum = opt:state(), 0
+      local codes, most = state["1.1." .. part]:totable(), state["1.1.most"]:totable()[signed and 1 or 2]
+      for i, code in ipairs(codes) do
+        local c = signed and code & 127 or code
+        sum = sum + (c < 8 and c or (8 + c % 8) * 2 ^ (c // 8 - 1)) / top * most[(i - 1) // 256 + 1]
+      end
+      return sum / #codes
+    end
+    for step = 1, 300 do
+      opt:step()
+      if step == 5 then assert.near(1, mean("m", 15 * 2 ^ 14, true) / (0.1 * 0.9 ^ 5 * gradient:mean():item()), 0.01) end
+    end
+    assert.near(1, mean("v", 15 * 2 ^ 30) / (0.001 * 0.999 ^ 300 * (gradient * gradient):mean():item()), 0.02)
+  end)
+
+  it("keeps small parameters' moments in f32 beside codes", function()
+    local bias = leaf(kava.ones { 4095 })
+    local opt = kava.optim.adamw({ { params = { bias = bias }, lr = 1 } }, { state_dtype = "8bit" })
+    put(bias, kava.ones { 4095 })
+    opt:step()
+    assert.equal("f32", opt:state()["1.bias.v"].dtype)
+    assert.is_nil(opt:state()["1.bias.most"])
+  end)
 
   it("follows tiny updates in bf16 parameters by way of the master copy", function()
     local p = leaf(kava.ones({ 8 }):to { dtype = "bf16" })
@@ -161,7 +241,7 @@ describe("adamw", function()
     assert.error_matches(make { { params = { 3 }, lr = 1 } }, "'1' of group 1 is a number")
     assert.error_matches(make({ { params = { p }, lr = 1 } }, { beta = 1 }), "did you mean 'betas'")
     assert.error_matches(make({ { params = { p }, lr = 1 } }, { betas = { 0.9, 1 } }), "beta2 is 1")
-    assert.error_matches(make({ { params = { p }, lr = 1 } }, { state_dtype = "f16" }), "f32 or bf16")
+    assert.error_matches(make({ { params = { p }, lr = 1 } }, { state_dtype = "f16" }), "f32, bf16 or 8bit expected")
     assert.error_matches(make { { params = { kava.arange(3) }, lr = 1 } }, "i64")
     assert.error_matches(make { { params = { p * 2 }, lr = 1 } }, "a leaf expected")
     assert.error_matches(make { { params = { kava.ones({ 2, 3 }):permute(2, 1) }, lr = 1 } }, "not contiguous")

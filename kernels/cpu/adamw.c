@@ -6,36 +6,74 @@
 #include "kernels/cpu/half.h"
 #include "kernels/cpu/reference.h"
 
-static void adamw_element(const kava_adamw_span *a, const adamw_rates *now, int64_t i) {
-  kava_dtype wide = a->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
-  bool small = a->state_dtype == KAVA_BF16;
-  uint16_t *small_m = a->m, *small_v = a->v;
-  void *values = a->master ? a->master : a->p;
-  double p = element_get(wide, values, i), g = element_get(wide, a->g, i);
-  double m = small ? kava_bf16_to_f32(small_m[i]) : element_get(wide, a->m, i);
-  double v = small ? kava_bf16_to_f32(small_v[i]) : element_get(wide, a->v, i);
-  p *= 1 - now->lr * a->decay;
-  m += (1 - now->beta1) * (g - m);
-  v = now->beta2 * v + (1 - now->beta2) * g * g;
-  p -= now->lr * now->correction1 * m / (sqrt(v) * now->correction2 + now->eps);
-  element_put(wide, values, i, p, false);
-  if (small) {
-    small_m[i] = kava_f32_to_bf16((float)m);
-    float rounded = (float)v;
-    small_v[i] = isfinite(rounded)
-                     ? (uint16_t)((kava_bits_of_float(rounded) + kava_adamw_noise(now->noise, (uint32_t)i)) >> 16)
-                     : kava_f32_to_bf16(rounded);
+static double gradient(const kava_adamw_span *a, int64_t i) {
+  return a->grad_dtype == KAVA_BF16 ? kava_bf16_to_f32(((const uint16_t *)a->g)[i])
+                                    : element_get(a->grad_dtype, a->g, i);
+}
+
+static double value(const kava_adamw_span *a, int64_t i) {
+  if (a->dtype == KAVA_BF16) return adamw_joined(((const uint16_t *)a->p)[i], ((const int16_t *)a->master)[i]);
+  return element_get(a->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, a->dtype == KAVA_F16 ? a->master : a->p, i);
+}
+
+static void put_value(const kava_adamw_span *a, int64_t i, double p) {
+  if (a->dtype == KAVA_BF16) {
+    ((uint16_t *)a->p)[i] = adamw_high((float)p);
+    ((int16_t *)a->master)[i] = adamw_low((float)p);
   } else {
-    element_put(wide, a->m, i, m, false);
-    element_put(wide, a->v, i, v, false);
+    element_put(a->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32, a->dtype == KAVA_F16 ? a->master : a->p, i, p, false);
+    if (a->dtype == KAVA_F16) ((uint16_t *)a->p)[i] = kava_f32_to_f16((float)p);
   }
-  if (a->dtype == KAVA_BF16) ((uint16_t *)a->p)[i] = kava_f32_to_bf16((float)p);
-  if (a->dtype == KAVA_F16) ((uint16_t *)a->p)[i] = kava_f32_to_f16((float)p);
+}
+
+/* Elements from `from` to `to` of one block of codes. */
+static void adamw_block(const kava_adamw_span *a, const adamw_rates *now, int64_t from, int64_t to) {
+  kava_dtype wide = a->dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
+  uint16_t *small_m = a->m, *small_v = a->v;
+  uint8_t *code_m = a->m, *code_v = a->v;
+  float first[KAVA_MOMENT_BLOCK], second[KAVA_MOMENT_BLOCK];
+  float *most_m = a->most + from / KAVA_MOMENT_BLOCK, *most_v = most_m + kava_moment_blocks(a->count);
+  for (int64_t i = from; i < to; i++) {
+    double p = value(a, i), g = gradient(a, i), m, v;
+    if (a->state_dtype == KAVA_U8) {
+      m = adamw_m_of(code_m[i], *most_m);
+      v = adamw_v_of(code_v[i], *most_v);
+    } else if (a->state_dtype == KAVA_BF16) {
+      m = kava_bf16_to_f32(small_m[i]);
+      v = kava_bf16_to_f32(small_v[i]);
+    } else {
+      m = element_get(wide, a->m, i);
+      v = element_get(wide, a->v, i);
+    }
+    p *= 1 - now->lr * a->decay;
+    m += (1 - now->beta1) * (g - m);
+    v = now->beta2 * v + (1 - now->beta2) * g * g;
+    p -= now->lr * now->correction1 * m / (sqrt(v) * now->correction2 + now->eps);
+    put_value(a, i, p);
+    first[i - from] = (float)m;
+    second[i - from] = (float)v;
+    if (a->state_dtype == KAVA_BF16) {
+      small_m[i] = kava_f32_to_bf16((float)m);
+      small_v[i] = adamw_small_v((float)v, kava_adamw_noise(now->noise, (uint32_t)i));
+    } else if (a->state_dtype != KAVA_U8) {
+      element_put(wide, a->m, i, m, false);
+      element_put(wide, a->v, i, v, false);
+    }
+  }
+  if (a->state_dtype != KAVA_U8) return;
+  *most_m = adamw_most(first, to - from);
+  *most_v = adamw_most(second, to - from);
+  for (int64_t i = from; i < to; i++) {
+    uint32_t noise = kava_adamw_noise(now->noise, (uint32_t)i);
+    code_m[i] = adamw_m_code(first[i - from], adamw_inverse(*most_m), noise);
+    code_v[i] = adamw_v_code(second[i - from], adamw_inverse(*most_v), noise);
+  }
 }
 
 void kava_adamw_plain(const kava_adamw_args *a, const kava_adamw_span *span) {
   adamw_rates now = adamw_rates_of(a, span);
-  for (int64_t i = 0; i < span->count; i++) adamw_element(span, &now, i);
+  for (int64_t i = 0; i < span->count; i += KAVA_MOMENT_BLOCK)
+    adamw_block(span, &now, i, i + KAVA_MOMENT_BLOCK < span->count ? i + KAVA_MOMENT_BLOCK : span->count);
 }
 
 void kava_ref_adamw(const kava_adamw_args *a) {

@@ -2,6 +2,7 @@
 #ifndef KAVA_CPU_ADAMW_H
 #define KAVA_CPU_ADAMW_H
 #include "kernels/args.h"
+#include "kernels/cpu/moments.h"
 #include <math.h>
 
 typedef struct adamw_rates {

@@ -2,23 +2,29 @@
  * kernels/cpu/adamw.c). Parameters are cut into pieces, a block each; a launch takes up to SPANS parameters, whose
  * descriptions are its arguments: nothing is uploaded, so that a step can be captured. A first small kernel counts the
  * steps and works out the rates; all that changes between steps (lr, counts, the gate) is read from device memory.
- * Nothing returns to the host. Predicted at 3.35 TB/s, 494 M parameters, bf16 with an f32 master and f32 states: read
- * p' m v g, write p' m v p: 30 bytes each, 14.8 GB, 4.4 ms a step; bf16 states: 22 bytes, 3.2 ms. */
+ * Nothing returns to the host. A thread takes EACH elements, so a warp what one block of coded states is.
+ *
+ * Bytes an element of a bf16 parameter, read and written: itself and its low half 8, an f32 gradient 4, a bf16 one 2,
+ * states in f32 16, in bf16 8, as codes 4. Predicted at 2.8 TB/s (what a step with 30 bytes reached on an H100), 552 M
+ * parameters, gradients in bf16: 26 bytes, 5.1 ms; bf16 states 18, 3.5 ms; codes 14, 2.8 ms. */
 #include "kernels/cuda/element.cuh"
 #include "kernels/cpu/half.h"
 
 namespace {
-enum { THREADS = 256, SPANS = 320, PIECE = 16384, NORM_PIECE = 65536 };
+enum { THREADS = 256, SPANS = 312, PIECE = 16384, NORM_PIECE = 65536, EACH = 8 };
+static_assert(32 * EACH == KAVA_MOMENT_BLOCK && PIECE % KAVA_MOMENT_BLOCK == 0, "a warp takes a block of codes");
 
 typedef struct span {
   int64_t count;
   void *p, *m, *v;
   const void *g;
-  float *master;
+  void *master;
+  float *most;
   int64_t *step;
   double decay;
   uint32_t number, first; /* first: the number of its first piece */
-  uint8_t group, dtype, small, packs;
+  uint8_t group, dtype, state, grad;
+  bool packs; /* EACH elements lie where one access reaches them */
 } span;
 typedef struct spans {
   span at[SPANS];
@@ -28,7 +34,7 @@ typedef struct rates { /* lr < 0 cannot be: the gate is closed */
   uint32_t noise, closed;
 } rates;
 
-__global__ void __launch_bounds__(SPANS)
+__global__ void __launch_bounds__(SPANS + 31)
     count_kernel(const __grid_constant__ spans all, int count, kava_adamw_args a, rates *to) {
   int i = threadIdx.x;
   if (i >= count) return;
@@ -49,7 +55,7 @@ __device__ __forceinline__ uint32_t noise(uint32_t seed, uint32_t i) {
   uint32_t h = seed ^ (i * 0x9E3779B9u);
   h = (h ^ h >> 16) * 0x85EBCA6Bu;
   h = (h ^ h >> 13) * 0xC2B2AE35u;
-  return (h ^ h >> 16) & 0xffff;
+  return h ^ h >> 16;
 }
 
 template <class F> struct rule { /* of one element */
@@ -66,39 +72,189 @@ __device__ __forceinline__ rule<F> rule_of(const kava_adamw_args &a, const span 
           (F)(now.lr * now.correction1), (F)now.correction2, (F)a.eps};
 }
 
-/* N elements from i on */
-template <int N>
-__device__ __forceinline__ void step(const span &s, const rule<float> &next, uint32_t seed, int64_t i) {
-  float p[N], m[N], v[N], g[N];
-  kava_load<float, N>((const float *)s.g + i, g);
-  if (s.small) {
-    kava_load<kava_bf16, N>((const kava_bf16 *)s.m + i, m);
-    kava_load<kava_bf16, N>((const kava_bf16 *)s.v + i, v);
-  } else {
-    kava_load<float, N>((const float *)s.m + i, m);
-    kava_load<float, N>((const float *)s.v + i, v);
-  }
-  float *values = s.master ? s.master : (float *)s.p;
-  kava_load<float, N>(values + i, p);
+/* n of EACH elements; whole: all of them, in one access. */
+template <class T> __device__ __forceinline__ kava_pack<T, EACH> take(const void *from, int64_t i, int n, bool whole) {
+  const T *at = (const T *)from + i;
+  if (whole) return *reinterpret_cast<const kava_pack<T, EACH> *>(at);
+  kava_pack<T, EACH> x = {};
 #pragma unroll
-  for (int j = 0; j < N; j++) next(p[j], m[j], v[j], g[j]);
-  kava_store<float, N>(values + i, p);
-  if (s.small) {
-    kava_store<kava_bf16, N>((kava_bf16 *)s.m + i, m);
-#pragma unroll
-    for (int j = 0; j < N; j++) /* what is stored has no low bits left to round */
-      if (fabsf(v[j]) < INFINITY)
-        v[j] = __uint_as_float((__float_as_uint(v[j]) + noise(seed, (uint32_t)(i + j))) & 0xffff0000u);
-    kava_store<kava_bf16, N>((kava_bf16 *)s.v + i, v);
-  } else {
-    kava_store<float, N>((float *)s.m + i, m);
-    kava_store<float, N>((float *)s.v + i, v);
+  for (int j = 0; j < EACH; j++)
+    if (j < n) x.at[j] = at[j];
+  return x;
+}
+template <class T>
+__device__ __forceinline__ void give(void *to, int64_t i, int n, bool whole, const kava_pack<T, EACH> &x) {
+  T *at = (T *)to + i;
+  if (whole) {
+    *reinterpret_cast<kava_pack<T, EACH> *>(at) = x;
+    return;
   }
-  if (s.dtype == KAVA_BF16) kava_store<kava_bf16, N>((kava_bf16 *)s.p + i, p);
-  if (s.dtype == KAVA_F16) kava_store<kava_f16, N>((kava_f16 *)s.p + i, p);
+#pragma unroll
+  for (int j = 0; j < EACH; j++)
+    if (j < n) at[j] = x.at[j];
 }
 
-__global__ void __launch_bounds__(THREADS)
+/* How states are kept: loaded before anything is computed, stored after. kernels/cpu/adamw.h has the same for a CPU. */
+template <class T> struct plain_states {
+  kava_pack<T, EACH> m, v;
+  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
+    m = take<T>(s.m, i, n, whole), v = take<T>(s.v, i, n, whole);
+  }
+  __device__ __forceinline__ float first(int j) const { return kava_widen(m.at[j]); }
+  __device__ __forceinline__ float second(int j) const { return kava_widen(v.at[j]); }
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole, uint32_t seed,
+                                        const float (&first)[EACH], const float (&second)[EACH]) {
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      float x = second[j];
+      if (sizeof(T) == 2 && x < INFINITY) /* what is left has no low bits to round */
+        x = __uint_as_float((__float_as_uint(x) + (noise(seed, (uint32_t)(i + j)) & 0xffff)) & 0xffff0000u);
+      m.at[j] = kava_narrow<T>(first[j]), v.at[j] = kava_narrow<T>(x);
+    }
+    give(s.m, i, n, whole, m), give(s.v, i, n, whole, v);
+  }
+};
+
+__device__ __forceinline__ float decoded(uint32_t c) {
+  return c < 8 ? (float)c : __uint_as_float((c << 20) + (129u << 23));
+}
+__device__ __forceinline__ uint32_t coded(float y, uint32_t noise16, uint32_t most) {
+  uint32_t c =
+      y < 8 ? (uint32_t)(y + (float)noise16 * 0x1p-16f) : (__float_as_uint(y) + (noise16 << 4) - (129u << 23)) >> 20;
+  return c < most ? c : most;
+}
+struct coded_states {
+  kava_pack<uint8_t, EACH> m, v;
+  float most_m, most_v; /* the warp's */
+  float *at;
+  int64_t blocks;
+  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
+    m = take<uint8_t>(s.m, i, n, whole), v = take<uint8_t>(s.v, i, n, whole);
+    at = s.most + i / KAVA_MOMENT_BLOCK;
+    blocks = (s.count + KAVA_MOMENT_BLOCK - 1) / KAVA_MOMENT_BLOCK;
+    most_m = most_v = 0;
+    if (n > 0) most_m = at[0], most_v = at[blocks];
+  }
+  __device__ __forceinline__ float first(int j) const {
+    float size = decoded(m.at[j] & 127u) * (1 / KAVA_MOMENT_TOP_M) * most_m;
+    return m.at[j] & 128u ? -size : size;
+  }
+  __device__ __forceinline__ float second(int j) const { return decoded(v.at[j]) * (1 / KAVA_MOMENT_TOP_V) * most_v; }
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole, uint32_t seed,
+                                        const float (&first)[EACH], const float (&second)[EACH]) {
+    uint32_t bits_m = 0, bits_v = 0; /* infinities and NaN are the largest */
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+      if (j < n) {
+        uint32_t x = __float_as_uint(first[j]) & 0x7fffffffu, y = __float_as_uint(second[j]) & 0x7fffffffu;
+        bits_m = x > bits_m ? x : bits_m, bits_v = y > bits_v ? y : bits_v;
+      }
+    most_m = __uint_as_float(kava_warp_most(bits_m)), most_v = __uint_as_float(kava_warp_most(bits_v));
+    float by_m = most_m < 0x1p-126f ? 0 : 1 / most_m, by_v = most_v < 0x1p-126f ? 0 : 1 / most_v;
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      uint32_t bits = noise(seed, (uint32_t)(i + j));
+      float x = second[j] * by_v;
+      uint32_t c = coded(x * KAVA_MOMENT_TOP_V, bits & 0xffff, 255);
+      v.at[j] = (uint8_t)(c == 0 && x > 0 ? 1 : c);
+      m.at[j] =
+          (uint8_t)(coded(fabsf(first[j]) * by_m * KAVA_MOMENT_TOP_M, bits >> 16, 127) | (first[j] < 0 ? 128u : 0u));
+    }
+    if (n <= 0) return;
+    give(s.m, i, n, whole, m), give(s.v, i, n, whole, v);
+    if (threadIdx.x % 32 == 0) at[0] = most_m, at[blocks] = most_v;
+  }
+};
+
+/* How values are kept. */
+struct plain_values {
+  kava_pack<float, EACH> p;
+  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
+    p = take<float>(s.p, i, n, whole);
+  }
+  __device__ __forceinline__ float value(int j) const { return p.at[j]; }
+  __device__ __forceinline__ void set(int j, float x) { p.at[j] = x; }
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) { give(s.p, i, n, whole, p); }
+};
+struct f16_values { /* beside a master in f32 */
+  kava_pack<float, EACH> p;
+  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
+    p = take<float>(s.master, i, n, whole);
+  }
+  __device__ __forceinline__ float value(int j) const { return p.at[j]; }
+  __device__ __forceinline__ void set(int j, float x) { p.at[j] = x; }
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) {
+    kava_pack<kava_f16, EACH> half;
+#pragma unroll
+    for (int j = 0; j < EACH; j++) half.at[j] = kava_narrow<kava_f16>(p.at[j]);
+    give(s.master, i, n, whole, p), give(s.p, i, n, whole, half);
+  }
+};
+struct bf16_values { /* the high half; the low one beside it */
+  kava_pack<uint16_t, EACH> high;
+  kava_pack<int16_t, EACH> low;
+  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
+    high = take<uint16_t>(s.p, i, n, whole), low = take<int16_t>(s.master, i, n, whole);
+  }
+  __device__ __forceinline__ float value(int j) const {
+    return __uint_as_float(((uint32_t)high.at[j] << 16) + (uint32_t)(int32_t)low.at[j]);
+  }
+  __device__ __forceinline__ void set(int j, float x) {
+    uint32_t bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) bits = (bits & 0xffff0000u) | 0x400000u;
+    high.at[j] = (uint16_t)((bits + 0x8000u) >> 16), low.at[j] = (int16_t)(uint16_t)bits;
+  }
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) {
+    give(s.p, i, n, whole, high), give(s.master, i, n, whole, low);
+  }
+};
+
+/* The elements [from, to) of a span: a warp takes 32 EACH of them together, to the end. */
+template <class Values, class States, class G>
+__device__ __forceinline__ void steps(const span &s, const rule<float> &next, uint32_t seed, int64_t from, int64_t to) {
+  for (int64_t base = from + threadIdx.x / 32 * 32 * EACH; base < to; base += THREADS * EACH) {
+    int64_t i = base + threadIdx.x % 32 * EACH;
+    int n = to - i < EACH ? to > i ? (int)(to - i) : 0 : EACH;
+    bool whole = s.packs && n == EACH;
+    Values values;
+    States states;
+    kava_pack<G, EACH> g = take<G>(s.g, i, n, whole);
+    values.load(s, i, n, whole);
+    states.load(s, i, n, whole);
+    float first[EACH], second[EACH];
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+      float p = values.value(j);
+      first[j] = states.first(j), second[j] = states.second(j);
+      next(p, first[j], second[j], kava_widen(g.at[j]));
+      values.set(j, p);
+    }
+    values.store(s, i, n, whole);
+    states.store(s, i, n, whole, seed, first, second);
+  }
+}
+template <class Values, class G>
+__device__ __forceinline__ void steps_of(const span &s, const rule<float> &next, uint32_t seed, int64_t from,
+                                         int64_t to) {
+  if (s.state == KAVA_U8)
+    steps<Values, coded_states, G>(s, next, seed, from, to);
+  else if (s.state == KAVA_BF16)
+    steps<Values, plain_states<kava_bf16>, G>(s, next, seed, from, to);
+  else
+    steps<Values, plain_states<float>, G>(s, next, seed, from, to);
+}
+template <class G>
+__device__ __forceinline__ void steps_from(const span &s, const rule<float> &next, uint32_t seed, int64_t from,
+                                           int64_t to) {
+  if (s.dtype == KAVA_BF16)
+    steps_of<bf16_values, G>(s, next, seed, from, to);
+  else if (s.dtype == KAVA_F16)
+    steps_of<f16_values, G>(s, next, seed, from, to);
+  else
+    steps_of<plain_values, G>(s, next, seed, from, to);
+}
+
+__global__ void __launch_bounds__(THREADS, 3)
     adamw_kernel(const __grid_constant__ spans all, int count, kava_adamw_args a, const rates *given) {
   int low = 0, high = count - 1; /* the last span whose first piece is not behind this one */
   while (low < high) {
@@ -119,9 +275,10 @@ __global__ void __launch_bounds__(THREADS)
     return;
   }
   rule<float> next = rule_of<float>(a, s, now);
-  int64_t packs = s.packs ? (to - from) / 4 : 0;
-  for (int64_t i = threadIdx.x; i < packs; i += THREADS) step<4>(s, next, now.noise, from + 4 * i);
-  for (int64_t i = from + 4 * packs + threadIdx.x; i < to; i += THREADS) step<1>(s, next, now.noise, i);
+  if (s.grad == KAVA_BF16)
+    steps_from<kava_bf16>(s, next, now.noise, from, to);
+  else
+    steps_from<float>(s, next, now.noise, from, to);
 }
 
 /* Buffers that one kernel goes over, cut into pieces. */
@@ -161,15 +318,20 @@ __global__ void __launch_bounds__(THREADS)
           to = from + NORM_PIECE < b.count ? from + NORM_PIECE : b.count;
   double sum = 0;
   int64_t i = from + threadIdx.x;
-  if (b.dtype == KAVA_F32 &&
-      (reinterpret_cast<uintptr_t>(b.data) % 16) == 0) { /* pieces begin at multiples of 16 bytes */
-    for (int64_t k = from + 4 * threadIdx.x; k + 4 <= to; k += 4 * THREADS) {
-      float v[4];
-      kava_load<float, 4>((const float *)b.data + k, v);
+  if (reinterpret_cast<uintptr_t>(b.data) % 16 == 0) { /* pieces begin at multiples of 16 bytes */
+    auto packs = [&](auto t) {
+      typedef decltype(t) T;
+      constexpr int N = kava_vector<T>();
+      for (int64_t k = from + N * threadIdx.x; k + N <= to; k += N * THREADS) {
+        float v[N];
+        kava_load<T, N>((const T *)b.data + k, v);
 #pragma unroll
-      for (int j = 0; j < 4; j++) sum += (double)v[j] * (double)v[j];
-    }
-    i = from + (to - from) / 4 * 4 + threadIdx.x;
+        for (int j = 0; j < N; j++) sum += (double)v[j] * (double)v[j];
+      }
+      i = from + (to - from) / N * N + threadIdx.x;
+    };
+    if (b.dtype == KAVA_F32) packs(float());
+    if (b.dtype == KAVA_BF16) packs(kava_bf16());
   }
   for (; i < to; i += THREADS) {
     double v = number_at(b, i);
@@ -194,7 +356,24 @@ __global__ void __launch_bounds__(THREADS)
   const buffer b = all.at[buffer_of(all, count)];
   int64_t from = (int64_t)(blockIdx.x - b.first) * NORM_PIECE,
           to = from + NORM_PIECE < b.count ? from + NORM_PIECE : b.count;
-  for (int64_t i = from + threadIdx.x; i < to; i += THREADS) switch (b.dtype) {
+  int64_t i = from + threadIdx.x;
+  if (reinterpret_cast<uintptr_t>(b.data) % 16 == 0) {
+    auto packs = [&](auto t) {
+      typedef decltype(t) T;
+      constexpr int N = kava_vector<T>();
+      for (int64_t k = from + N * threadIdx.x; k + N <= to; k += N * THREADS) {
+        float v[N];
+        kava_load<T, N>((const T *)b.data + k, v);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = sizeof(T) == 2 ? (float)((double)v[j] * by) : v[j] * (float)by;
+        kava_store<T, N>((T *)b.data + k, v);
+      }
+      i = from + (to - from) / N * N + threadIdx.x;
+    };
+    if (b.dtype == KAVA_F32) packs(float());
+    if (b.dtype == KAVA_BF16) packs(kava_bf16());
+  }
+  for (; i < to; i += THREADS) switch (b.dtype) {
     case KAVA_F64: ((double *)b.data)[i] *= by; break;
     case KAVA_F32: ((float *)b.data)[i] *= (float)by; break;
     case KAVA_F16: ((kava_f16 *)b.data)[i] = kava_narrow<kava_f16>((float)(number_at(b, i) * by)); break;
@@ -224,6 +403,9 @@ template <class Body> bool in_lots(const char *name, const kava_array *arrays, i
 }
 } // namespace
 
+/* At a multiple of EACH floats; NULL is. */
+static bool in_line(const void *p) { return reinterpret_cast<uintptr_t>(p) % (EACH * sizeof(float)) == 0; }
+
 extern "C" void kava_cuda_adamw(const kava_adamw_args *a) {
   kava_adamw_args bare = *a; /* the spans lie on the host */
   bare.spans = NULL;
@@ -233,21 +415,32 @@ extern "C" void kava_cuda_adamw(const kava_adamw_args *a) {
     uint32_t pieces = 0;
     for (; done < a->count && held < SPANS; done++, held++) {
       const kava_adamw_span &s = a->spans[done];
-      bool small = s.state_dtype == KAVA_BF16;
-      bool packs =
-          kava_aligned(s.p) && kava_aligned(s.m) && kava_aligned(s.v) && kava_aligned(s.g) && kava_aligned(s.master);
       if (!kava_dtype_is_float(s.dtype)) {
         kava_cuda_unsupported("adamw", s.dtype);
         return;
       }
-      all.at[held] = {
-          s.count,          s.p,   s.m,  s.v, s.g, s.master, s.step, s.decay, s.number, pieces, (uint8_t)s.group,
-          (uint8_t)s.dtype, small, packs};
+      bool packs = in_line(s.p) && in_line(s.m) && in_line(s.v) && in_line(s.g) && in_line(s.master);
+      all.at[held] = {s.count,
+                      s.p,
+                      s.m,
+                      s.v,
+                      s.g,
+                      s.master,
+                      s.most,
+                      s.step,
+                      s.decay,
+                      s.number,
+                      pieces,
+                      (uint8_t)s.group,
+                      (uint8_t)s.dtype,
+                      (uint8_t)s.state_dtype,
+                      (uint8_t)s.grad_dtype,
+                      packs};
       pieces += (uint32_t)((s.count + PIECE - 1) / PIECE);
     }
     rates *now = (rates *)kava_cuda_scratch(sizeof(rates) * SPANS);
     if (!now) return;
-    kava_launch("adamw: rates", count_kernel, 1, SPANS, 0, all, held, bare, now);
+    kava_launch("adamw: rates", count_kernel, 1, (SPANS + 31) / 32 * 32, 0, all, held, bare, now);
     if (pieces) kava_launch("adamw", adamw_kernel, pieces, THREADS, 0, all, held, bare, (const rates *)now);
   }
 }

@@ -2,7 +2,7 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
+--   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16|8bit] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
 --   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0]
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.

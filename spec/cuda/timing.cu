@@ -194,21 +194,33 @@ void time_kernels(bool tiny) {
   }
   {
     int64_t n = quick ? 5000 : 1 << 25;
-    buffers p(KAVA_BF16, n), m(KAVA_F32, n), v(KAVA_F32, n), g(KAVA_F32, n), w(KAVA_F32, n);
+    buffers p(KAVA_BF16, n), m(KAVA_F32, n), v(KAVA_F32, n), g(KAVA_F32, n), low(KAVA_BF16, n), most(KAVA_F32, n / 64);
     array lr(KAVA_F64, 1), norm(KAVA_F64, 2);
     lr.fill(1e-5);
     list<int64_t> step({0});
-    auto spans = [&](int i) {
-      return kava_adamw_span{n,       KAVA_BF16,        KAVA_F32,    p.at(i), m.at(i), v.at(i),
-                             g.at(i), (float *)w.at(i), step.device, 0,       0,       0.01};
-    };
-    report("adamw, f32 states and master", 30.0 * (double)n, 0, [&](int i) {
-      kava_adamw_span span = spans(i);
-      kava_adamw_args a = {&span, 1, (double *)lr.at(), nullptr, 0.9, 0.999, 1e-8};
-      gpu->adamw(&a);
-    });
+    const struct {
+      const char *name;
+      kava_dtype state, grad;
+      double bytes;
+    } kinds[] = {{"adamw, bf16 + 16 bits, f32 states and gradients", KAVA_F32, KAVA_F32, 28},
+                 {"adamw, bf16 + 16 bits, f32 states, bf16 gradients", KAVA_F32, KAVA_BF16, 26},
+                 {"adamw, bf16 + 16 bits, bf16 states and gradients", KAVA_BF16, KAVA_BF16, 18},
+                 {"adamw, bf16 + 16 bits, coded states, bf16 gradients", KAVA_U8, KAVA_BF16, 14}};
+    for (auto &kind : kinds)
+      report(kind.name, kind.bytes * (double)n, 0, [&](int i) {
+        kava_adamw_span span = {};
+        span.count = n, span.dtype = KAVA_BF16, span.state_dtype = kind.state, span.grad_dtype = kind.grad;
+        span.p = p.at(i), span.m = m.at(i), span.v = v.at(i), span.g = g.at(i), span.master = low.at(i);
+        span.most = (float *)most.at(i), span.step = step.device, span.decay = 0.01;
+        kava_adamw_args a = {&span, 1, (double *)lr.at(), nullptr, 0.9, 0.999, 1e-8};
+        gpu->adamw(&a);
+      });
     report("gradient_norm", 4.0 * (double)n, 0, [&](int i) {
       kava_array one = {KAVA_F32, n, g.at(i)};
+      gpu->gradient_norm(&one, 1, 1, (double *)norm.at());
+    });
+    report("gradient_norm of bf16", 2.0 * (double)n, 0, [&](int i) {
+      kava_array one = {KAVA_BF16, n, g.at(i)};
       gpu->gradient_norm(&one, 1, 1, (double *)norm.at());
     });
   }

@@ -85,7 +85,9 @@ static int l_adamw(lua_State *L) { /* [-0, +1, e] adamw({{params, lr, weight_dec
     lr = kava_l_field_number(L, 2, "lr", lr);
     decay = kava_l_field_number(L, 2, "weight_decay", decay);
     options.eps = kava_l_field_number(L, 2, "eps", options.eps);
-    options.state_dtype = kava_l_field_dtype(L, 2, "state_dtype", options.state_dtype);
+    bool coded = lua_getfield(L, 2, "state_dtype") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "8bit") == 0;
+    lua_pop(L, 1);
+    options.state_dtype = coded ? KAVA_U8 : kava_l_field_dtype(L, 2, "state_dtype", options.state_dtype);
     if (lua_getfield(L, 2, "betas") != LUA_TNIL) {
       luaL_argcheck(L, lua_istable(L, -1) && luaL_len(L, -1) == 2, 2, "betas: two numbers expected");
       double *into[2] = {&options.beta1, &options.beta2};

@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PART_M, PART_V, PART_STEP, PART_MASTER, PARTS };
-static const char *const part_names[PARTS] = {"m", "v", "step", "master"};
+enum { PART_M, PART_V, PART_STEP, PART_MASTER, PART_LOW, PART_MOST, PARTS };
+static const char *const part_names[PARTS] = {"m", "v", "step", "master", "low", "most"};
 
 typedef struct slot {
   int group;
   char *name;
   kava_tensor *param;
-  kava_tensor *parts[PARTS]; /* all NULL before the first step; master only for f16 and bf16 */
+  kava_tensor *parts[PARTS]; /* all NULL before the first step; the last three where expected() says */
 } slot;
 
 typedef struct group {
@@ -37,8 +37,8 @@ kava_status kava_adamw_new(const kava_adamw_options *options, kava_adamw **out) 
       return kava_fail(KAVA_MISUSE, "adamw: %s is %g; 0 <= %s < 1 expected", betas[i].name, betas[i].value,
                        betas[i].name);
   if (!(options->eps >= 0)) return kava_fail(KAVA_MISUSE, "adamw: eps is %g; 0 or more expected", options->eps);
-  if (options->state_dtype != KAVA_F32 && options->state_dtype != KAVA_BF16)
-    return kava_fail(KAVA_MISUSE, "adamw: state_dtype is %s; f32 or bf16 expected",
+  if (options->state_dtype != KAVA_F32 && options->state_dtype != KAVA_BF16 && options->state_dtype != KAVA_U8)
+    return kava_fail(KAVA_MISUSE, "adamw: state_dtype is %s; f32, bf16 or 8bit expected",
                      kava_dtype_name(options->state_dtype));
   kava_adamw *opt = kava_calloc(1, sizeof *opt);
   if (!opt) return KAVA_MEMORY;
@@ -112,24 +112,40 @@ kava_tensor *kava_adamw_param(const kava_adamw *opt, int64_t index) { return opt
 double kava_adamw_lr(const kava_adamw *opt, int at) { return opt->groups[at].lr; }
 void kava_adamw_set_lr(kava_adamw *opt, int at, double lr) { opt->groups[at].lr = lr; }
 
-static bool part_expected(const kava_adamw *opt, const slot *s, int part, kava_dtype *dtype) {
-  *dtype = part == PART_STEP             ? KAVA_I64
-           : s->param->dtype == KAVA_F64 ? KAVA_F64
-           : part == PART_MASTER         ? KAVA_F32
-                                         : opt->options.state_dtype;
-  return part != PART_MASTER || s->param->dtype == KAVA_F16 || s->param->dtype == KAVA_BF16;
+static kava_dtype moments_of(const kava_adamw *opt, const slot *s) {
+  if (s->param->dtype == KAVA_F64) return KAVA_F64;
+  bool coded = opt->options.state_dtype == KAVA_U8;
+  return coded && kava_tensor_numel(s->param) < KAVA_ADAMW_CODED ? KAVA_F32 : opt->options.state_dtype;
+}
+
+/* A piece of a parameter's state; false: it has none such. */
+typedef struct piece {
+  kava_dtype dtype;
+  int dims;
+  int64_t shape[KAVA_MAX_DIMS];
+} piece;
+static bool expected(const kava_adamw *opt, const slot *s, int part, piece *out) {
+  kava_dtype of = s->param->dtype;
+  *out = (piece){.dtype = moments_of(opt, s), .dims = s->param->dims};
+  memcpy(out->shape, s->param->shape, sizeof out->shape);
+  switch (part) {
+  case PART_STEP: *out = (piece){KAVA_I64, 1, {1}}; return true;
+  case PART_MASTER: out->dtype = KAVA_F32; return of == KAVA_F16;
+  case PART_LOW: out->dtype = KAVA_I16; return of == KAVA_BF16;
+  case PART_MOST:
+    *out = (piece){KAVA_F32, 2, {2, kava_moment_blocks(kava_tensor_numel(s->param))}};
+    return moments_of(opt, s) == KAVA_U8;
+  default: return true;
+  }
 }
 
 static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
-  kava_dtype dtype;
-  if (s->parts[part] || !part_expected(opt, s, part, &dtype)) return KAVA_OK;
+  piece p;
+  if (s->parts[part] || !expected(opt, s, part, &p)) return KAVA_OK;
   kava_status st = KAVA_OK;
   kava_tensor *made = NULL;
   kava_device device = s->param->device;
-  if (part == PART_STEP)
-    KAVA_TRY(kava_tensor_zeros_on(device, dtype, 1, (int64_t[]){1}, &made));
-  else
-    KAVA_TRY(kava_tensor_zeros_on(device, dtype, s->param->dims, s->param->shape, &made));
+  KAVA_TRY(kava_tensor_zeros_on(device, p.dtype, p.dims, p.shape, &made));
   if (part == PART_MASTER)
     KAVA_RUN(device, convert, s->param->dtype, kava_tensor_data(s->param), KAVA_F32, kava_f32(made),
              kava_tensor_numel(s->param));
@@ -195,14 +211,17 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
       KAVA_FAIL(KAVA_MISUSE, "adamw: parameters on %s and on %s; one device expected", kava_device_name(device),
                 kava_device_name(s->param->device));
     device = s->param->device;
+    const kava_tensor *master = s->parts[PART_MASTER] ? s->parts[PART_MASTER] : s->parts[PART_LOW];
     spans[a.count++] = (kava_adamw_span){.count = kava_tensor_numel(s->param),
                                          .dtype = s->param->dtype,
                                          .state_dtype = s->parts[PART_M]->dtype,
+                                         .grad_dtype = s->param->grad->dtype,
                                          .p = kava_tensor_data(s->param),
                                          .m = kava_tensor_data(s->parts[PART_M]),
                                          .v = kava_tensor_data(s->parts[PART_V]),
                                          .g = kava_tensor_data(s->param->grad),
-                                         .master = s->parts[PART_MASTER] ? kava_f32(s->parts[PART_MASTER]) : NULL,
+                                         .master = master ? kava_tensor_data(master) : NULL,
+                                         .most = s->parts[PART_MOST] ? kava_f32(s->parts[PART_MOST]) : NULL,
                                          .step = kava_i64(s->parts[PART_STEP]),
                                          .group = s->group,
                                          .number = (uint32_t)i,
@@ -252,16 +271,14 @@ static bool find(const kava_adamw *opt, const char *name, slot **at, int *part) 
   return false;
 }
 
-static kava_status check_piece(const char *name, const slot *s, int part, kava_dtype dtype, const kava_tensor *value) {
-  int64_t one = 1;
-  int dims = part == PART_STEP ? 1 : s->param->dims;
-  const int64_t *shape = part == PART_STEP ? &one : s->param->shape;
-  if (value->dtype != dtype || value->dims != dims || memcmp(value->shape, shape, (size_t)dims * sizeof *shape) != 0) {
-    char came[96], expected[96];
+static kava_status check_piece(const char *name, const piece *p, const kava_tensor *value) {
+  if (value->dtype != p->dtype || value->dims != p->dims ||
+      memcmp(value->shape, p->shape, (size_t)p->dims * sizeof *p->shape) != 0) {
+    char came[96], wanted[96];
     kava_shape_format(value->dims, value->shape, came, sizeof came);
-    kava_shape_format(dims, shape, expected, sizeof expected);
+    kava_shape_format(p->dims, p->shape, wanted, sizeof wanted);
     return kava_fail(KAVA_MISUSE, "adamw: state '%s' is %s %s; %s %s expected", name, kava_dtype_name(value->dtype),
-                     came, kava_dtype_name(dtype), expected);
+                     came, kava_dtype_name(p->dtype), wanted);
   }
   if (!kava_tensor_is_contiguous(value)) return kava_fail(KAVA_MISUSE, "adamw: state '%s' is not contiguous", name);
   return KAVA_OK;
@@ -269,19 +286,19 @@ static kava_status check_piece(const char *name, const slot *s, int part, kava_d
 
 kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *names, kava_tensor *const *values) {
   kava_status st = KAVA_OK;
-  kava_dtype dtype;
+  piece p;
   /* the new pieces, slot by slot, until all are known to be good */
   kava_tensor **fresh = kava_calloc((size_t)opt->count * PARTS + 1, sizeof *fresh);
   if (!fresh) return KAVA_MEMORY;
   for (int64_t i = 0; i < count; i++) {
     slot *s;
     int part;
-    if (!find(opt, names[i], &s, &part) || !part_expected(opt, s, part, &dtype))
+    if (!find(opt, names[i], &s, &part) || !expected(opt, s, part, &p))
       KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s', which belongs to no parameter of this optimizer", names[i]);
-    KAVA_TRY(check_piece(names[i], s, part, dtype, values[i]));
+    KAVA_TRY(check_piece(names[i], &p, values[i]));
     kava_tensor **at = &fresh[(s - opt->slots) * PARTS + part];
     if (*at) KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s' twice", names[i]);
-    KAVA_TRY(kava_tensor_new_on(s->param->device, dtype, values[i]->dims, values[i]->shape, at));
+    KAVA_TRY(kava_tensor_new_on(s->param->device, p.dtype, values[i]->dims, values[i]->shape, at));
     KAVA_TRY(kava_device_copy(s->param->device, kava_tensor_data(*at), values[i]->device, kava_tensor_data(values[i]),
                               (*at)->storage->bytes));
   }
@@ -289,7 +306,7 @@ kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *n
     const slot *s = &opt->slots[i];
     int present = 0, missing = -1;
     for (int part = 0; part < PARTS; part++) {
-      if (!part_expected(opt, s, part, &dtype)) continue;
+      if (!expected(opt, s, part, &p)) continue;
       if (fresh[i * PARTS + part])
         present++;
       else

@@ -30,35 +30,77 @@ static void step(const kava_adamw_span *a, const adamw_rates *now, float *p, con
   }
 }
 
-/* m and v in bf16: widened a tile at a time, m rounded to nearest, v stochastically (kernels/args.h) */
-static void small_step(const kava_adamw_span *a, const adamw_rates *now, float *p, int64_t begin, int64_t end) {
-  uint16_t *m = a->m, *v = a->v;
+/* The pieces of a span from i on as f32: where they lie, or widened into `room`. */
+static float *values_at(const kava_adamw_span *a, int64_t i, int64_t n, float *room) {
+  if (a->dtype != KAVA_BF16) return (float *)(a->dtype == KAVA_F16 ? a->master : a->p) + i;
+  const uint16_t *high = (const uint16_t *)a->p + i;
+  const int16_t *low = (const int16_t *)a->master + i;
+  for (int64_t j = 0; j < n; j++) room[j] = adamw_joined(high[j], low[j]);
+  return room;
+}
+static void values_back(const kava_adamw_span *a, int64_t i, int64_t n, const float *values) {
+  uint16_t *p = (uint16_t *)a->p + i;
+  if (a->dtype == KAVA_BF16) {
+    int16_t *low = (int16_t *)a->master + i;
+    for (int64_t j = 0; j < n; j++) p[j] = adamw_high(values[j]);
+    for (int64_t j = 0; j < n; j++) low[j] = adamw_low(values[j]);
+  } else if (a->dtype == KAVA_F16)
+    for (int64_t j = 0; j < n; j++) p[j] = kava_f32_to_f16(values[j]);
+}
+static const float *gradient_at(const kava_adamw_span *a, int64_t i, int64_t n, float *room) {
+  if (a->grad_dtype != KAVA_BF16) return (const float *)a->g + i;
+  for (int64_t j = 0; j < n; j++) room[j] = kava_bf16_to_f32(((const uint16_t *)a->g)[i + j]);
+  return room;
+}
+
+/* m and v in bf16 */
+static void small_step(const kava_adamw_span *a, const adamw_rates *now, float *p, const float *g, int64_t at,
+                       int64_t n) {
+  uint16_t *m = (uint16_t *)a->m + at, *v = (uint16_t *)a->v + at;
   float first[TILE], second[TILE];
-  for (int64_t at = begin; at < end; at += TILE) {
-    int64_t n = end - at < TILE ? end - at : TILE;
-    for (int64_t i = 0; i < n; i++) first[i] = kava_bf16_to_f32(m[at + i]);
-    for (int64_t i = 0; i < n; i++) second[i] = kava_bf16_to_f32(v[at + i]);
-    step(a, now, p + at, (const float *)a->g + at, first, second, n);
-    for (int64_t i = 0; i < n; i++) m[at + i] = kava_f32_to_bf16(first[i]);
-    for (int64_t i = 0; i < n; i++) {
-      uint32_t bits = kava_bits_of_float(second[i]), noise = kava_adamw_noise(now->noise, (uint32_t)(at + i));
-      bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-      v[at + i] = finite ? (uint16_t)((bits + noise) >> 16) : kava_f32_to_bf16(second[i]);
+  for (int64_t i = 0; i < n; i++) first[i] = kava_bf16_to_f32(m[i]);
+  for (int64_t i = 0; i < n; i++) second[i] = kava_bf16_to_f32(v[i]);
+  step(a, now, p, g, first, second, n);
+  for (int64_t i = 0; i < n; i++) m[i] = kava_f32_to_bf16(first[i]);
+  for (int64_t i = 0; i < n; i++) v[i] = adamw_small_v(second[i], kava_adamw_noise(now->noise, (uint32_t)(at + i)));
+}
+
+/* m and v as codes; `at` begins a block */
+static void coded_step(const kava_adamw_span *a, const adamw_rates *now, float *p, const float *g, int64_t at,
+                       int64_t n) {
+  uint8_t *m = (uint8_t *)a->m + at, *v = (uint8_t *)a->v + at;
+  float first[TILE], second[TILE];
+  float *most_m = a->most + at / KAVA_MOMENT_BLOCK, *most_v = most_m + kava_moment_blocks(a->count);
+  for (int64_t i = 0; i < n; i++) first[i] = adamw_m_of(m[i], most_m[i / KAVA_MOMENT_BLOCK]);
+  for (int64_t i = 0; i < n; i++) second[i] = adamw_v_of(v[i], most_v[i / KAVA_MOMENT_BLOCK]);
+  step(a, now, p, g, first, second, n);
+  for (int64_t from = 0; from < n; from += KAVA_MOMENT_BLOCK, most_m++, most_v++) {
+    int64_t count = n - from < KAVA_MOMENT_BLOCK ? n - from : KAVA_MOMENT_BLOCK;
+    *most_m = adamw_most(first + from, count);
+    *most_v = adamw_most(second + from, count);
+    float by_m = adamw_inverse(*most_m), by_v = adamw_inverse(*most_v);
+    for (int64_t i = from; i < from + count; i++) {
+      uint32_t noise = kava_adamw_noise(now->noise, (uint32_t)(at + i));
+      m[i] = adamw_m_code(first[i], by_m, noise);
+      v[i] = adamw_v_code(second[i], by_v, noise);
     }
   }
 }
 
 static void span_range(const kava_adamw_span *a, const adamw_rates *now, int64_t begin, int64_t end) {
-  float *p = a->master ? a->master : a->p;
-  if (a->state_dtype == KAVA_BF16)
-    small_step(a, now, p, begin, end);
-  else
-    step(a, now, p + begin, (const float *)a->g + begin, (float *)a->m + begin, (float *)a->v + begin, end - begin);
-  uint16_t *rounded = a->p;
-  if (a->dtype == KAVA_BF16)
-    for (int64_t i = begin; i < end; i++) rounded[i] = kava_f32_to_bf16(p[i]);
-  if (a->dtype == KAVA_F16)
-    for (int64_t i = begin; i < end; i++) rounded[i] = kava_f32_to_f16(p[i]);
+  float value_room[TILE], gradient_room[TILE];
+  for (int64_t at = begin; at < end; at += TILE) {
+    int64_t n = end - at < TILE ? end - at : TILE;
+    float *p = values_at(a, at, n, value_room);
+    const float *g = gradient_at(a, at, n, gradient_room);
+    if (a->state_dtype == KAVA_U8)
+      coded_step(a, now, p, g, at, n);
+    else if (a->state_dtype == KAVA_BF16)
+      small_step(a, now, p, g, at, n);
+    else
+      step(a, now, p, g, (float *)a->m + at, (float *)a->v + at, n);
+    values_back(a, at, n, p);
+  }
 }
 
 typedef struct step_job {

@@ -8,12 +8,14 @@ local optim = {}
 
 --- AdamW with decoupled decay (Loshchilov & Hutter 2019), in the order of torch.optim.AdamW:
 --- p -= lr wd p;  m += (1-b1)(g-m);  v = b2 v + (1-b2) g^2;  p -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps).
---- A parameter without gradient is left alone: no decay, no step counted. f16 and bf16 parameters keep a master copy in f32.
+--- A parameter without gradient is left alone: no decay, no step counted. bf16 parameters keep the 16 bits beside them that make
+--- an f32 of them (they are its rounding to nearest, ties away from 0), f16 ones a master copy in f32.
 --- state_dtype "bf16" halves the moments' memory: m is rounded to nearest, v stochastically (v is right on average, and off
---- by up to 2^-8 of itself at each step).
+--- by up to 2^-8 of itself at each step). "8bit" makes it a quarter: codes with 3 bits after the point, scaled by the most of each
+--- block of 256 and rounded stochastically; parameters of fewer than 4096 elements keep theirs in f32.
 --- Groups: lr and weight_decay default to the options'. Raises for a tensor given twice, views, and non-leaves.
 ---@param groups { params: kava.Params, lr: number?, weight_decay: number? }[]
----@param options { lr: number?, betas: number[]?, eps: number?, weight_decay: number?, state_dtype: string? }? {0.9, 0.999}, 1e-8, 0.01, "f32"
+---@param options { lr: number?, betas: number[]?, eps: number?, weight_decay: number?, state_dtype: "f32"|"bf16"|"8bit"|nil }? {0.9, 0.999}, 1e-8, 0.01, "f32"
 ---@return kava.AdamW
 function optim.adamw(groups, options) end
 
@@ -51,13 +53,13 @@ function AdamW:lr(group) end
 ---@param lr number
 function AdamW:set_lr(group, lr) end
 
---- The live state, not a copy: "<group>.<name>.m", ".v", ".step" (i64 [1]), and ".master" of f16 and bf16 parameters; the
---- names of a list are its indices. Parameters that never stepped have none.
+--- The live state, not a copy: "<group>.<name>.m", ".v", ".step" (i64 [1]), ".master" of f16 parameters, ".low" of bf16
+--- ones, ".most" beside 8-bit moments; the names of a list are its indices. Parameters that never stepped have none.
 ---@return table<string, kava.Tensor>
 function AdamW:state() end
 
---- Takes copies of what state() gave: the optimizer goes on bit by bit. Raises for unknown, missing or ill-shaped pieces;
---- on failure nothing has changed.
+--- Takes copies of what state() gave: the optimizer goes on bit by bit, beside the parameters that were saved with it. Raises
+--- for unknown, missing or ill-shaped pieces; on failure nothing has changed.
 ---@param state table<string, kava.Tensor>
 ---@return true?
 ---@return string? message
