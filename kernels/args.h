@@ -7,8 +7,8 @@
  * f32, as it is for f32 itself; beside f64 it is f64. */
 
 /* Rows of `width` elements, normalised: y = (x - mean) / sqrt(var + eps) * w + b, or with `centre` false
- * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype` but dw and db, which are wide; w and b are [width]
- * or NULL.
+ * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype` but dw and db, which are wide, as w and b may be
+ * (`wide`); those are [width] or NULL.
  * norm_grad recomputes the statistics from x. It sums the parameters' gradients over fixed blocks of rows, block by
  * block into `partial`, and adds the blocks in order: the result does not depend on the number of threads. */
 typedef struct kava_norm_args {
@@ -22,7 +22,8 @@ typedef struct kava_norm_args {
   const void *grad;
   void *dx, *dw, *db;
   bool add_x;    /* dw and db are always added to */
-  void *partial; /* kava_norm_blocks(rows) * 2 * width wide elements; may be NULL when dw and db are */
+  void *partial; /* kava_norm_blocks(rows) * 2 * width wide elements; may be NULL when dw and db are; not on a GPU */
+  bool wide;     /* w and b are; not on the CPU */
 } kava_norm_args;
 static inline int64_t kava_norm_block_rows(int64_t rows) { return rows <= 1024 ? 16 : (rows + 63) / 64; }
 static inline int64_t kava_norm_blocks(int64_t rows) {

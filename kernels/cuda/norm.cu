@@ -2,10 +2,11 @@
  * gradients of linear(layer_norm(x)) (kernels/cpu/norm_linear.c).
  *
  * Forward: a warp or a block for each row, which it holds in registers: one pass over memory. Widths that do not fit
- * the registers are read again. Backward: a block goes over rows blockIdx.x, + gridDim.x, ...; each of its threads adds
- * up the parameters' gradients of its own columns, in registers; the blocks' sums are added in order by a second
- * kernel. Predicted, bf16, 4096 rows of 1536 at 3.35 TB/s: forward 25 MB, 8 us; backward 38 MB, 12 us, and its sums 2
- * us. */
+ * the registers are read again. Backward: a warp or a few hold a row, its gradient and what is added to, as they came,
+ * so that all of a row's loads are under way together; a block goes over rows in steps of the grid, and each thread
+ * adds up the parameters' gradients of its own columns in registers. The blocks' sums are added in order by a second
+ * kernel. Predicted, bf16, at 3.35 TB/s: 4096 rows of 1536 forward 25 MB, 8 us; 4096 rows of 896 backward, added to
+ * what is there, 29 MB, 10 us, and its sums 1 MB, 3 us; norm_linear_finish of 7168 x 7168 f32, 616 MB, 190 us. */
 #include "kernels/cuda/element.cuh"
 
 namespace {
@@ -28,6 +29,30 @@ template <class T, int N, int PACKS, int THREADS> struct row_of {
 /* Whether pack p of a thread lies in the row. */
 template <int N, int THREADS> __device__ __forceinline__ bool inside(int p, int thread, int width) {
   return (p * THREADS + thread) * N < width;
+}
+
+/* N of the parameters from i on, which are of T or wide; a parameter that is not there is `otherwise` */
+template <class T, int N>
+__device__ __forceinline__ void parameters(const void *from, bool wide, int i, kava_wide<T> otherwise,
+                                           kava_wide<T> (&into)[N]) {
+  typedef kava_wide<T> F;
+  constexpr int M = N * (int)sizeof(F) > 16 ? 16 / (int)sizeof(F) : N;
+  if (!from) {
+#pragma unroll
+    for (int j = 0; j < N; j++) into[j] = otherwise;
+  } else if (wide) {
+#pragma unroll
+    for (int j = 0; j < N; j += M) {
+      F some[M];
+      kava_load<F, M>((const F *)from + i + j, some);
+#pragma unroll
+      for (int k = 0; k < M; k++) into[j + k] = some[k];
+    }
+  } else
+    kava_load<T, N>((const T *)from + i, into);
+}
+template <class T> __device__ __forceinline__ kava_wide<T> parameter(const void *from, bool wide, int64_t i) {
+  return wide ? ((const kava_wide<T> *)from)[i] : kava_widen(((const T *)from)[i]);
 }
 
 template <class F> __device__ __forceinline__ F inverse_root(F x) { return 1 / sqrt(x); }
@@ -90,98 +115,146 @@ __global__ void __launch_bounds__(WARPS > 4 ? 32 * WARPS : 128) norm_kernel(kava
     int i = (p * THREADS + thread) * N;
     if (i >= width || !there) continue;
     F w[N], b[N];
-#pragma unroll
-    for (int j = 0; j < N; j++) w[j] = 1, b[j] = 0;
-    if (a.w) kava_load<T, N>((const T *)a.w + i, w);
-    if (a.b) kava_load<T, N>((const T *)a.b + i, b);
+    parameters<T, N>(a.w, a.wide, i, 1, w);
+    parameters<T, N>(a.b, a.wide, i, 0, b);
 #pragma unroll
     for (int j = 0; j < N; j++) w[j] = (x.at[p][j] - mean) * scale * w[j] + b[j];
     kava_store<T, N>(y + i, w);
   }
 }
 
-/* partial: [gridDim.x][2][width], the block's sums of dw and db */
-template <class T, int N, int PACKS, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS) norm_grad_kernel(kava_norm_args a, kava_wide<T> *partial) {
+/* WARPS warps a row, BLOCK threads. partial: [gridDim.x][2][width], the block's sums of dw and db; CENTRE: the mean
+ * is subtracted, or db is wanted. */
+enum { BLOCK = 256 };
+template <class T, int N, int PACKS, int WARPS, bool CENTRE>
+__global__ void __launch_bounds__(BLOCK, PACKS > 2   ? 1
+                                         : PACKS > 1 ? 2
+                                                     : 3) norm_grad_kernel(kava_norm_args a, kava_wide<T> *partial) {
   typedef kava_wide<T> F;
-  constexpr int THREADS = 32 * WARPS;
-  KAVA_SHARED(F, room, WARPS);
-  int thread = threadIdx.x, width = (int)a.width;
-  auto sum = [&](F v) { return kava_block_sum<WARPS>(v, room); };
-  F dw[PACKS][N], db[PACKS][N];
+  typedef kava_pack<T, N> pack;
+  constexpr int THREADS = 32 * WARPS, GROUPS = BLOCK / THREADS, ROW = THREADS * PACKS * N;
+  KAVA_SHARED(F, room, GROUPS * ROW > 3 * BLOCK ? GROUPS * ROW : 3 * BLOCK);
+  int thread = threadIdx.x % THREADS, group = threadIdx.x / THREADS, width = (int)a.width;
+  F *own = room + group * WARPS * 3;
+  auto sum = [&](F(&v)[3], int from, int to) { /* v[from .. to) over the row */
+#pragma unroll
+                                               for (int k = 0; k < 3; k++)
+                                                 if (k >= from && k < to) v[k] = kava_warp_sum(v[k]);
+                                               if (WARPS == 1) return;
+                                               __syncthreads();
+                                               if (thread % 32 == 0)
+#pragma unroll
+                                                 for (int k = 0; k < 3; k++) own[thread / 32 * 3 + k] = v[k];
+                                               __syncthreads();
+#pragma unroll
+                                               for (int k = 0; k < 3; k++)
+                                                 if (k >= from && k < to) {
+                                                   v[k] = 0;
+#pragma unroll
+                                                   for (int w = 0; w < WARPS; w++) v[k] += own[w * 3 + k];
+                                                 }
+  };
+  F dw[PACKS][N], db[CENTRE ? PACKS : 1][N];
 #pragma unroll
   for (int p = 0; p < PACKS; p++)
 #pragma unroll
-    for (int j = 0; j < N; j++) dw[p][j] = db[p][j] = 0;
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
-    row_of<T, N, PACKS, THREADS> x, grad;
-    x.load((const T *)a.x + row * width, width, thread);
-    grad.load((const T *)a.grad + row * width, width, thread);
-    F mean, scale, total = 0, dot = 0;
-    statistics(x, width, thread, a.centre, (F)a.eps, sum, &mean, &scale);
+    for (int j = 0; j < N; j++) dw[p][j] = db[CENTRE ? p : 0][j] = 0;
+  for (int64_t base = (int64_t)blockIdx.x * GROUPS; base < a.rows; base += (int64_t)gridDim.x * GROUPS) {
+    bool there = base + group < a.rows; /* the others go along to the barriers */
+    int64_t at = (there ? base + group : a.rows - 1) * width;
+    T *dx = (T *)a.dx + at;
+    pack x[PACKS], grad[PACKS], old[PACKS];
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+      int i = (p * THREADS + thread) * N;
+      if (i >= width) continue;
+      x[p] = *reinterpret_cast<const pack *>((const T *)a.x + at + i);
+      grad[p] = *reinterpret_cast<const pack *>((const T *)a.grad + at + i);
+      if (a.dx && a.add_x) old[p] = *reinterpret_cast<const pack *>(dx + i);
+    }
+    F v[3] = {0, 0, 0}, mean = 0; /* the sums of (x - mean)^2, g w (x - mean), g w */
+    if (CENTRE && a.centre) {
+#pragma unroll
+      for (int p = 0; p < PACKS; p++)
+        if (inside<N, THREADS>(p, thread, width))
+#pragma unroll
+          for (int j = 0; j < N; j++) v[0] += kava_widen(x[p].at[j]);
+      sum(v, 0, 1);
+      mean = v[0] / (F)width;
+      v[0] = 0;
+    }
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
       int i = (p * THREADS + thread) * N;
       if (i >= width) continue;
       F w[N];
-#pragma unroll
-      for (int j = 0; j < N; j++) w[j] = 1;
-      if (a.w) kava_load<T, N>((const T *)a.w + i, w);
+      parameters<T, N>(a.w, a.wide, i, 1, w);
 #pragma unroll
       for (int j = 0; j < N; j++) {
-        F n = (x.at[p][j] - mean) * scale, g = grad.at[p][j];
-        dw[p][j] += g * n;
-        db[p][j] += g;
-        x.at[p][j] = n;
-        grad.at[p][j] = g * w[j];
-        total += g * w[j];
-        dot += g * w[j] * n;
+        F d = kava_widen(x[p].at[j]) - mean, g = kava_times(kava_widen(grad[p].at[j]), w[j]);
+        v[0] += d * d;
+        v[1] += g * d;
+        if (CENTRE) v[2] += g;
       }
     }
-    if (!a.dx) continue;
-    total = a.centre ? sum(total) / (F)width : F(0);
-    dot = sum(dot) / (F)width;
-    T *dx = (T *)a.dx + row * width;
+    sum(v, 0, CENTRE ? 3 : 2);
+    F scale = inverse_root(v[0] / (F)width + (F)a.eps), dot = v[1] * scale / (F)width,
+      total = CENTRE && a.centre ? v[2] / (F)width : F(0);
+    if (!there) continue;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
       int i = (p * THREADS + thread) * N;
       if (i >= width) continue;
-      F value[N];
+      F w[N], value[N];
+      parameters<T, N>(a.w, a.wide, i, 1, w);
 #pragma unroll
-      for (int j = 0; j < N; j++) value[j] = 0;
-      if (a.add_x) kava_load<T, N>(dx + i, value);
-#pragma unroll
-      for (int j = 0; j < N; j++) value[j] += scale * (grad.at[p][j] - total - x.at[p][j] * dot);
-      kava_store<T, N>(dx + i, value);
+      for (int j = 0; j < N; j++) {
+        F n = (kava_widen(x[p].at[j]) - mean) * scale, g = kava_widen(grad[p].at[j]);
+        dw[p][j] += g * n;
+        if (CENTRE) db[p][j] += g;
+        value[j] = scale * (kava_times(g, w[j]) - total - n * dot);
+        if (a.add_x) value[j] += kava_widen(old[p].at[j]);
+      }
+      if (a.dx) kava_store<T, N>(dx + i, value);
     }
   }
   if (!partial) return;
+  for (int part = 0; part < (CENTRE ? 2 : 1); part++) {
+    __syncthreads();
 #pragma unroll
-  for (int p = 0; p < PACKS; p++) {
-    int i = (p * THREADS + thread) * N;
-    if (i >= width) continue;
+    for (int p = 0; p < PACKS; p++)
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-      partial[(int64_t)(2 * blockIdx.x) * width + i + j] = dw[p][j];
-      partial[(int64_t)(2 * blockIdx.x + 1) * width + i + j] = db[p][j];
+      for (int j = 0; j < N; j++)
+        room[group * ROW + (p * THREADS + thread) * N + j] = part ? db[CENTRE ? p : 0][j] : dw[p][j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < width; i += BLOCK) {
+      F whole = 0;
+#pragma unroll
+      for (int g = 0; g < GROUPS; g++) whole += room[g * ROW + i];
+      partial[(int64_t)(2 * blockIdx.x + part) * width + i] = whole;
     }
   }
 }
-/* to[i] += the sum of `count` parts, `stride` apart, in order; blockIdx.y: dw or db. A warp adds 8 parts beside another
- * for 4 columns: the parts are many, the columns few. */
+/* to[i] += the sum of `count` parts, 2 width apart, in a fixed order; blockIdx.y: dw or db. The parts are many, the
+ * columns few: 32 warps take every 32nd part of 32 columns, then a warp adds those of one column. */
 template <class F>
-__global__ void __launch_bounds__(256) parts_kernel(const F *partial, int count, int width, F *dw, F *db) {
+__global__ void __launch_bounds__(1024) parts_kernel(const F *partial, int count, int width, F *dw, F *db) {
   F *to = blockIdx.y ? db : dw;
-  KAVA_SHARED(F, room, 256);
-  int column = blockIdx.x * 32 + threadIdx.x % 32, lane = threadIdx.x / 32;
+  KAVA_SHARED(F, room, 32 * 33);
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
   F sum = 0;
   if (to && column < width)
-    for (int p = lane; p < count; p += 8) sum += partial[(int64_t)(2 * p + blockIdx.y) * width + column];
-  room[threadIdx.x] = sum;
+    for (int p = warp; p < count; p += 32) sum += partial[(int64_t)(2 * p + blockIdx.y) * width + column];
+  room[warp * 33 + lane] = sum;
   __syncthreads();
-  if (lane || !to || column >= width) return;
-  for (int l = 1; l < 8; l++) sum += room[32 * l + threadIdx.x];
-  to[column] += sum;
+  column = blockIdx.x * 32 + warp;
+  sum = kava_warp_sum(room[lane * 33 + warp]);
+  if (lane == 0 && to && column < width) to[column] += sum;
+}
+template <class F>
+void add_parts(const char *name, const F *partial, int64_t count, int64_t width, void *dw, void *db) {
+  kava_launch(name, parts_kernel<F>, dim3((unsigned)((width + 31) / 32), db ? 2 : 1), 1024, 0, partial, (int)count,
+              (int)width, (F *)dw, (F *)db);
 }
 
 /* Any width, any alignment: a block a row, which is read as often as it takes. */
@@ -200,8 +273,8 @@ template <class T> __global__ void __launch_bounds__(LONG) long_norm_kernel(kava
   F scale = inverse_root(kava_block_sum<LONG / 32>(square, room) / (F)a.width + (F)a.eps);
   for (int64_t i = threadIdx.x; i < a.width; i += LONG) {
     F y = (kava_widen(x[i]) - mean) * scale;
-    if (a.w) y *= kava_widen(((const T *)a.w)[i]);
-    if (a.b) y += kava_widen(((const T *)a.b)[i]);
+    if (a.w) y *= parameter<T>(a.w, a.wide, i);
+    if (a.b) y += parameter<T>(a.b, a.wide, i);
     ((T *)a.y)[blockIdx.x * a.width + i] = kava_narrow<T>(y);
   }
 }
@@ -210,12 +283,12 @@ template <class T> __global__ void __launch_bounds__(LONG) long_norm_grad_kernel
   typedef kava_wide<T> F;
   KAVA_SHARED(F, room, LONG / 32);
   int64_t at = blockIdx.x * a.width;
-  const T *x = (const T *)a.x + at, *grad = (const T *)a.grad + at, *w = (const T *)a.w;
+  const T *x = (const T *)a.x + at, *grad = (const T *)a.grad + at;
   F mean = 0, square = 0, total = 0, dot = 0;
   for (int64_t i = threadIdx.x; i < a.width && a.centre; i += LONG) mean += kava_widen(x[i]);
   if (a.centre) mean = kava_block_sum<LONG / 32>(mean, room) / (F)a.width;
   for (int64_t i = threadIdx.x; i < a.width; i += LONG) {
-    F d = kava_widen(x[i]) - mean, g = kava_times(kava_widen(grad[i]), w ? kava_widen(w[i]) : F(1));
+    F d = kava_widen(x[i]) - mean, g = kava_times(kava_widen(grad[i]), a.w ? parameter<T>(a.w, a.wide, i) : F(1));
     square += d * d;
     total += g;
     dot += g * d;
@@ -227,7 +300,8 @@ template <class T> __global__ void __launch_bounds__(LONG) long_norm_grad_kernel
   dot = kava_block_sum<LONG / 32>(dot, room) * scale / (F)a.width;
   for (int64_t i = threadIdx.x; i < a.width; i += LONG) {
     T *to = (T *)a.dx + at + i;
-    F g = kava_times(kava_widen(grad[i]), w ? kava_widen(w[i]) : F(1)), n = (kava_widen(x[i]) - mean) * scale;
+    F g = kava_times(kava_widen(grad[i]), a.w ? parameter<T>(a.w, a.wide, i) : F(1)),
+      n = (kava_widen(x[i]) - mean) * scale;
     *to = kava_narrow<T>(scale * (g - total - n * dot) + (a.add_x ? kava_widen(*to) : F(0)));
   }
 }
@@ -256,17 +330,20 @@ template <class T, int N, int PACKS, int WARPS> void norm_as(const kava_norm_arg
 }
 template <class T, int N, int PACKS, int WARPS> void norm_grad_as(const kava_norm_args &a) {
   typedef kava_wide<T> F;
-  int64_t blocks = (int64_t)kava_cuda_device()->multiprocessors * (16 / WARPS);
-  if (blocks > a.rows) blocks = a.rows;
+  constexpr int GROUPS = BLOCK / (32 * WARPS);
+  int64_t most = (int64_t)kava_cuda_device()->multiprocessors * (PACKS > 2 ? 1 : PACKS > 1 ? 2 : 3);
+  int64_t groups = (a.rows + GROUPS - 1) / GROUPS, turns = (groups + most - 1) / most;
+  int64_t blocks = (groups + turns - 1) / turns;
   F *partial = NULL;
   if (a.dw || a.db) {
     partial = (F *)kava_cuda_scratch((size_t)(blocks * 2 * a.width) * sizeof(F));
     if (!partial) return;
   }
-  kava_launch("norm_grad", norm_grad_kernel<T, N, PACKS, WARPS>, (unsigned)blocks, 32 * WARPS, 0, a, partial);
-  if (partial)
-    kava_launch("norm_grad: sums", parts_kernel<F>, dim3((unsigned)((a.width + 31) / 32), 2), 256, 0,
-                (const F *)partial, (int)blocks, (int)a.width, (F *)a.dw, (F *)a.db);
+  kava_launch("norm_grad",
+              a.centre || a.db ? norm_grad_kernel<T, N, PACKS, WARPS, true>
+                               : norm_grad_kernel<T, N, PACKS, WARPS, false>,
+              (unsigned)blocks, BLOCK, 0, a, partial);
+  if (partial) add_parts<F>("norm_grad: sums", partial, blocks, a.width, a.dw, a.db);
 }
 
 template <class T> void norm_typed(const kava_norm_args &a) {
@@ -292,9 +369,11 @@ template <class T> void norm_grad_typed(const kava_norm_args &a) {
           ? a.width / N
           : INT64_MAX;
   if (packs <= 32) return norm_grad_as<T, N, 1, 1>(a);
-  if (packs <= 128) return norm_grad_as<T, N, 1, 4>(a);
-  if (packs <= 256) return norm_grad_as<T, N, 1, 8>(a);
-  if (packs <= 1024) return norm_grad_as<T, N, 2, 16>(a);
+  if (packs <= 64) return norm_grad_as<T, N, 2, 1>(a);
+  if (packs <= 128) return norm_grad_as<T, N, 2, 2>(a);
+  if (packs <= 256) return norm_grad_as<T, N, 2, 4>(a);
+  if (packs <= 512) return norm_grad_as<T, N, 2, 8>(a);
+  if (packs <= 1024) return norm_grad_as<T, N, 4, 8>(a);
   kava_wide<T> *rows = (kava_wide<T> *)kava_cuda_scratch((size_t)a.rows * 2 * sizeof *rows);
   if (!rows) return;
   kava_launch("norm_grad, long", long_norm_grad_kernel<T>, (unsigned)a.rows, LONG, 0, a, rows);
@@ -303,26 +382,72 @@ template <class T> void norm_grad_typed(const kava_norm_args &a) {
                 (const kava_wide<T> *)rows);
 }
 
-/* The pass over G: 8 warps take every eighth row of 32 columns and add up dgamma and dbeta. */
-template <class F> __global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a) {
-  const F *g = (const F *)a.g, *w = (const F *)a.w, *gamma = (const F *)a.gamma, *beta = (const F *)a.beta,
-          *sums = (const F *)a.sums;
-  F *dw = (F *)a.dw, dgamma = 0, dbeta = 0;
-  KAVA_SHARED(F, room, 512);
-  int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
-  for (int64_t r = threadIdx.x / 32; r < a.rows && column < a.width; r += 8) {
-    int64_t at = r * a.width + column;
-    F d = g[at] * gamma[column] + sums[r] * beta[column];
-    dgamma += w[at] * g[at];
-    dbeta += w[at] * sums[r];
-    if (dw) dw[at] = a.add_w ? dw[at] + d : d;
+/* The pass over G, V columns a lane: a block has 32 V of them and a share of the rows, a warp every eighth row of that.
+ * partial: [gridDim.y][2][width], the shares' dgamma and dbeta. */
+template <class F, int V>
+__global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a, int64_t share, F *partial) {
+  constexpr int WIDTH = 32 * V;
+  const F *sums = (const F *)a.sums;
+  KAVA_SHARED(F, room, 2 * 8 * WIDTH);
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t column = (int64_t)blockIdx.x * WIDTH + lane * V, begin = blockIdx.y * share;
+  int64_t end = begin + share < a.rows ? begin + share : a.rows;
+  F dgamma[V], dbeta[V], gamma[V], beta[V];
+#pragma unroll
+  for (int j = 0; j < V; j++) dgamma[j] = dbeta[j] = gamma[j] = beta[j] = 0;
+  if (column < a.width) {
+    kava_load<F, V>((const F *)a.gamma + column, gamma);
+    kava_load<F, V>((const F *)a.beta + column, beta);
+#pragma unroll 2
+    for (int64_t r = begin + warp; r < end; r += 8) {
+      int64_t at = r * a.width + column;
+      F g[V], w[V], d[V], sum = sums[r];
+      kava_load<F, V>((const F *)a.g + at, g);
+      kava_load<F, V>((const F *)a.w + at, w);
+#pragma unroll
+      for (int j = 0; j < V; j++) d[j] = 0;
+      if (a.dw && a.add_w) kava_load<F, V>((const F *)a.dw + at, d);
+#pragma unroll
+      for (int j = 0; j < V; j++) {
+        d[j] += g[j] * gamma[j] + sum * beta[j];
+        dgamma[j] += w[j] * g[j];
+        dbeta[j] += w[j] * sum;
+      }
+      if (a.dw) kava_store<F, V>((F *)a.dw + at, d);
+    }
   }
-  room[threadIdx.x] = dgamma, room[256 + threadIdx.x] = dbeta;
+#pragma unroll
+  for (int j = 0; j < V; j++) {
+    room[warp * WIDTH + lane * V + j] = dgamma[j];
+    room[(8 + warp) * WIDTH + lane * V + j] = dbeta[j];
+  }
   __syncthreads();
-  if (threadIdx.x >= 32 || column >= a.width) return;
-  for (int l = 1; l < 8; l++) dgamma += room[32 * l + threadIdx.x], dbeta += room[256 + 32 * l + threadIdx.x];
-  if (a.dgamma) ((F *)a.dgamma)[column] += dgamma;
-  if (a.dbeta) ((F *)a.dbeta)[column] += dbeta;
+  for (int i = threadIdx.x; i < 2 * WIDTH; i += 256) {
+    int64_t to = (int64_t)blockIdx.x * WIDTH + i % WIDTH;
+    if (to >= a.width) continue;
+    F whole = 0;
+    for (int w = 0; w < 8; w++) whole += room[(i / WIDTH * 8 + w) * WIDTH + i % WIDTH];
+    partial[(int64_t)(2 * blockIdx.y + i / WIDTH) * a.width + to] = whole;
+  }
+}
+template <class F, int V> void finish_as(const kava_norm_linear_args &a) {
+  int64_t tiles = (a.width + 32 * V - 1) / (32 * V);
+  int64_t shares = 4 * kava_cuda_device()->multiprocessors / tiles, most = (a.rows + 15) / 16;
+  if (shares > most) shares = most;
+  if (shares < 1) shares = 1;
+  int64_t share = (a.rows + shares - 1) / shares;
+  shares = (a.rows + share - 1) / share;
+  F *partial = (F *)kava_cuda_scratch((size_t)(shares * 2 * a.width) * sizeof(F));
+  if (!partial) return;
+  kava_launch("norm_linear_finish", finish_kernel<F, V>, dim3((unsigned)tiles, (unsigned)shares), 256, 0, a, share,
+              partial);
+  add_parts<F>("norm_linear_finish: sums", partial, shares, a.width, a.dgamma, a.dbeta);
+}
+template <class F> void finish_typed(const kava_norm_linear_args &a) {
+  constexpr int V = kava_vector<F>();
+  bool vectors = a.width % V == 0;
+  for (const void *p : {a.g, a.w, a.gamma, a.beta, (const void *)a.dw}) vectors = vectors && kava_aligned(p);
+  vectors ? finish_as<F, V>(a) : finish_as<F, 1>(a);
 }
 } // namespace
 
@@ -335,12 +460,11 @@ extern "C" void kava_cuda_norm_grad(const kava_norm_args *a) {
     kava_cuda_unsupported("norm_grad", a->dtype);
 }
 extern "C" void kava_cuda_norm_linear_finish(const kava_norm_linear_args *a) {
-  unsigned blocks = (unsigned)((a->width + 31) / 32);
-  if (!blocks) return;
+  if (a->rows == 0 || a->width == 0) return;
   if (a->dtype == KAVA_F64)
-    kava_launch("norm_linear_finish", finish_kernel<double>, blocks, 256, 0, *a);
+    finish_typed<double>(*a);
   else if (a->dtype == KAVA_F32)
-    kava_launch("norm_linear_finish", finish_kernel<float>, blocks, 256, 0, *a);
+    finish_typed<float>(*a);
   else
     kava_cuda_unsupported("norm_linear_finish", a->dtype);
 }

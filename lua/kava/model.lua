@@ -12,8 +12,23 @@ local model = { class = Model }
 
 model.family, model.family_of_gguf = families.of, families.of_gguf
 
+local halves = { f16 = true, bf16 = true }
+
+-- A product adds its bias in its matrix's type, or beside codes in the activations': kept so, it is not converted step by step.
+local function settle_biases(layer)
+  for key, t in pairs(layer) do
+    local matrix = key:find "_bias$" and layer[key:gsub("_bias$", "")]
+    if matrix and #matrix.shape == 2 then
+      local coded = not matrix.dtype:find "^[bf]*f%d+$"
+      local dtype = coded and t.device ~= "cpu" and kava.matmul_precision() or matrix.dtype
+      if halves[dtype] then layer[key] = t:to { dtype = dtype } end
+    end
+  end
+end
+
 -- weights: {embed=, …, layer = {{q=, …}, …}} in canonical names -> a model
 local function assemble(family, config, spec, weights, fields)
+  for _, layer in ipairs(weights.layer) do settle_biases(layer) end
   local self = setmetatable(fields or {}, Model)
   self.family, self.config, self.spec, self.weights = family, config, spec, weights
   self.decoder = kava.decoder(spec, families.decoder_weights(family, spec, weights))
@@ -21,7 +36,7 @@ local function assemble(family, config, spec, weights, fields)
   return self
 end
 
--- Vectors (norms, biases) are small and read by plain kernels: always f32, or f64 in an f64 model.
+-- Vectors are f32, or f64 in an f64 model, as norms' kernels read them; biases are settled later.
 local function convert(t, dtype)
   local wanted = #t.shape < 2 and ((dtype or t.dtype) == "f64" and "f64" or "f32") or dtype
   if not wanted or t.dtype == wanted then return t end

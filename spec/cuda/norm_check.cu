@@ -1,18 +1,19 @@
 /* spec/cuda/norm_check.cu: norm.cu and rope.cu against the reference. */
 #include "check.h"
 
-static void check_norms(kava_dtype dtype, int64_t rows, int64_t width, bool centre, bool odd, bool parameters) {
+static void check_norms(kava_dtype dtype, int64_t rows, int64_t width, bool centre, bool odd, bool parameters,
+                        bool widened) {
   std::string name = std::to_string(rows) + " x " + std::to_string(width) + (centre ? " layer" : " rms") +
-                     (odd ? " odd" : "") + (parameters ? "" : " bare");
+                     (odd ? " odd" : "") + (parameters ? "" : " bare") + (widened ? " wide" : "");
   kava_dtype wide = dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
-  array x(dtype, rows * width, odd), w(dtype, width), b(dtype, width), y(dtype, rows * width), g(dtype, rows * width),
-      dx(dtype, rows * width), dw(wide, width), db(wide, width);
+  array x(dtype, rows * width, odd), w(widened ? wide : dtype, width), b(widened ? wide : dtype, width),
+      y(dtype, rows * width), g(dtype, rows * width), dx(dtype, rows * width), dw(wide, width), db(wide, width);
   x.random(2, 0.5), w.random(1, 1), b.random(), g.random(), dx.random(), dw.random(), db.random();
   std::vector<double> want((size_t)(rows * width)), want_dx = dx.values, want_dw = dw.values, want_db = db.values;
   kava_norm_args a = {}, r;
-  a.dtype = dtype, a.centre = centre, a.rows = rows, a.width = width, a.eps = 1e-5;
+  a.dtype = dtype, a.wide = widened, a.centre = centre, a.rows = rows, a.width = width, a.eps = 1e-5;
   r = a;
-  r.dtype = KAVA_F64;
+  r.dtype = KAVA_F64, r.wide = false;
   a.x = x.at(), a.w = parameters ? w.at() : nullptr, a.b = parameters && centre ? b.at() : nullptr, a.y = y.at();
   r.x = x.f64(), r.w = parameters ? w.f64() : nullptr, r.b = parameters && centre ? b.f64() : nullptr,
   r.y = want.data();
@@ -58,13 +59,15 @@ static void check_rope(kava_dtype dtype, int64_t tokens, int64_t heads, int64_t 
 
 void check_norm() {
   for (kava_dtype dtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64}) {
-    static const int64_t shapes[][2] = {{1, 1},     {7, 64},   {5, 200},  {33, 128}, {3, 896},
-                                        {19, 1536}, {2, 4096}, {2, 8200}, {3, 20000}};
+    static const int64_t shapes[][2] = {{1, 1},     {7, 64},   {5, 200},  {33, 128}, {3, 896},  {19, 1536},
+                                        {70, 1000}, {2, 4096}, {4, 5000}, {2, 8200}, {3, 20000}};
     for (const auto &s : shapes)
       for (int centre = 0; centre < 2; centre++) {
         if (s[1] > 1000 && (centre != (dtype == KAVA_F32) || dtype == KAVA_F64)) continue;
-        check_norms(dtype, s[0], s[1], centre, false, true);
-        if (s[1] < 1000) check_norms(dtype, s[0], s[1], centre, true, s[0] != 33);
+        bool half = dtype == KAVA_F16 || dtype == KAVA_BF16;
+        check_norms(dtype, s[0], s[1], centre, false, true, false);
+        if (half) check_norms(dtype, s[0], s[1], centre, false, true, true);
+        if (s[1] < 1000) check_norms(dtype, s[0], s[1], centre, true, s[0] != 33, half && s[0] == 33);
       }
     check_rope(dtype, 5, 3, 64, 64, false, false);
     check_rope(dtype, 6, 2, 80, 32, true, true);

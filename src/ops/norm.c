@@ -3,8 +3,18 @@
 #include "ops/operand.h"
 #include "tape/tape.h"
 
-/* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, in y's dtype); integers[0]
- * centre; numbers[0] eps */
+/* The type that weight and bias are read in: as they lie where both are wide beside a narrower x. The CPU's kernels
+ * know one type, and its x is never the narrower. */
+static kava_dtype parameter_dtype(const kava_tensor *w, const kava_tensor *b, kava_dtype dtype) {
+  kava_dtype wide = kava_dtype_wide(dtype);
+  return (w || b) && (!w || w->dtype == wide) && (!b || b->dtype == wide) ? wide : dtype;
+}
+static bool are_wide(const kava_tensor *w, const kava_tensor *b, kava_dtype dtype) {
+  return (w ? w->dtype : b ? b->dtype : dtype) != dtype;
+}
+
+/* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, x in y's dtype, the
+ * others in that of their kernels: parameter_dtype); integers[0] centre; numbers[0] eps */
 static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db, *partial = NULL;
@@ -15,7 +25,8 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
                       .eps = node->numbers[0],
                       .x = kava_tensor_data(x),
                       .w = w ? kava_tensor_data(w) : NULL,
-                      .grad = kava_tensor_data(grad)};
+                      .grad = kava_tensor_data(grad),
+                      .wide = are_wide(w, node->saved[2], grad->dtype)};
   int64_t count = kava_tensor_numel(x);
   a.rows = a.width ? count / a.width : 0;
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add));
@@ -31,7 +42,7 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
   }
   if (dw) a.dw = kava_tensor_data(dw);
   if (db) a.db = kava_tensor_data(db);
-  if (dw || db) {
+  if ((dw || db) && grad->device == KAVA_CPU) {
     int64_t shape[3] = {kava_norm_blocks(a.rows), 2, a.width};
     KAVA_TRY(kava_tensor_new_on(grad->device, kava_dtype_wide(grad->dtype), 3, shape, &partial));
     a.partial = kava_tensor_data(partial);
@@ -54,7 +65,8 @@ static kava_status norm_again(kava_node *node, kava_tensor **out) {
                       .x = kava_tensor_data(x),
                       .w = w ? kava_tensor_data(w) : NULL,
                       .b = b ? kava_tensor_data(b) : NULL,
-                      .y = kava_tensor_data(y)};
+                      .y = kava_tensor_data(y),
+                      .wide = are_wide(w, b, x->dtype)};
   int64_t count = kava_tensor_numel(x);
   a.rows = a.width ? count / a.width : 0;
   if (count) KAVA_RUN(x->device, norm, &a);
@@ -79,8 +91,8 @@ static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor
   if (w) KAVA_TRY(kava_operand_shape(op, "weight", w, 1, &width));
   if (b) KAVA_TRY(kava_operand_shape(op, "bias", b, 1, &width));
   KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
-  KAVA_TRY(kava_operand(op, "weight", w, dtype, &cw));
-  KAVA_TRY(kava_operand(op, "bias", b, dtype, &cb));
+  KAVA_TRY(kava_operand(op, "weight", w, parameter_dtype(w, b, dtype), &cw));
+  KAVA_TRY(kava_operand(op, "bias", b, parameter_dtype(w, b, dtype), &cb));
   KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
   kava_norm_args a = {.dtype = dtype,
                       .centre = centre,
@@ -90,7 +102,8 @@ static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor
                       .x = kava_tensor_data(cx),
                       .w = cw ? kava_tensor_data(cw) : NULL,
                       .b = cb ? kava_tensor_data(cb) : NULL,
-                      .y = kava_tensor_data(y)};
+                      .y = kava_tensor_data(y),
+                      .wide = are_wide(cw, cb, dtype)};
   if (kava_tensor_numel(x)) KAVA_RUN(x->device, norm, &a);
   if (kava_tape_wanted(inputs, 3)) {
     KAVA_TRY(kava_tape_record(op, norm_backward, 3, inputs, y, &node));
