@@ -16,6 +16,7 @@ return {
   memory_limit = "auto",
   output = "auto",
   resume = "auto",
+  profile = false,
   collapse = "warn",
 
   hardware = {

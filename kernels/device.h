@@ -11,7 +11,7 @@
 
 /* Of this header and of what it includes: a module built from other sources is refused. Raised with every change of a
  * signature. */
-#define KAVA_DEVICE_ABI 3
+#define KAVA_DEVICE_ABI 4
 
 typedef struct kava_device_facts {
   char name[96]; /* "NVIDIA H100 80GB HBM3"; "emulated" */
@@ -21,6 +21,12 @@ typedef struct kava_device_facts {
 } kava_device_facts;
 
 typedef struct kava_graph kava_graph; /* a step that can run again: launches at fixed addresses */
+
+/* Something that took time: from `start`, microseconds after profiling began, for `length` more of them. */
+typedef struct kava_timespan {
+  const char *name;
+  double start, length;
+} kava_timespan;
 
 typedef struct kava_device_table {
   int abi;
@@ -54,6 +60,12 @@ typedef struct kava_device_table {
    * or library's, is passed over; KAVA_IO where it cannot be written. */
   kava_status (*plans_load)(const char *path);
   kava_status (*plans_save)(const char *path);
+  /* Between the two every kernel and copy is timed. `end` waits for what was enqueued, and gives them in order of their
+   * starts; they and their names last until the next begin. *source: who timed them, in a word. */
+  kava_status (*profile_begin)(void);
+  kava_status (*profile_end)(const kava_timespan **spans, size_t *count, const char **source);
+  /* For a profiler that looks on from outside: what follows belongs to `name`, until NULL ends the innermost. */
+  void (*range)(const char *name);
 } kava_device_table;
 
 /* NULL: not here, and *why says so in a sentence (static). The table lives as long as the program. */

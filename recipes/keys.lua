@@ -18,6 +18,8 @@ return {
     above = 0, free = true },
   { "output", "string", 'the run\'s folder; "auto": below paths.output, named after the config', free = true },
   { "resume", "string", '"auto": go on from the folder\'s last checkpoint; "none": start anew; or a checkpoint\'s path', free = true },
+  { "profile", "boolean", "times three steps, the third of this start and on: profile.txt has tables of kernels and of the gaps between "
+      .. "them, profile.json a trace for chrome://tracing and ui.perfetto.dev", free = true },
   { "collapse", "string", "what to do when the target collapses", choices = { "warn", "stop" }, free = true },
 
   { heading = "Hardware" },

@@ -19,6 +19,7 @@ local fit = require "recipes.fit"
 local hardware = require "recipes.hardware"
 local folders = require "recipes.env.folders"
 local paths = require "recipes.paths"
+local profiled = require "recipes.profiled"
 local tune = require "recipes.tune"
 
 local stage, try = progress.stage, cli.try
@@ -455,6 +456,7 @@ local function train_steps(run)
   local c = run.config
   local bar = progress.new { total = run.steps, from = run.step }
   run.bar = bar
+  local profile = c.profile and profiled.new(run.began, run.steps, run.output)
   while run.step < run.steps do
     set_mark(run)
     if run.step > 0 and c.eval.every > 0 and run.step % c.eval.every == 0 and run.evaluated ~= run.step then
@@ -468,7 +470,10 @@ local function train_steps(run)
     if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
     leave_if_asked(run, "step")
     local started = kava.clock()
+    if profile then profile:before(run.step + 1) end
     local metrics = optimizer_step(run, bar)
+    local profile_said = profile and profile:after(run.step)
+    if profile_said then bar:line(profile_said) end
     if run.step == run.began + 1 then -- what the first step measured, the next run need not
       local kept, why = kava.plans(run.device, run.plans, true)
       if not kept then bar:line("warning: " .. why) end

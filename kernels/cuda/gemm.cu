@@ -255,6 +255,7 @@ kava_status kava_cuda_product(const kava_product *p) {
   if (p->k == 0) return nothing(p);
   const plan *with = plan_for(p);
   if (!with) return kava_cuda_unsupported("a product", p->in);
+  kava_timed timed("a product");
   done(multiply(p, *with, &with->algorithm, p->c), "a product");
   return KAVA_OK;
 }

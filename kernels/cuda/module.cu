@@ -7,6 +7,9 @@
 extern "C" {
 #include "kernels/device.h"
 const char *kava_cuda_lacking(kava_dtype *dtype); /* stream.cu */
+kava_status kava_cuda_profile_begin(void);        /* trace.cu */
+kava_status kava_cuda_profile_end(const kava_timespan **spans, size_t *count, const char **source);
+void kava_cuda_range(const char *name);
 }
 
 /* ---- failures ---- */
@@ -103,6 +106,7 @@ static kava_status record_end(bool keep, kava_graph **out) {
 }
 
 static kava_status replay(kava_graph *graph) {
+  kava_timed timed("a recorded step");
   return done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
 }
 
@@ -190,6 +194,7 @@ static kava_status upload(void *to, const void *from, size_t bytes) {
     memcpy(pinned, from, bytes);
     from = pinned;
   } /* else the driver has copied what it needs of pageable memory when it returns */
+  kava_timed timed("memcpy, host to device");
   return done("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
 }
 
@@ -202,15 +207,21 @@ static kava_status wait_all(void) {
 
 static kava_status download(void *to, const void *from, size_t bytes) {
   if (recorded) return KAVA_MISUSE;
-  kava_status st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+  kava_status st;
+  {
+    kava_timed timed("memcpy, device to host");
+    st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+  }
   return st == KAVA_OK ? wait_all() : st;
 }
 
 static kava_status copy(void *to, const void *from, size_t bytes) {
+  kava_timed timed("memcpy, device to device");
   return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, kava_cuda_stream()));
 }
 
 static kava_status clear(void *to, size_t bytes) {
+  kava_timed timed("memset");
   return done("clear", cudaMemsetAsync(to, 0, bytes, kava_cuda_stream()));
 }
 
@@ -290,6 +301,9 @@ extern "C" const kava_device_table *kava_cuda_open(const char **why) {
   table.graph_release = release;
   table.plans_load = kava_cuda_plans_load;
   table.plans_save = kava_cuda_plans_save;
+  table.profile_begin = kava_cuda_profile_begin;
+  table.profile_end = kava_cuda_profile_end;
+  table.range = kava_cuda_range;
   table.abi = KAVA_DEVICE_ABI;
   return &table;
 }

@@ -3,7 +3,7 @@
 local core = require "kava.core"
 local parts = { model = "kava.model", kv = "kava.kv", loss = "kava.loss", projector = "kava.projector", evaluate = "kava.evaluate",
   generate = "kava.generate", chat = "kava.chat", tokenizer = "kava.tokenizer",
-  align = "kava.align", teacher_cache = "kava.teacher_cache" }
+  align = "kava.align", profile = "kava.profile", teacher_cache = "kava.teacher_cache" }
 -- A part that has a C half (kava.loss) is completed by its Lua half when a name is first missed in it.
 for name, module in pairs(parts) do
   local native = rawget(core, name)

@@ -500,14 +500,21 @@ function loss.gather(sums, metrics, share)
   end
 end
 
+-- f(…) as a part of a profile.
+local function named(name, f, ...)
+  local range <close> = kava.range(name) -- luacheck: ignore 211
+  return f(...)
+end
+
 --- Runs the teacher (nothing recorded; self.cache, a kava.TeacherCache, may know what it would give) and the student as far as needed,
 --- and computes the total; share: see compute.
 function Loss:step(batch, step, share)
   local needs = self:needs()
-  local teacher_out = needs.teacher and kava.no_grad(function()
+  local teacher_out = needs.teacher and named("teacher", kava.no_grad, function()
     return self.cache and self.cache:teach(batch) or self:teach(batch, needs.teacher)
   end)
-  return self:compute(batch, teacher_out, self.student:forward(loss.request(batch, needs.student)), step, share)
+  local student_out = named("student", self.student.forward, self.student, loss.request(batch, needs.student))
+  return named("loss", self.compute, self, batch, teacher_out, student_out, step, share)
 end
 
 --- Reads what metrics hold: {name = number}.

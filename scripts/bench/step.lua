@@ -3,18 +3,20 @@
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16|8bit] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
---   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0]
+--   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
+-- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
 -- overlap=1: teacher and student on two streams. models: what is there is loaded, else made and saved there first: the time to the
--- first step as users have it; plans: of the matrix products, kept from run to run as the recipe does. On a GPU weights and activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one
--- recording; record=0: calls. wait=1: one measurement for every line on standard input (side_by_side.py and gpu_side_by_side.py
+-- first step as users have it; plans: of the matrix products, kept from run to run as the recipe does. On a GPU weights and
+-- activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls. wait=1: one measurement
+-- for every line on standard input (side_by_side.py and gpu_side_by_side.py
 -- alternate it with the peer).
 local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
   moments = "f32", shape = "smol", device = "cpu", record = 1, models = "", plans = "",
-  loss = "concat", grid = "", overlap = 0 }
+  loss = "concat", grid = "", overlap = 0, profile = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -211,6 +213,11 @@ if o.grid ~= "" then
   grid()
 elseif o.wait == 0 then
   measure()
+  if o.profile ~= "" then
+    local report = kava.profile.run(run)
+    io.write(report:text())
+    assert(report:save(o.profile))
+  end
 else
   io.write('{"ready": true}\n')
   io.flush()

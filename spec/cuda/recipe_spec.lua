@@ -3,6 +3,11 @@ local missing = require "spec.cuda.gpu" ()
 local helper = require "spec.helper"
 local cjson = require "cjson"
 
+local function read(path)
+  local file <close> = assert(io.open(path))
+  return file:read "a"
+end
+
 describe("train_adaptive with device=cuda", function()
   if missing then return it("needs a GPU", function() pending(missing) end) end
 
@@ -24,10 +29,14 @@ describe("train_adaptive with device=cuda", function()
       paths = { output = "DIR/runs", cache = "DIR/cache" } }]]):gsub("DIR", dir))
     local found = {}
     for _, device in ipairs { "cpu", "cuda" } do
-      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=%s output=%s/%s"):format(helper.program(),
-        experiment, device, dir, device))
+      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=%s profile=true output=%s/%s"):format(
+        helper.program(), experiment, device, dir, device))
       assert.equal(0, code, text)
       if device == "cuda" then assert.truthy(text:find "cuda: ", 1, true) end
+      local tables = read(("%s/%s/profile.txt"):format(dir, device))
+      local trace = read(("%s/%s/profile.json"):format(dir, device))
+      assert.truthy(tables:find(device == "cuda" and "norm" or "linear", 1, true) and tables:find "\nteacher +%d", tables)
+      assert.is_true(#cjson.decode(trace).traceEvents > 100)
       found[device] = { losses = {} }
       for line in io.lines(("%s/%s/metrics.jsonl"):format(dir, device)) do
         local record = cjson.decode(line)

@@ -8,6 +8,7 @@
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/shape.h"
+#include "tensor/profile.h"
 #include <stdio.h>
 
 kava_status kava_decoder_new(int layers, kava_decoder **out) {
@@ -425,7 +426,14 @@ kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
   f->out_queries = f->out_keys + 3 * f->layers;
   if (f->start) KAVA_TRY(kava_tensor_on(f->start, d->embed->device, &f->first_keys));
   KAVA_TRY(embed(d, f, &x));
-  for (int i = 0; i < f->layers; i++) KAVA_TRY(run_layer(d, &d->layer[i], f, i, !whole && i == f->layers - 1, &x));
+  for (int i = 0; i < f->layers; i++) {
+    char name[24] = "";
+    if (kava_traced) snprintf(name, sizeof name, "layer %d", i + 1);
+    int range = kava_range_begin(name);
+    st = run_layer(d, &d->layer[i], f, i, !whole && i == f->layers - 1, &x);
+    kava_range_end(range);
+    KAVA_TRY(st);
+  }
   if (whole) {
     KAVA_TRY(norm(d, x, d->norm, d->norm_bias, &y));
     if (d->head_scale != 1) {

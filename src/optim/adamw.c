@@ -1,5 +1,6 @@
 #include "optim/adamw.h"
 #include "kernels/kernels.h"
+#include "tensor/profile.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -199,6 +200,7 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   kava_adamw_args a = {.beta1 = opt->options.beta1, .beta2 = opt->options.beta2, .eps = opt->options.eps, .gate = NULL};
   kava_adamw_span *spans = kava_alloc((size_t)opt->count * sizeof *spans);
   if (!spans) return KAVA_MEMORY;
+  int range = kava_range_begin("optimizer");
   for (int64_t i = 0; i < opt->count && kava_device_recording(); i++)
     if (opt->slots[i].param->grad && (!opt->slots[i].parts[PART_M] || !opt->rates))
       KAVA_FAIL(KAVA_MISUSE, "adamw: the first step of '%s' cannot be recorded: it makes the state; run it once before",
@@ -238,6 +240,7 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   for (int64_t i = 0; i < opt->count; i++)
     if (opt->slots[i].param->grad) kava_tensor_touch(opt->slots[i].param);
 out:
+  kava_range_end(range);
   kava_free(spans);
   return st;
 }

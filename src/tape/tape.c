@@ -1,6 +1,7 @@
 #include "tape/tape.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
+#include "tensor/profile.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -301,6 +302,7 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
   kava_status st = KAVA_OK;
   node_list list = {0};
   bool held = false;
+  int range = 0;
   if (kava_tensor_numel(loss) != 1) {
     char shape[96];
     kava_shape_format(loss->dims, loss->shape, shape, sizeof shape);
@@ -332,6 +334,7 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
   qsort(list.at, list.count, sizeof *list.at, newest_first);
   for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
   held = true;
+  range = kava_range_begin("backward");
   KAVA_TRY(
       kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &loss->node->grad));
   for (size_t i = 0; i < list.count; i++) {
@@ -340,6 +343,7 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
     drop_contents(n); /* what the backward pass of this op needed is free for the next one */
   }
 out:
+  kava_range_end(range);
   for (size_t i = 0; i < list.count; i++) {
     list.at[i]->mark = 0;
     if (held) kava_node_release(&list.at[i]);

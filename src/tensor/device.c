@@ -103,6 +103,7 @@ static void find_cuda(void) {
   if (table && table->abi == KAVA_DEVICE_ABI) {
     cuda.table = table;
     open_pools(cuda.pools, NULL);
+    kava_traced = kava_traced || kava_device_watched();
     return;
   }
   if (table)
@@ -255,6 +256,20 @@ kava_status kava_device_clear(kava_device device, void *to, size_t bytes) {
 kava_status kava_device_wait(kava_device device) {
   return device == KAVA_CPU ? KAVA_OK : told(cuda.table->wait(), "wait");
 }
+
+kava_status kava_device_profile_begin(kava_device device) { return told(cuda.table->profile_begin(), "profiling"); }
+
+kava_status kava_device_profile_end(kava_device device, const kava_timespan **spans, size_t *count,
+                                    const char **source) {
+  return told(cuda.table->profile_end(spans, count, source), "profiling");
+}
+
+void kava_device_range(const char *name) {
+  if (cuda.table) cuda.table->range(name);
+}
+
+/* A profiler names a library here, before the program starts, which NVTX then loads. */
+bool kava_device_watched(void) { return cuda.table && getenv("NVTX_INJECTION64_PATH"); }
 
 kava_status kava_device_plans(kava_device device, const char *path, bool save) {
   if (device == KAVA_CPU) return KAVA_OK;

@@ -61,6 +61,18 @@ void kava_device_replay_release(kava_replay **replay); /* accepts NULL, nulls th
 bool kava_device_recording(void);
 const uint64_t *kava_device_later(void);
 
+/* The device's half of a profile (tensor/profile.h). _range: for a profiler that looks on from outside. */
+kava_status kava_device_profile_begin(kava_device device);
+kava_status kava_device_profile_end(kava_device device, const kava_timespan **spans, size_t *count,
+                                    const char **source);
+void kava_device_range(const char *name); /* NULL ends the innermost; nothing where there is no GPU */
+bool kava_device_watched(void);           /* there is one, and it is not this program's own */
+
+/* Somebody wants to know what runs when (tensor/profile.h). */
+extern bool kava_traced;
+int kava_span_op(const char *name); /* a literal */
+void kava_span_end(int span);       /* 0: there is nothing to end */
+
 /* Runs a kernel of a device, in a function with `kava_status st` and an `out:` tail: KAVA_UNSUPPORTED names the kernel
  * that the device has not, or not for this type. KAVA_RUN_TRY: one that returns a status itself. */
 #define KAVA_RUN(device, name, ...)                                                                                    \
@@ -68,7 +80,9 @@ const uint64_t *kava_device_later(void);
     const kava_device on_ = (device);                                                                                  \
     const kava_kernels *kernels_ = kava_kernels_of(on_);                                                               \
     if (!kernels_->name) KAVA_TRY(kava_device_lacks(on_, #name));                                                      \
+    const int span_ = kava_traced ? kava_span_op(#name) : 0;                                                           \
     kernels_->name(__VA_ARGS__);                                                                                       \
+    if (span_) kava_span_end(span_);                                                                                   \
     if (on_ != KAVA_CPU) KAVA_TRY(kava_device_check(on_, #name));                                                      \
   } while (0)
 #define KAVA_RUN_TRY(device, name, ...)                                                                                \
@@ -76,7 +90,9 @@ const uint64_t *kava_device_later(void);
     const kava_device on_ = (device);                                                                                  \
     const kava_kernels *kernels_ = kava_kernels_of(on_);                                                               \
     if (!kernels_->name) KAVA_TRY(kava_device_lacks(on_, #name));                                                      \
+    const int span_ = kava_traced ? kava_span_op(#name) : 0;                                                           \
     kava_status ran_ = kernels_->name(__VA_ARGS__);                                                                    \
+    if (span_) kava_span_end(span_);                                                                                   \
     if (on_ != KAVA_CPU) KAVA_TRY(kava_device_check(on_, #name));                                                      \
     KAVA_TRY(ran_);                                                                                                    \
   } while (0)

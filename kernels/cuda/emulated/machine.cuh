@@ -2,6 +2,7 @@
  * include path's choice. */
 #ifndef KAVA_MACHINE_CUH
 #define KAVA_MACHINE_CUH
+#include "kernels/cuda/timed.cuh"
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -26,6 +27,7 @@ template <class... P, class... A>
 void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
   std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](auto... value) { (kava_emulated_check(name, value), ...); }, values);
+  kava_timed timed(name);
   kava_emulated::launch(name, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
 }
 

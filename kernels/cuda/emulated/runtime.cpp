@@ -6,6 +6,7 @@
  * again. A touch from the host finds it closed: the program ends and says so. Allocations end at the end of their
  * pages, up to 16 bytes, which hold a canary. */
 #include "kernels/cuda/emulated/emulated.h"
+#include "kernels/cuda/emulated/activity.cuh"
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -50,6 +51,20 @@ volatile bool device_runs;
 struct sigaction before_segv, before_bus;
 cudaError_t last_error;
 kava_emulated_stream default_stream;
+
+/* ---- who watches (activity.cuh) ---- */
+std::vector<kava_timespan> *watcher;
+std::chrono::steady_clock::time_point watched_since;
+double now() {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - watched_since).count();
+}
+template <class Work> cudaError_t watched(const char *name, const Work &work) {
+  if (!watcher) return work();
+  double start = now();
+  cudaError_t error = work();
+  if (watcher) watcher->push_back({name, start, now() - start});
+  return error;
+}
 
 auto find(uintptr_t at) { /* the allocation whose pages hold `at` */
   auto next = allocations.upper_bound(at | (PAGE - 1));
@@ -136,12 +151,22 @@ cudaError_t move(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, 
     check_pointer("a copy's target", to, bytes, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice);
     check_pointer("a copy's source", from, bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
   }
+  const char *name = kind == cudaMemcpyHostToDevice   ? "memcpy, host to device"
+                     : kind == cudaMemcpyDeviceToHost ? "memcpy, device to host"
+                                                      : "memcpy, device to device";
   return note(on_stream(stream, [=] {
-    memmove(to, from, bytes);
-    return cudaSuccess;
+    return watched(name, [=] {
+      memmove(to, from, bytes);
+      return cudaSuccess;
+    });
   }));
 }
 } // namespace
+
+void watch(std::vector<kava_timespan> *into) {
+  watcher = into;
+  watched_since = std::chrono::steady_clock::now();
+}
 
 bool on_device(const void *p, size_t bytes) {
   uintptr_t at = reinterpret_cast<uintptr_t>(p);
@@ -202,8 +227,10 @@ void launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t
     return;
   }
   on_stream(stream, [=] {
-    run_grid(name, grid, block, shared, body);
-    return cudaSuccess;
+    return watched(name, [&] {
+      run_grid(name, grid, block, shared, body);
+      return cudaSuccess;
+    });
   });
 }
 } // namespace kava_emulated
@@ -309,8 +336,10 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
   if (!bytes) return cudaSuccess;
   check_pointer("a memset's target", p, bytes, true);
   return note(on_stream(stream, [=] {
-    memset(p, value, bytes);
-    return cudaSuccess;
+    return watched("memset", [=] {
+      memset(p, value, bytes);
+      return cudaSuccess;
+    });
   }));
 }
 cudaError_t cudaMemset(void *p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, nullptr); }

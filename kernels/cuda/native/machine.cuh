@@ -2,6 +2,7 @@
  * instructions that have no name in CUDA C++. emulated/machine.cuh says in plain C++ what each means. */
 #ifndef KAVA_MACHINE_CUH
 #define KAVA_MACHINE_CUH
+#include "kernels/cuda/timed.cuh"
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -26,6 +27,7 @@ template <class... P, class... A>
 void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
   if (shared > 48 * 1024)
     cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+  kava_timed timed(name);
   kernel<<<grid, block, shared, kava_cuda_stream()>>>(static_cast<P>(arguments)...);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) kava_cuda_failed(name, error);

@@ -122,6 +122,33 @@ function kava.record(f, ...) end
 ---@return fun(): ... results
 function kava.aside(f, ...) end
 
+---@class kava.Range
+local Range = {}
+--- Ends it, and what was begun in it; so does the end of a `<close>` variable.
+function Range:release() end
+
+--- What runs until its end belongs to `name`, in profiles (kava.profile) and in those of NVIDIA's tools (NVTX). nil where nobody looks.
+--- Losses name "teacher", "student" and "loss", models their layers, the tape "backward", optimizers "optimizer".
+---@param name string
+---@return kava.Range|nil
+function kava.range(name) end
+
+---@class kava.Span
+---@field name string
+---@field start number microseconds since the profile began
+---@field length number microseconds
+
+--- For lua/kava/profile.lua, which begins a profile and makes a report of it. Raises where one is being taken.
+function kava.profile_begin() end
+
+--- Ends it, waiting for the GPU. source: who timed the kernels, "CUPTI" or "events"; nil: no GPU is in it, and ops are all there is.
+---@return { ops: kava.Span[], ranges: kava.Span[], kernels: kava.Span[]?, source: string?, length: number }
+function kava.profile_end() end
+
+--- Whether one is being taken.
+---@return boolean
+function kava.profiling() end
+
 --- Which of the library's kernels was found fastest for which matrix product: read from a file (one that is not there, or is another
 --- GPU's or library's, is passed over), or with save = true put there where there is something new. nil, message, code on failure.
 ---@param device "cpu"|"cuda"
