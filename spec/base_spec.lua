@@ -67,6 +67,28 @@ describe("the runtime's base", function()
     assert.is_true(kava.memory().cpu.cached <= free - large:numel() * 4)
   end)
 
+  it("gives zeros, whether blocks were used before, joined, cut or given back to the system", function()
+    math.randomseed(13)
+    local held = {}
+    for n = 1, 1500 do
+      local i = math.random(12)
+      if held[i] then
+        held[i]:release()
+        held[i] = nil
+      else
+        local count = math.random(1 << 14, 1 << (n % 100 == 0 and 25 or 18)) -- a large one finds no room: what is free is given back
+        if n % 3 == 0 then
+          held[i] = kava.zeros { count }
+          local most, least = held[i]:max():item(), held[i]:min():item()
+          assert.is_true(most == 0 and least == 0, ("%d of %d elements: from %g to %g"):format(n, count, least, most))
+        else
+          held[i] = n % 100 == 0 and kava.zeros { count } or kava.full({ count }, 7)
+        end
+      end
+    end
+    for _, t in pairs(held) do t:release() end
+  end)
+
   it("refuses more memory than there is, before it is used", function()
     if program.path:find "[at]san" then return pending "skipped: a sanitizer ends the program" end
     if io.open("/proc/sys/vm/overcommit_memory"):read "n" == 1 then return pending "skipped: this machine promises any memory" end

@@ -18,7 +18,7 @@ typedef struct block {
 struct region {
   region *next;
   size_t bytes;
-  char *touched; /* nothing from here on was ever handed out */
+  char *touched; /* nothing from here on was ever handed out: but for a header there, all is zero */
 };
 
 #define UNIT ((size_t)64)
@@ -57,10 +57,12 @@ static size_t resident(const block *b) {
 }
 
 static void give_pages_back(block *b) {
-  uintptr_t begin = ((uintptr_t)payload(b) + 4095) & ~(uintptr_t)4095;
-  uintptr_t end = ((uintptr_t)payload(b) + resident(b)) & ~(uintptr_t)4095;
-  if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
-  if (!b->after) b->home->touched = payload(b) < b->home->touched ? payload(b) : b->home->touched;
+  size_t there = resident(b);
+  if (there == 0) return;
+  char *begin = payload(b) + (-(uintptr_t)payload(b) & 4095), *end = payload(b) + (b->after ? there : b->room);
+  end -= (uintptr_t)end & 4095;
+  if (end <= begin || madvise(begin, (size_t)(end - begin), MADV_DONTNEED) != 0) return;
+  if (!b->after) b->home->touched = begin;
 }
 
 static void trim(void) {
@@ -97,7 +99,7 @@ static block *grow(size_t room) {
   return b;
 }
 
-void *kava_block_take(size_t bytes) {
+void *kava_block_take(size_t bytes, size_t *stale) {
   if (bytes > SIZE_MAX / 2) return NULL;
   size_t room = (bytes + UNIT - 1) / UNIT * UNIT;
   pthread_mutex_lock(&lock);
@@ -115,6 +117,8 @@ void *kava_block_take(size_t bytes) {
       best->room = room;
       list_free(rest);
     }
+    size_t old = resident(best) + UNIT; /* and the header of what was free behind it */
+    *stale = old < best->room ? old : best->room;
     if (best->home->touched < payload(best) + best->room) best->home->touched = payload(best) + best->room;
   }
   pthread_mutex_unlock(&lock);

@@ -9,7 +9,9 @@
 #define KAVA_BASE_BLOCKS_H
 #include <stddef.h>
 
-void *kava_block_take(size_t bytes); /* 64-byte aligned; NULL: the system has no more */
+/* 64-byte aligned; NULL: the system has no more. Behind its first *stale bytes a block is fresh from the system: zero,
+ * and no page of it is there yet. */
+void *kava_block_take(size_t bytes, size_t *stale);
 void kava_block_give(void *block);
 size_t kava_block_room(const void *block); /* bytes that may be used; at least what was asked for */
 size_t kava_blocks_free(void);             /* bytes of free blocks, handed out before and not given back since */

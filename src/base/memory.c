@@ -30,17 +30,19 @@ static void count_in(size_t bytes) {
   atomic_fetch_add(&live_blocks, 1);
 }
 
-static block_header *take(size_t bytes) {
+/* *stale: bytes of the payload that are not known to be zero. */
+static block_header *take(size_t bytes, size_t *stale) {
   bool large = bytes >= LARGE_FROM;
-  size_t room = (bytes + HEADER - 1) / HEADER * HEADER;
-  block_header *block = large ? kava_block_take(HEADER + room) : aligned_alloc(HEADER, HEADER + room);
+  size_t room = (bytes + HEADER - 1) / HEADER * HEADER, used = HEADER + bytes;
+  block_header *block = large ? kava_block_take(HEADER + room, &used) : aligned_alloc(HEADER, HEADER + room);
+  *stale = used <= HEADER ? 0 : used - HEADER < bytes ? used - HEADER : bytes;
   if (!block) return NULL;
   block->room = large ? kava_block_room(block) - HEADER : room;
   block->large = large;
   return block;
 }
 
-void *kava_alloc(size_t bytes) {
+static void *alloc(size_t bytes, size_t *stale) {
   if (atomic_load(&fail_in) >= 0 && atomic_fetch_sub(&fail_in, 1) == 0) {
     kava_fail(KAVA_MEMORY, "out of memory (provoked by a test): %zu bytes asked for", bytes);
     return NULL;
@@ -55,10 +57,10 @@ void *kava_alloc(size_t bytes) {
               used, limit);
     return NULL;
   }
-  block_header *block = take(bytes ? bytes : 1);
+  block_header *block = take(bytes ? bytes : 1, stale);
   if (!block) {
     kava_memory_trim();
-    block = take(bytes ? bytes : 1);
+    block = take(bytes ? bytes : 1, stale);
   }
   if (!block) {
     kava_fail(KAVA_MEMORY, "out of memory: %zu bytes asked for, %zu in use", bytes, atomic_load(&current_bytes));
@@ -69,14 +71,20 @@ void *kava_alloc(size_t bytes) {
   return (char *)block + HEADER;
 }
 
+void *kava_alloc(size_t bytes) {
+  size_t stale;
+  return alloc(bytes, &stale);
+}
+
 void *kava_calloc(size_t count, size_t size) {
-  size_t bytes;
+  size_t bytes, stale;
   if (__builtin_mul_overflow(count, size, &bytes)) {
     kava_fail(KAVA_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
     return NULL;
   }
-  void *block = kava_alloc(bytes);
-  if (block) memset(block, 0, bytes);
+  void *block = alloc(bytes, &stale);
+  if (block)
+    memset(block, 0, stale); /* pages that are not there yet are zero, and who uses them touches them: all threads */
   return block;
 }
 

@@ -96,8 +96,8 @@ static kava_status wrap(kava_storage *storage, kava_dtype dtype, int dims, const
   return KAVA_OK;
 }
 
-kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
-                               kava_tensor **out) {
+static kava_status make(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, bool zeros,
+                        kava_tensor **out) {
   size_t bytes;
   kava_status st = kava_shape_bytes(dtype, dims, shape, NULL, &bytes);
   if (st != KAVA_OK) return st;
@@ -109,10 +109,12 @@ kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, c
   s->device = device;
   s->bytes = bytes;
   if (device == KAVA_CPU) {
-    s->data = kava_alloc(bytes);
+    s->data = zeros ? kava_calloc(1, bytes) : kava_alloc(bytes);
     if (!s->data) st = KAVA_MEMORY;
-  } else
-    st = kava_device_alloc(device, bytes, &s->block, &s->data);
+  } else if ((st = kava_device_alloc(device, bytes, &s->block, &s->data)) == KAVA_OK && zeros &&
+             (st = kava_device_clear(device, s->data, bytes)) != KAVA_OK) {
+    kava_device_free(device, s->block);
+  }
   if (st != KAVA_OK) {
     kava_free(s);
     return st;
@@ -120,16 +122,14 @@ kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, c
   return wrap(s, dtype, dims, shape, NULL, 0, out);
 }
 
+kava_status kava_tensor_new_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
+                               kava_tensor **out) {
+  return make(device, dtype, dims, shape, false, out);
+}
+
 kava_status kava_tensor_zeros_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape,
                                  kava_tensor **out) {
-  kava_tensor *t = NULL;
-  kava_status st = kava_tensor_new_on(device, dtype, dims, shape, &t);
-  if (st == KAVA_OK) st = kava_tensor_clear(t);
-  if (st == KAVA_OK)
-    *out = t;
-  else
-    kava_tensor_release(&t);
-  return st;
+  return make(device, dtype, dims, shape, true, out);
 }
 
 kava_status kava_tensor_from_on(kava_device device, kava_dtype dtype, int dims, const int64_t *shape, const void *data,
