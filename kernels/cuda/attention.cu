@@ -477,6 +477,10 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
                  a.scale, a.scale, sq + 16 * warp * ROW, lane, a.add_q);
 }
 
+template <class T> void parts(const attention_job &a) {
+  kava_launch("attention_grad: parts", parts_kernel<T>,
+              dim3(kava_cuda_blocks((int64_t)a.batch * a.length * a.kv_heads * a.dim, 1024), 2), 256, 0, a);
+}
 template <class T, int D> void forward(const attention_job &a) {
   typedef tiles<D> t;
   size_t shared = (size_t)(t::rows + 4 * t::keys) * t::row * sizeof(T);
@@ -494,9 +498,7 @@ template <class T, int D> void backward(const attention_job &a) {
     size_t shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
     kava_launch("attention_grad: keys", keys_kernel<T, D>, dim3(tile_count * t::slices, a.kv_heads * a.splits, a.batch),
                 32 * t::warps, shared, a);
-    if (a.splits > 1)
-      kava_launch("attention_grad: parts", parts_kernel<T>,
-                  dim3(kava_cuda_blocks((int64_t)a.batch * a.length * a.kv_heads * D, 1024), 2), 256, 0, a);
+    if (a.splits > 1) parts<T>(a);
   }
   if (a.dq) {
     size_t shared = (size_t)(2 * t::rows + 4 * t::keys_back) * t::row * sizeof(T);
@@ -517,13 +519,7 @@ template <class T> bool run(const attention_job &a, bool back) {
   }
 }
 bool run_typed(kava_dtype dtype, const attention_job &a, bool back) {
-  bool aligned = true; /* rows are moved 16 bytes at a time */
-  for (const void *p :
-       {a.q, a.k, a.v, a.g, a.o, (const void *)a.out, (const void *)a.dq, (const void *)a.dk, (const void *)a.dv})
-    aligned = aligned && kava_aligned(p);
-  for (int64_t row : {a.row, a.q_row, a.k_row, a.v_row, a.dq_row, a.dk_row, a.dv_row})
-    aligned = aligned && row % 8 == 0;
-  if (!aligned) return false;
+  if (!kava_attention_aligned(a)) return false;
   if (dtype == KAVA_BF16) return run<kava_bf16>(a, back);
   return dtype == KAVA_F16 && run<kava_f16>(a, back);
 }
@@ -531,3 +527,6 @@ bool run_typed(kava_dtype dtype, const attention_job &a, bool back) {
 
 bool kava_attention_tensor(kava_dtype dtype, const attention_job &job) { return run_typed(dtype, job, false); }
 bool kava_attention_tensor_grad(kava_dtype dtype, const attention_job &job) { return run_typed(dtype, job, true); }
+void kava_attention_parts(kava_dtype dtype, const attention_job &job) {
+  dtype == KAVA_BF16 ? parts<kava_bf16>(job) : parts<kava_f16>(job);
+}

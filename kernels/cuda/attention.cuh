@@ -37,14 +37,38 @@ static __device__ __forceinline__ int attention_first(const attention_job &a, in
 }
 /* c tanh(x/c), and the derivative 1 - (s/c)^2 of a capped score s */
 static __device__ __forceinline__ float attention_cap(float x, float c) {
-  float e = __expf(-2.0f * fabsf(x) / c), t = (1.0f - e) / (1.0f + e);
+  float e = __expf(__fdividef(-2.0f * fabsf(x), c)), t = __fdividef(1.0f - e, 1.0f + e);
   return x < 0 ? -c * t : c * t;
 }
 static __device__ __forceinline__ float attention_slope(float s, float c) {
-  float t = s / c;
+  float t = __fdividef(s, c);
   return 1.0f - t * t;
 }
 
+/* Whether rows can be moved 16 bytes at a time. */
+static inline bool kava_attention_aligned(const attention_job &a) {
+  bool aligned = true;
+  for (const void *p :
+       {a.q, a.k, a.v, a.g, a.o, (const void *)a.out, (const void *)a.dq, (const void *)a.dk, (const void *)a.dv})
+    aligned = aligned && kava_aligned(p);
+  for (int64_t row : {a.row, a.q_row, a.k_row, a.v_row, a.dq_row, a.dk_row, a.dv_row})
+    aligned = aligned && row % 8 == 0;
+  return aligned;
+}
+
+/* What spec/cuda compares; 0: the best there is. */
+typedef struct kava_attention_choice {
+  bool old;
+  int forward, queries, keys;
+} kava_attention_choice;
+extern kava_attention_choice kava_attention_choose;
+
+/* Going back: the splits' sums, [splits, dk and dv], into dk and dv. */
+void kava_attention_parts(kava_dtype dtype, const attention_job &job);
+
+bool kava_attention_hopper_takes(kava_dtype dtype, const attention_job &job);
+void kava_attention_hopper(kava_dtype dtype, const attention_job &job);
+void kava_attention_hopper_grad(kava_dtype dtype, const attention_job &job);
 /* delta and least, then the kernels that read them; each returns false where it has no code for the job. */
 bool kava_attention_tensor(kava_dtype dtype, const attention_job &job);
 bool kava_attention_tensor_grad(kava_dtype dtype, const attention_job &job);

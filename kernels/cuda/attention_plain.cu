@@ -264,8 +264,10 @@ bool job_back(const kava_attention_args *a, attention_job *job) {
   job->add_q = a->add_q, job->add_k = a->add_k, job->add_v = a->add_v;
   int64_t lines = a->batch * a->heads * a->length, least = a->batch * ((a->length + 15) / 16);
   int64_t keys = a->batch * a->length * a->kv_heads * a->head_dim;
-  /* blocks of keys differ in length by the causal mask: about four a multiprocessor even that out */
-  int64_t blocks = (a->length + 63) / 64 * a->kv_heads * a->batch, wanted = 4 * kava_cuda_device()->multiprocessors;
+  /* Blocks of keys differ in length by the causal mask: about four a multiprocessor even that out, or three to two
+   * where they are of several warpgroups. */
+  int64_t blocks = (a->length + 63) / 64 * a->kv_heads * a->batch, many = kava_cuda_device()->multiprocessors;
+  int64_t wanted = kava_attention_hopper_takes(a->dtype, *job) ? many * 3 / 2 : many * 4;
   int64_t splits = (wanted + blocks - 1) / blocks;
   job->splits = (int)(splits < job->group ? splits : job->group);
   int64_t parts = job->splits > 1 ? 2 * keys * job->splits : 0;
@@ -296,6 +298,7 @@ extern "C" kava_status kava_cuda_attention(const kava_attention_args *a) {
   if (empty(a)) return KAVA_OK;
   attention_job job = job_of(a);
   job.out = a->o;
+  if (kava_attention_hopper_takes(a->dtype, job)) return kava_attention_hopper(a->dtype, job), KAVA_OK;
   if (kava_attention_tensor(a->dtype, job) || kava_attention_plain(a->dtype, job)) return KAVA_OK;
   return kava_cuda_unsupported("attention", a->dtype);
 }
@@ -303,6 +306,7 @@ extern "C" kava_status kava_cuda_attention_grad(const kava_attention_args *a) {
   attention_job job;
   if (empty(a)) return KAVA_OK;
   if (!job_back(a, &job)) return KAVA_MEMORY;
+  if (kava_attention_hopper_takes(a->dtype, job)) return kava_attention_hopper_grad(a->dtype, job), KAVA_OK;
   if (kava_attention_tensor_grad(a->dtype, job) || kava_attention_plain_grad(a->dtype, job)) return KAVA_OK;
   return kava_cuda_unsupported("attention_grad", a->dtype);
 }

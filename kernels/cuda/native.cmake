@@ -14,6 +14,9 @@ foreach(target ${KAVA_CUDA_TARGETS})
   list(APPEND KAVA_NVCC_FLAGS -gencode=arch=compute_${target},code=sm_${target})
 endforeach()
 list(APPEND KAVA_NVCC_FLAGS -gencode=arch=compute_90,code=compute_90)
+if(90a IN_LIST KAVA_CUDA_TARGETS) # kava_wgmma_built
+  list(APPEND KAVA_NVCC_FLAGS -DKAVA_CUDA_90A)
+endif()
 
 function(kava_nvcc list) # appends an object of each source to `list`
   set(objects ${${list}})

@@ -1,5 +1,6 @@
 /* spec/cuda/attention_check.cu: attention.cu and attention_plain.cu against the reference. */
 #include "check.h"
+#include "kernels/cuda/attention.cuh"
 #include <cmath>
 #include <cstring>
 
@@ -117,8 +118,9 @@ static void check_shape(kava_dtype dtype, const shape &s) {
 
 void check_attention() {
   static const shape shapes[] = {
-      {2, 70, 4, 2, 64, 0, 0}, {1, 37, 2, 2, 96, 5, 3},  {1, 70, 7, 1, 64, 0, 3},  {1, 1, 1, 1, 64, 0, 0},
-      {1, 67, 2, 1, 80, 0, 2}, {1, 37, 2, 1, 256, 0, 3}, {1, 81, 2, 1, 128, 3, 2}, {1, 129, 2, 1, 128, 0, 1},
+      {2, 70, 4, 2, 64, 0, 0},  {1, 37, 2, 2, 96, 5, 3},   {1, 70, 7, 1, 64, 0, 3},
+      {1, 1, 1, 1, 64, 0, 0},   {1, 67, 2, 1, 80, 0, 2},   {1, 37, 2, 1, 256, 0, 3},
+      {1, 81, 2, 1, 128, 3, 2}, {1, 129, 2, 1, 128, 0, 1}, {1, 200, 6, 2, 64, 0, 0},
   };
   static const shape plain[] = {
       {1, 1, 1, 1, 8, 0, 0},   {2, 35, 4, 2, 16, 0, 1},  {1, 70, 3, 3, 33, 4, 2},
@@ -126,6 +128,13 @@ void check_attention() {
   };
   for (const shape &s : shapes) check_shape(KAVA_BF16, s);
   for (int i = 0; i < 2; i++) check_shape(KAVA_F16, shapes[i]);
+  for (int groups = 1; groups <= 3; groups++) { /* of warps to a block; 0 is the best there is */
+    kava_attention_choose = {false, groups, groups, groups};
+    for (const shape &s : {shape{1, 260, 3, 1, 64, 0, 0}, shape{1, 130, 2, 2, 128, 4, 1}}) check_shape(KAVA_BF16, s);
+  }
+  kava_attention_choose = {true, 0, 0, 0}; /* what machines other than Hopper have */
+  for (const shape &s : {shapes[0], shapes[2], shapes[6]}) check_shape(KAVA_BF16, s);
+  kava_attention_choose = {};
   for (const shape &s : plain)
     for (kava_dtype dtype : {KAVA_F32, KAVA_BF16}) check_shape(dtype, s);
 }

@@ -3,6 +3,7 @@
  * large copy reaches here, or from the products it has to do at RATE. Medians of rounds, over buffers in turn that
  * together do not fit the L2. The family `timing` runs it at tiny shapes: whether it works at all. */
 #include "check.h"
+#include "kernels/cuda/attention.cuh"
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -63,8 +64,8 @@ struct buffers {
   void *at(int i) const { return each[(size_t)i]->device; }
 };
 
-static void time_attention(const char *name, int64_t batch, int64_t length, int64_t heads, int64_t kv_heads,
-                           int64_t dim, bool back) {
+static void time_attention(const std::string &name, int64_t batch, int64_t length, int64_t heads, int64_t kv_heads,
+                           int64_t dim) {
   buffers q(KAVA_BF16, batch * length * heads * dim), k(KAVA_BF16, batch * length * kv_heads * dim),
       v(KAVA_BF16, batch * length * kv_heads * dim), o(KAVA_BF16, batch * length * heads * dim),
       g(KAVA_BF16, batch * length * heads * dim), dq(KAVA_BF16, batch * length * heads * dim),
@@ -79,14 +80,17 @@ static void time_attention(const char *name, int64_t batch, int64_t length, int6
   };
   double tile = (double)(batch * heads * length * length * dim) / 2; /* a product over the causal half */
   double rows = (double)(batch * length * heads * dim) * 2, keys = (double)(batch * length * kv_heads * dim) * 2;
-  if (back) { /* five products are needed; this way does seven */
+  for (int way = quick ? 3 : 0; way < 5; way++) { /* 0: the best, 1 to 3: groups of warps a block, 4: mma.sync */
+    kava_attention_choose = {way == 4, way % 4, way % 4, way % 4};
+    std::string which = name + (way ? ", way " + std::to_string(way) : std::string());
+    report(("attention " + which).c_str(), 2 * rows + 2 * keys, 2 * tile, [&](int i) { at(i), gpu->attention(&a); });
     for (int i = 0; i < TURNS; i++) at(i), gpu->attention(&a);
-    report((std::string("attention_grad ") + name).c_str(), 4 * rows + 4 * keys, 5 * tile,
+    /* five products are needed; seven are done */
+    report(("attention_grad " + which).c_str(), 4 * rows + 4 * keys, 5 * tile,
            [&](int i) { at(i), gpu->attention_grad(&a); });
-  } else {
-    report((std::string("attention ") + name).c_str(), 2 * rows + 2 * keys, 2 * tile,
-           [&](int i) { at(i), gpu->attention(&a); });
+    if (length > 512 && way == 3) break;
   }
+  kava_attention_choose = {};
 }
 
 void time_kernels(bool tiny) {
@@ -138,13 +142,11 @@ void time_kernels(bool tiny) {
       gpu->rope(&a);
     });
   }
-  time_attention("teacher 12/2 x 128", batch, length, quick ? 2 : 12, quick ? 1 : 2, 128, false);
-  time_attention("student 14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, false);
-  time_attention("student 14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, true);
+  time_attention("12/2 x 128", batch, length, quick ? 2 : 12, quick ? 1 : 2, 128);
+  time_attention("14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64);
   if (!quick) {
-    time_attention("one row of 16384, 14/2 x 64", 1, 16384, 14, 2, 64, false);
-    time_attention("one row of 16384, 14/2 x 64", 1, 16384, 14, 2, 64, true);
-    time_attention("8 x 4096, 12/2 x 128", 8, 4096, 12, 2, 128, false);
+    time_attention("1 x 16384, 14/2 x 64", 1, 16384, 14, 2, 64);
+    time_attention("8 x 4096, 12/2 x 128", 8, 4096, 12, 2, 128);
   }
   {
     int64_t n = tokens * keys;

@@ -95,4 +95,55 @@ template <class T> void kava_mma(float d[4], const uint32_t a[4], uint32_t b0, u
     d[i] += sum;
   }
 }
+/* The products of a warpgroup: each warp does its part as it comes to it. */
+#define KAVA_WGMMA
+static inline bool kava_wgmma_built() { return true; }
+struct kava_operand {
+  uintptr_t at;
+};
+static inline kava_operand kava_operand_at(const void *tile) { return {reinterpret_cast<uintptr_t>(tile)}; }
+/* Row r, column c of what begins at `o`. The swizzle goes by addresses: shared memory is at a multiple of 1024. */
+template <class T> float kava_emulated_element(kava_operand o, unsigned r, unsigned c) {
+  uintptr_t at = o.at + r * 128 + c * 2;
+  uint16_t bits;
+  std::memcpy(&bits, reinterpret_cast<const void *>(at ^ (at >> 7 & 7) << 4), sizeof bits);
+  return kava_emulated_half(T(), bits);
+}
+static inline void kava_shared_fence() {}
+static inline void kava_wgmma_begin() {}
+static inline void kava_wgmma_end() {}
+template <int N> static inline void kava_wgmma_wait() {}
+static inline void kava_wgmma_done(float (&)[8][4]) {}
+/* d (+)= a b for a warp's 16 rows of A, of which `left` holds a lane's two, and right(k, n). */
+template <class Right> void kava_emulated_wgmma(float (&d)[8][4], float (&left)[2][16], Right right, bool add) {
+  for (unsigned c = 0; c < 8; c++)
+    for (unsigned i = 0; i < 4; i++) {
+      float sum = 0;
+      for (unsigned k = 0; k < 16; k++) sum += left[i / 2][k] * right(k, c * 8 + kava_emulated::lane() % 4 * 2 + i % 2);
+      d[c][i] = (add ? d[c][i] : 0) + sum;
+    }
+}
+template <class T> void kava_wgmma(float (&d)[8][4], kava_operand a, kava_operand b, bool add) {
+  kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, nullptr, 0);
+  float left[2][16];
+  for (unsigned i = 0; i < 2; i++)
+    for (unsigned k = 0; k < 16; k++)
+      left[i][k] = kava_emulated_element<T>(a, threadIdx.x / 32 % 4 * 16 + kava_emulated::lane() / 4 + 8 * i, k);
+  kava_emulated_wgmma(
+      d, left, [&](unsigned k, unsigned n) { return kava_emulated_element<T>(b, n, k); }, add);
+}
+template <class T> void kava_wgmma(float (&d)[8][4], const uint32_t (&a)[4], kava_operand b) {
+  const unsigned char *slots = kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, a, sizeof a);
+  float left[2][16];
+  for (unsigned i = 0; i < 2; i++)
+    for (unsigned k = 0; k < 16; k++) {
+      uint32_t word;
+      std::memcpy(&word,
+                  slots + (kava_emulated::lane() / 4 * 4 + k % 8 / 2) * kava_emulated::SLOT + (k / 8 * 2 + i) * 4,
+                  sizeof word);
+      left[i][k] = kava_emulated_half(T(), word >> 16 * (k % 2));
+    }
+  kava_emulated_wgmma(
+      d, left, [&](unsigned k, unsigned n) { return kava_emulated_element<T>(b, k, n); }, true);
+}
 #endif

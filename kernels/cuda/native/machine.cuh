@@ -97,4 +97,77 @@ __device__ __forceinline__ void kava_mma<__half>(float d[4], const uint32_t a[4]
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+/* Hopper's products of a warpgroup (four warps, the first of which is a multiple of four), which read their operands
+ * from shared memory while the warps go on. They are there for sm_90a only: the body of a kernel that names them stands
+ * under #ifdef KAVA_WGMMA, and its launcher asks kava_wgmma_built and the device.
+ *
+ * A tile is 64 rows of 64 elements of 2 bytes at a multiple of 1024 bytes, in which the 16 bytes c of row r lie where
+ * c ^ r % 8 would (the 128-byte swizzle). An operand is a tile, or columns of one from a multiple of 16 on, or rows. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define KAVA_WGMMA
+#endif
+static inline bool kava_wgmma_built() {
+#ifdef KAVA_CUDA_90A
+  return true;
+#else
+  return false;
+#endif
+}
+#ifdef KAVA_WGMMA
+typedef uint64_t kava_operand;
+static __device__ __forceinline__ kava_operand kava_operand_at(const void *tile) {
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(tile);
+  /* 8 rows are 1024 bytes; the leading offset (from bit 16) means nothing for 64 columns; 1: the 128-byte swizzle */
+  return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+/* What this thread wrote to shared memory, or had copied there and waited for, becomes visible to products that begin
+ * after the barrier by which other threads learn of it. */
+static __device__ __forceinline__ void kava_shared_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/* Before a group of products, which touch registers written otherwise; after it; until at most N groups are under way.
+ * Until then nobody touches their accumulators and operands in registers. */
+static __device__ __forceinline__ void kava_wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+static __device__ __forceinline__ void kava_wgmma_end() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int N> static __device__ __forceinline__ void kava_wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+/* Behind a wait: nothing is done with these accumulators before it. */
+static __device__ __forceinline__ void kava_wgmma_done(float (&d)[8][4]) {
+#pragma unroll
+  for (int i = 0; i < 32; i++) asm volatile("" : "+f"(d[i / 4][i % 4])::"memory");
+}
+/* clang-format off */
+#define KAVA_ACCUMULATORS(d) \
+      "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), \
+      "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), \
+      "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), \
+      "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), \
+      "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), \
+      "+f"(d[7][2]), "+f"(d[7][3])
+#define KAVA_WGMMA_64(type) \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type \
+  " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+/* clang-format on */
+/* d = A B^T, with add: +=, for A and B [64,16] in shared memory. */
+template <class T> __device__ void kava_wgmma(float (&d)[8][4], kava_operand a, kava_operand b, bool add);
+/* d += A B for A [64,16] in registers, a warp's 16 rows as in kava_mma, and B [16,64] in shared memory. */
+template <class T> __device__ void kava_wgmma(float (&d)[8][4], const uint32_t (&a)[4], kava_operand b);
+#define KAVA_WGMMA_OF(T, type)                                                                                         \
+  template <>                                                                                                          \
+  __device__ __forceinline__ void kava_wgmma<T>(float(&d)[8][4], kava_operand a, kava_operand b, bool add) {           \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; " KAVA_WGMMA_64(type) "%32, %33, p, 1, 1, 0, 0;}"              \
+                 : KAVA_ACCUMULATORS(d)                                                                                \
+                 : "l"(a), "l"(b), "r"((int)add));                                                                     \
+  }                                                                                                                    \
+  template <> __device__ __forceinline__ void kava_wgmma<T>(float(&d)[8][4], const uint32_t(&a)[4], kava_operand b) {  \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; " KAVA_WGMMA_64(type) "{%32, %33, %34, %35}, %36, p, 1, 1, 1;}"  \
+                 : KAVA_ACCUMULATORS(d)                                                                                \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                \
+  }
+KAVA_WGMMA_OF(__nv_bfloat16, "bf16")
+KAVA_WGMMA_OF(__half, "f16")
+#endif
 #endif
