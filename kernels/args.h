@@ -108,7 +108,8 @@ typedef struct kava_scaling {
  * two are the same plain type, any of them; or outer is 1, `from` any float or quantised type (with its scaling, of
  * which x's first row is row `first`) and dtype f32, on a GPU f16 or bf16. An id that x has not: on the CPU the caller
  * has looked; a GPU gives NaN (0 for integers).
- * gather_grad: dx[o, ids[j]] += grad[o, j] in the order of j, passing over ids that are `pad`; dx is wide. */
+ * gather_grad: dx[o, ids[j]] += grad[o, j] in the order of j, passing over ids that are `pad`; dx is wide, on a GPU
+ * with dx_half of `dtype`: then what one call adds to a row is summed before it is rounded. */
 typedef struct kava_gather_args {
   kava_dtype dtype, from;
   int64_t outer, rows, inner, count;
@@ -120,6 +121,7 @@ typedef struct kava_gather_args {
   /* gather_grad only */
   const void *grad;
   void *dx;
+  bool dx_half;
   int64_t pad; /* -1: none */
 } kava_gather_args;
 static inline size_t kava_gather_row_bytes(const kava_gather_args *a) {
@@ -144,7 +146,8 @@ typedef struct kava_gemm_args {
 /* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
  * f64, or a quantised one, whose rows are whole blocks; codes come with their scaling, of which W's first row is row
  * `first`. x, y, bias, dx and dy are contiguous and of `dtype`; f64 needs wtype f64 (plain loops: for finite
- * differences). dw and db are wide.
+ * differences). dw and db are wide. Of linear_dw on a GPU: with dw_half dw is of `dtype`, and with dy_row dy's rows are
+ * that far apart.
  * precision, on the CPU: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
   kava_dtype dtype;
@@ -154,6 +157,8 @@ typedef struct kava_linear_args {
   const kava_scaling *scaling; /* NULL: the type says it all */
   int64_t first;
   kava_dtype precision;
+  bool dw_half;
+  int64_t dy_row; /* 0: out */
 } kava_linear_args;
 
 /* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D]; scale multiplies q.k; with softcap c > 0 the
@@ -372,9 +377,11 @@ typedef enum kava_unary {
 
 typedef enum kava_reduce { KAVA_SUM, KAVA_SUM_SQUARES, KAVA_MAX, KAVA_MIN } kava_reduce;
 
-/* The pass that finishes the gradients of linear(layer_norm(x)) from g = dz^T xhat; see kernels/cpu/norm_linear.c. */
+/* The pass that finishes the gradients of linear(layer_norm(x)) from g = dz^T xhat; see kernels/cpu/norm_linear.c. g,
+ * sums, dgamma and dbeta are wide; w, gamma and beta of wtype, dw of dw_dtype, which are that, too, and on a GPU may be
+ * bf16. KAVA_MEMORY when scratch cannot be had. */
 typedef struct kava_norm_linear_args {
-  kava_dtype dtype;
+  kava_dtype dtype, wtype, dw_dtype;
   int64_t rows, width;
   const void *g, *w, *gamma, *beta, *sums;
   void *dw, *dgamma, *dbeta;

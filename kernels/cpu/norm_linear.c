@@ -16,10 +16,11 @@
     }                                                                                                                  \
   }
 
-void kava_ref_norm_linear_finish(const kava_norm_linear_args *a) {
+kava_status kava_ref_norm_linear_finish(const kava_norm_linear_args *a) {
   if (a->dtype == KAVA_F64) {
     FINISH(double)
   } else {
     FINISH(float)
   }
+  return KAVA_OK;
 }

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 /* blockIdx: j, slice of columns, o. The block of the first j that has a number adds up the rows of all that have it. */
-template <class T> __global__ void __launch_bounds__(THREADS) grad_kernel(kava_gather_args a) {
+template <class T, class D> __global__ void __launch_bounds__(THREADS) grad_kernel(kava_gather_args a) {
   typedef kava_wide<T> F;
   KAVA_SHARED(int64_t, listed, LISTED);
   KAVA_SHARED(int, counts, THREADS / 32);
@@ -51,7 +51,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) grad_kernel(kava_g
   if (id == a.pad || id < 0 || id >= a.rows) return;
   for (int64_t i = threadIdx.x; i - threadIdx.x < j; i += THREADS)
     if (__syncthreads_or(i < j && a.ids[i] == id)) return; /* an earlier block's */
-  F *to = (F *)a.dx + (o * a.rows + id) * a.inner;
+  D *to = (D *)a.dx + (o * a.rows + id) * a.inner;
   const T *grad = (const T *)a.grad + o * a.count * a.inner;
   int64_t begin = (int64_t)blockIdx.y * SLICE, end = begin + SLICE < a.inner ? begin + SLICE : a.inner;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, filled = 0;
@@ -71,10 +71,10 @@ template <class T> __global__ void __launch_bounds__(THREADS) grad_kernel(kava_g
     __syncthreads();
     if (filled + THREADS <= LISTED && from + THREADS < a.count) continue;
     for (int64_t c = begin + threadIdx.x; c < end; c += THREADS) {
-      F sum = to[c];
+      F sum = kava_widen(to[c]);
 #pragma unroll 4
       for (int k = 0; k < filled; k++) sum += kava_widen(grad[listed[k] * a.inner + c]);
-      to[c] = sum;
+      to[c] = kava_narrow<D>(sum);
     }
     filled = 0;
     __syncthreads();
@@ -127,8 +127,13 @@ extern "C" void kava_cuda_gather(const kava_gather_args *a) {
 extern "C" kava_status kava_cuda_gather_grad(const kava_gather_args *a) {
   if (a->outer * a->count * a->inner == 0) return KAVA_OK;
   dim3 grid((unsigned)a->count, (unsigned)((a->inner + SLICE - 1) / SLICE), (unsigned)a->outer);
-  if (!kava_for_float(a->dtype,
-                      [&](auto t) { kava_launch("gather_grad", grad_kernel<decltype(t)>, grid, THREADS, 0, *a); }))
+  if (!kava_for_float(a->dtype, [&](auto t) {
+        typedef decltype(t) T;
+        if (a->dx_half)
+          kava_launch("gather_grad", grad_kernel<T, T>, grid, THREADS, 0, *a);
+        else
+          kava_launch("gather_grad", grad_kernel<T, kava_wide<T>>, grid, THREADS, 0, *a);
+      }))
     return kava_cuda_unsupported("gather_grad", a->dtype);
   return KAVA_OK;
 }

@@ -145,7 +145,7 @@ template <class T, int V> static kava_status column_sums(const kava_linear_args 
 extern "C" kava_status kava_cuda_linear_dw(const kava_linear_args *a, const void *x, const void *dy, void *dw,
                                            bool add_w, void *db, bool add_b) {
   kava_status st = KAVA_OK;
-  if (db && a->out) {
+  if (db && a->out) { /* dy is contiguous then */
     bool known = kava_for_float(a->dtype, [&](auto t) {
       typedef decltype(t) T;
       constexpr int V = 8 / (int)sizeof(T) > 0 ? 8 / (int)sizeof(T) : 1; /* 8 bytes a lane */
@@ -157,10 +157,10 @@ extern "C" kava_status kava_cuda_linear_dw(const kava_linear_args *a, const void
   }
   if (!dw || st != KAVA_OK || a->out == 0 || a->in == 0) return st;
   kava_product p = product_of(a);
-  p.out = wide(a->dtype);
+  p.out = a->dw_half ? a->dtype : wide(a->dtype);
   p.trans_a = true;
   p.m = a->out, p.n = a->in, p.k = a->rows;
-  p.a = dy, p.lda = a->out;
+  p.a = dy, p.lda = a->dy_row ? a->dy_row : a->out;
   p.b = x, p.ldb = a->in;
   p.c = dw, p.ldc = a->in;
   p.beta = add_w ? 1 : 0;

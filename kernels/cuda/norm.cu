@@ -384,8 +384,9 @@ template <class T> void norm_grad_typed(const kava_norm_args &a) {
 
 /* The pass over G, V columns a lane: a block has 32 V of them and a share of the rows, a warp every eighth row of that.
  * partial: [gridDim.y][2][width], the shares' dgamma and dbeta. */
-template <class F, int V>
-__global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a, int64_t share, F *partial) {
+template <class W, class D, int V>
+__global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a, int64_t share, kava_wide<W> *partial) {
+  typedef kava_wide<W> F;
   constexpr int WIDTH = 32 * V;
   const F *sums = (const F *)a.sums;
   KAVA_SHARED(F, room, 2 * 8 * WIDTH);
@@ -396,24 +397,24 @@ __global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a, in
 #pragma unroll
   for (int j = 0; j < V; j++) dgamma[j] = dbeta[j] = gamma[j] = beta[j] = 0;
   if (column < a.width) {
-    kava_load<F, V>((const F *)a.gamma + column, gamma);
-    kava_load<F, V>((const F *)a.beta + column, beta);
+    kava_load<W, V>((const W *)a.gamma + column, gamma);
+    kava_load<W, V>((const W *)a.beta + column, beta);
 #pragma unroll 2
     for (int64_t r = begin + warp; r < end; r += 8) {
       int64_t at = r * a.width + column;
       F g[V], w[V], d[V], sum = sums[r];
       kava_load<F, V>((const F *)a.g + at, g);
-      kava_load<F, V>((const F *)a.w + at, w);
+      kava_load<W, V>((const W *)a.w + at, w);
 #pragma unroll
       for (int j = 0; j < V; j++) d[j] = 0;
-      if (a.dw && a.add_w) kava_load<F, V>((const F *)a.dw + at, d);
+      if (a.dw && a.add_w) kava_load<D, V>((const D *)a.dw + at, d);
 #pragma unroll
       for (int j = 0; j < V; j++) {
         d[j] += g[j] * gamma[j] + sum * beta[j];
         dgamma[j] += w[j] * g[j];
         dbeta[j] += w[j] * sum;
       }
-      if (a.dw) kava_store<F, V>((F *)a.dw + at, d);
+      if (a.dw) kava_store<D, V>((D *)a.dw + at, d);
     }
   }
 #pragma unroll
@@ -430,7 +431,8 @@ __global__ void __launch_bounds__(256) finish_kernel(kava_norm_linear_args a, in
     partial[(int64_t)(2 * blockIdx.y + i / WIDTH) * a.width + to] = whole;
   }
 }
-template <class F, int V> void finish_as(const kava_norm_linear_args &a) {
+template <class W, class D, int V> kava_status finish_as(const kava_norm_linear_args &a) {
+  typedef kava_wide<W> F;
   int64_t tiles = (a.width + 32 * V - 1) / (32 * V);
   int64_t shares = 4 * kava_cuda_device()->multiprocessors / tiles, most = (a.rows + 15) / 16;
   if (shares > most) shares = most;
@@ -438,16 +440,17 @@ template <class F, int V> void finish_as(const kava_norm_linear_args &a) {
   int64_t share = (a.rows + shares - 1) / shares;
   shares = (a.rows + share - 1) / share;
   F *partial = (F *)kava_cuda_scratch((size_t)(shares * 2 * a.width) * sizeof(F));
-  if (!partial) return;
-  kava_launch("norm_linear_finish", finish_kernel<F, V>, dim3((unsigned)tiles, (unsigned)shares), 256, 0, a, share,
+  if (!partial) return KAVA_MEMORY;
+  kava_launch("norm_linear_finish", finish_kernel<W, D, V>, dim3((unsigned)tiles, (unsigned)shares), 256, 0, a, share,
               partial);
   add_parts<F>("norm_linear_finish: sums", partial, shares, a.width, a.dgamma, a.dbeta);
+  return KAVA_OK;
 }
-template <class F> void finish_typed(const kava_norm_linear_args &a) {
-  constexpr int V = kava_vector<F>();
+template <class W, class D> kava_status finish_typed(const kava_norm_linear_args &a) {
+  constexpr int V = kava_vector<kava_wide<W>>();
   bool vectors = a.width % V == 0;
   for (const void *p : {a.g, a.w, a.gamma, a.beta, (const void *)a.dw}) vectors = vectors && kava_aligned(p);
-  vectors ? finish_as<F, V>(a) : finish_as<F, 1>(a);
+  return vectors ? finish_as<W, D, V>(a) : finish_as<W, D, 1>(a);
 }
 } // namespace
 
@@ -459,12 +462,12 @@ extern "C" void kava_cuda_norm_grad(const kava_norm_args *a) {
   if (a->rows && a->width && !kava_for_float(a->dtype, [&](auto t) { norm_grad_typed<decltype(t)>(*a); }))
     kava_cuda_unsupported("norm_grad", a->dtype);
 }
-extern "C" void kava_cuda_norm_linear_finish(const kava_norm_linear_args *a) {
-  if (a->rows == 0 || a->width == 0) return;
-  if (a->dtype == KAVA_F64)
-    finish_typed<double>(*a);
-  else if (a->dtype == KAVA_F32)
-    finish_typed<float>(*a);
-  else
-    kava_cuda_unsupported("norm_linear_finish", a->dtype);
+extern "C" kava_status kava_cuda_norm_linear_finish(const kava_norm_linear_args *a) {
+  bool half_w = a->wtype == KAVA_BF16, half_dw = a->dw_dtype == KAVA_BF16;
+  if (a->rows == 0 || a->width == 0) return KAVA_OK;
+  if (a->dtype == KAVA_F64) return finish_typed<double, double>(*a);
+  if (a->dtype != KAVA_F32 || (a->wtype != KAVA_F32 && !half_w) || (a->dw_dtype != KAVA_F32 && !half_dw))
+    return kava_cuda_unsupported("norm_linear_finish", a->wtype);
+  if (half_w) return half_dw ? finish_typed<kava_bf16, kava_bf16>(*a) : finish_typed<kava_bf16, float>(*a);
+  return half_dw ? finish_typed<float, kava_bf16>(*a) : finish_typed<float, float>(*a);
 }

@@ -49,17 +49,18 @@ local function new(_, opts)
     error(("projector: dropout: a number from 0 to below 1 expected, got %s"):format(tostring(dropout)), 2)
   end
   local hidden = math.max(1, math.floor(in_dim * ratio))
-  -- Drawn on the CPU: the same numbers for every device.
-  local function leaf(t) return t:to({ device = opts.device or "cpu" }):requires_grad(true) end
-  local zeros = function(n) return leaf(kava.zeros({ n }, { dtype = dtype })) end
+  -- Drawn on the CPU and no narrower than f32: the same numbers for every device, rounded where that is asked for.
+  local drawn = (dtype == "bf16" or dtype == "f16") and "f32" or dtype
+  local function leaf(t) return t:to({ device = opts.device or "cpu", dtype = dtype }):requires_grad(true) end
+  local zeros = function(n) return leaf(kava.zeros({ n }, { dtype = drawn })) end
   local dims = { input = in_dim, hidden = hidden, output = out_dim }
   local self = setmetatable({ dims = dims, dropout = dropout, activation = activation }, Projector)
   self.weights = {
-    ["0.weight"] = leaf(kava.ones({ in_dim }, { dtype = dtype })),
+    ["0.weight"] = leaf(kava.ones({ in_dim }, { dtype = drawn })),
     ["0.bias"] = zeros(in_dim),
-    ["1.weight"] = leaf(init(hidden, in_dim, dtype)),
+    ["1.weight"] = leaf(init(hidden, in_dim, drawn)),
     ["1.bias"] = zeros(hidden),
-    ["4.weight"] = leaf(init(out_dim, hidden, dtype)),
+    ["4.weight"] = leaf(init(out_dim, hidden, drawn)),
     ["4.bias"] = zeros(out_dim),
   }
   return self

@@ -2,20 +2,20 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16|8bit] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
---   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
+--   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16] [record=1] [wait=1]
+--   [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
 -- overlap=1: teacher and student on two streams. models: what is there is loaded, else made and saved there first: the time to the
--- first step as users have it; plans: of the matrix products, kept from run to run as the recipe does. On a GPU weights and
--- activations are bf16 (AdamW keeps them in f32), and a whole optimizer step is one recording; record=0: calls. wait=1: one measurement
--- for every line on standard input (side_by_side.py and gpu_side_by_side.py
--- alternate it with the peer).
+-- first step as users have it; plans: of the matrix products, kept from run to run as the recipe does. grads, projector: what a GPU
+-- keeps gradients of matrices and the projector's weights in. On a GPU weights and activations are bf16 (AdamW keeps their f32 beside
+-- them), and a whole optimizer step is one recording; record=0: calls. wait=1: one measurement for every line on standard input
+-- (side_by_side.py and gpu_side_by_side.py alternate it with the peer).
 local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
-  moments = "f32", shape = "smol", device = "cpu", record = 1, models = "", plans = "",
+  moments = "f32", grads = "f32", projector = "f32", shape = "smol", device = "cpu", record = 1, models = "", plans = "",
   loss = "concat", grid = "", overlap = 0, profile = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
@@ -30,6 +30,7 @@ if gpu then
 end
 kava.threads(o.threads)
 kava.matmul_precision(o.precision)
+kava.gradient_dtype(o.grads)
 kava.seed(0)
 
 local SHAPES = { -- teacher, student: hidden, layers, heads, KV heads, MLP, vocabulary
@@ -86,7 +87,7 @@ local teacher = quantised(build(shapes[1], "teacher"))
 collectgarbage()
 local student = build(shapes[2], "student"):requires_grad(true)
 local td, sd = teacher:probe().total_dim, student:probe().total_dim
-local projector = kava.projector { in_dim = td, out_dim = sd, device = o.device }
+local projector = kava.projector { in_dim = td, out_dim = sd, device = o.device, dtype = o.projector }
 local matched = o.loss == "layer_matched"
   and kava.loss.build("layer_matched", { teacher = teacher, student = student, loss = { ce = 0 }, kv = { part = "both" } })
 local trained = matched and matched:parameters() or o.loss == "concat" and projector:parameters() or {}

@@ -35,8 +35,8 @@ static void layer(kava_dtype dtype, kava_dtype wtype, int64_t rows, int64_t in, 
   array x(dtype, rows * in, odd), bias(dtype, out), y(dtype, rows * out), dy(dtype, rows * out, odd);
   array dx(dtype, rows * in), dw(wide, out * in), db(wide, out, odd);
   for (array *a : {&x, &bias, &dy, &dx, &dw, &db}) a->random();
-  kava_linear_args g = {dtype, rows, in, out, w, wtype, NULL, 0, KAVA_F32},
-                   r = {KAVA_F64, rows, in, out, exact.data(), KAVA_F64, NULL, 0, KAVA_F32};
+  kava_linear_args g = {dtype, rows, in, out, w, wtype, NULL, 0, KAVA_F32, false, 0},
+                   r = {KAVA_F64, rows, in, out, exact.data(), KAVA_F64, NULL, 0, KAVA_F32, false, 0};
   std::vector<double> want((size_t)(rows * out));
   for (int with = 0; with < (dtype == KAVA_F64 ? 1 : 2); with++) {
     expect("linear_forward " + name, gpu->linear_forward(&g, x.at(), with ? bias.at() : NULL, y.at()) == KAVA_OK);
@@ -57,6 +57,21 @@ static void layer(kava_dtype dtype, kava_dtype wtype, int64_t rows, int64_t in, 
     cpu->linear_dw(&r, x.f64(), dy.f64(), want.data(), add, want_b.data(), add);
     compare("linear_dw " + name, dw, want, tolerance(wide, rows));
     compare("linear_dw " + name + ", db", db, want_b, tolerance(wide, rows));
+  }
+  /* the last of dy's columns alone, rounded where that is asked for */
+  int64_t skipped = out / 2, size = dtype == KAVA_F64 ? 8 : dtype == KAVA_F32 ? 4 : 2;
+  array part(dtype, (out - skipped) * in);
+  for (int add = 0; add < 2; add++) {
+    part.fill(0.25);
+    want.assign((size_t)(out * in), 0);
+    for (size_t i = 0; i < part.values.size(); i++) want[(size_t)(skipped * in) + i] = part.values[i];
+    kava_linear_args h = g;
+    h.out = out - skipped, h.dy_row = out, h.dw_half = true;
+    expect("linear_dw of columns " + name,
+           gpu->linear_dw(&h, x.at(), (char *)dy.at() + skipped * size, part.at(), add, NULL, false) == KAVA_OK);
+    cpu->linear_dw(&r, x.f64(), dy.f64(), want.data(), add, NULL, false);
+    want.erase(want.begin(), want.begin() + skipped * in);
+    compare("linear_dw of columns " + name, part, want, tolerance(dtype, rows));
   }
 }
 

@@ -4,6 +4,7 @@
 #include "kernels/kernels.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
+#include "tape/tape.h"
 
 static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias]) -> x w^T + bias */
   kava_tensor *x = kava_l_check_tensor(L, 1), *w = kava_l_check_tensor(L, 2), *bias = kava_l_opt_tensor(L, 3);
@@ -37,6 +38,12 @@ l_attention_map(lua_State *L) { /* [-0, +1, e] attention_map{q=, k=, start=, sca
   return 1;
 }
 
+static int l_gradient_dtype(lua_State *L) { /* [-0, +1, e] gradient_dtype([name]) -> "f32"|"bf16", after setting it */
+  if (!lua_isnoneornil(L, 1)) kava_l_check(L, kava_set_parameter_grads(kava_l_check_dtype(L, 1)));
+  lua_pushstring(L, kava_dtype_name(kava_parameter_grads()));
+  return 1;
+}
+
 static int
 l_matmul_precision(lua_State *L) { /* [-0, +1, e] matmul_precision([name]) -> "f32"|"bf16", after setting it */
   if (!lua_isnoneornil(L, 1)) kava_l_check(L, kava_set_matmul_precision(kava_l_check_dtype(L, 1)));
@@ -65,6 +72,7 @@ void kava_l_open_linear(lua_State *L) {
                                        {"attention", l_attention},
                                        {"attention_map", l_attention_map},
                                        {"matmul_precision", l_matmul_precision},
+                                       {"gradient_dtype", l_gradient_dtype},
                                        {"blas", l_blas},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);

@@ -9,8 +9,10 @@
 static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *ids = node->saved[0], *dw;
-  KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dw));
+  bool add;
+  KAVA_TRY(kava_grad_into_half(node->inputs[0], grad->dtype, &dw, &add));
   if (!dw) return st;
+  if (!add) KAVA_TRY(kava_tensor_clear(dw));
   kava_gather_args a = {.dtype = grad->dtype,
                         .from = grad->dtype,
                         .outer = 1,
@@ -20,6 +22,7 @@ static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) 
                         .ids = kava_i64(ids),
                         .grad = kava_tensor_data(grad),
                         .dx = kava_tensor_data(dw),
+                        .dx_half = dw->dtype != kava_dtype_wide(grad->dtype),
                         .pad = node->integers[0]};
   if (a.count) KAVA_RUN_TRY(grad->device, gather_grad, &a);
 out:

@@ -29,8 +29,9 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   a.rows = a.out ? kava_tensor_numel(grad) / a.out : 0;
   KAVA_TRY(a.out ? kava_grad_into(node->inputs[0], &dx, &add_x) : kava_grad_into_zeroed(node->inputs[0], &dx));
   if (dx && a.out) KAVA_RUN_TRY(grad->device, linear_dx, &a, kava_tensor_data(grad), kava_tensor_data(dx), add_x);
-  KAVA_TRY(kava_grad_into_wide(node->inputs[1], &dw, &add_w));
+  KAVA_TRY(kava_grad_into_half(node->inputs[1], a.dtype, &dw, &add_w));
   KAVA_TRY(kava_grad_into_wide(node->inputs[2], &db, &add_b));
+  a.dw_half = dw && dw->dtype != kava_dtype_wide(a.dtype);
   if (dw || db) {
     KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
     KAVA_RUN_TRY(grad->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(grad),

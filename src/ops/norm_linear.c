@@ -4,7 +4,18 @@
 #include "ops/norm.h"
 #include "tape/tape.h"
 
-#define ROWS_A_BLOCK 1024 /* rows of G at a time: few enough to hold, enough for the product to pack little again */
+/* Rows of G at a time: few enough to hold, enough for the product to pack little again; on a GPU whole tiles that fill
+ * it, in about so many bytes. */
+#define ROWS_A_BLOCK 1024
+#define BYTES_A_BLOCK ((int64_t)64 << 20)
+static int64_t rows_a_block(kava_device device, int64_t rows, int64_t width) {
+  int64_t most = ROWS_A_BLOCK;
+  if (device != KAVA_CPU) {
+    int64_t blocks = rows * width * (int64_t)sizeof(float) / BYTES_A_BLOCK + 1;
+    most = ((rows + blocks - 1) / blocks + 127) / 128 * 128;
+  }
+  return most < rows ? most : rows;
+}
 
 /* node: inputs gamma, beta, w, b; saved x, gamma, beta, w; numbers[0] eps */
 static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) {
@@ -12,7 +23,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   kava_tensor *gamma = node->saved[1], *beta = node->saved[2], *w = node->saved[3];
   kava_tensor *dgamma, *dbeta, *dw, *xhat = NULL, *g = NULL, *sums = NULL;
   bool add_w = false;
-  kava_dtype wide = kava_dtype_wide(dz->dtype); /* parameters are of that type here */
+  kava_dtype wide = kava_dtype_wide(dz->dtype);
   int64_t rows, out = w->shape[0], in = w->shape[1];
   rows = kava_tensor_numel(dz) / (out ? out : 1);
   kava_no_grad(+1);
@@ -21,7 +32,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   if (st != KAVA_OK) goto out;
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dgamma));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dbeta));
-  KAVA_TRY(kava_grad_into_wide(node->inputs[2], &dw, &add_w));
+  KAVA_TRY(kava_grad_into_half(node->inputs[2], KAVA_BF16, &dw, &add_w));
   KAVA_TRY(kava_tensor_new_on(dz->device, wide, 1, &out, &sums));
   kava_linear_args linear = {.dtype = dz->dtype,
                              .rows = rows,
@@ -32,15 +43,18 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                              .precision = kava_matmul_precision()};
   KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false,
                kava_tensor_data(sums), false);
-  /* bf16 products exist for whole matrices only; a GPU has room for one */
-  bool whole = dz->device != KAVA_CPU || (linear.precision != KAVA_F32 && dz->dtype == KAVA_F32);
-  int64_t block = whole || out < ROWS_A_BLOCK ? out : ROWS_A_BLOCK;
+  /* bf16 products on the CPU exist for whole matrices only */
+  bool gpu = dz->device != KAVA_CPU, whole = !gpu && linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
+  int64_t block = whole ? out : rows_a_block(dz->device, out, in);
   KAVA_TRY(kava_tensor_new_on(dz->device, wide, 2, (int64_t[]){block, in}, &g));
   size_t element = (size_t)kava_dtype_block_bytes(wide);
+  size_t of_dz = (size_t)kava_dtype_block_bytes(dz->dtype), of_w = (size_t)kava_dtype_block_bytes(w->dtype);
   for (int64_t first = 0; first < out; first += block) {
     int64_t count = out - first < block ? out - first : block;
-    const char *dz_block = (const char *)kava_tensor_data(dz) + (size_t)first * element;
-    if (whole) {
+    const char *dz_block = (const char *)kava_tensor_data(dz) + (size_t)first * of_dz;
+    if (whole || gpu) {
+      linear.out = count;
+      linear.dy_row = out;
       KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL,
                    false);
     } else {
@@ -60,18 +74,21 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
       KAVA_RUN(dz->device, gemm, &gemm);
     }
     kava_norm_linear_args finish = {.dtype = wide,
+                                    .wtype = w->dtype,
+                                    .dw_dtype = dw ? dw->dtype : wide,
                                     .rows = count,
                                     .width = in,
                                     .g = kava_tensor_data(g),
-                                    .w = (const char *)kava_tensor_data(w) + (size_t)(first * in) * element,
+                                    .w = (const char *)kava_tensor_data(w) + (size_t)(first * in) * of_w,
                                     .gamma = kava_tensor_data(gamma),
                                     .beta = kava_tensor_data(beta),
                                     .sums = (const char *)kava_tensor_data(sums) + (size_t)first * element,
-                                    .dw = dw ? (char *)kava_tensor_data(dw) + (size_t)(first * in) * element : NULL,
+                                    .dw = NULL,
                                     .add_w = add_w,
                                     .dgamma = dgamma ? kava_tensor_data(dgamma) : NULL,
                                     .dbeta = dbeta ? kava_tensor_data(dbeta) : NULL};
-    KAVA_RUN(dz->device, norm_linear_finish, &finish);
+    if (dw) finish.dw = (char *)kava_tensor_data(dw) + (size_t)(first * in * kava_dtype_block_bytes(dw->dtype));
+    KAVA_RUN_TRY(dz->device, norm_linear_finish, &finish);
   }
   st = kava_grad_add(node->inputs[3], sums);
 out:
@@ -87,8 +104,9 @@ kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor 
   kava_tensor *normed = NULL, *y = NULL, *parameters[4] = {gamma, beta, w, b};
   kava_node *node;
   bool same = gamma && beta && b && gamma->dtype == w->dtype && beta->dtype == w->dtype && b->dtype == w->dtype &&
-              (w->dtype == KAVA_F32 || w->dtype == KAVA_F64) && kava_dtype_wide(x->dtype) == w->dtype &&
-              (x->dtype == w->dtype || x->device != KAVA_CPU) && x->device == w->device &&
+              kava_dtype_wide(x->dtype) == kava_dtype_wide(w->dtype) && x->device == w->device &&
+              (x->device == KAVA_CPU ? x->dtype == w->dtype && w->dtype != KAVA_BF16 && w->dtype != KAVA_F16
+                                     : w->dtype != KAVA_F16) &&
               kava_tensor_is_contiguous(w) && kava_tensor_is_contiguous(gamma) && kava_tensor_is_contiguous(beta);
   if (kava_needs_grad(x) || !same || !kava_tape_wanted(parameters, 4)) {
     KAVA_TRY(kava_op_layer_norm(x, gamma, beta, eps, &normed));

@@ -10,7 +10,8 @@ static struct {
   kava_node *newest;
   int quiet;
   bool not_training;
-} tape;
+  kava_dtype parameters; /* what the gradients of theirs are kept in on a GPU */
+} tape = {.parameters = KAVA_F32};
 
 static void drop_contents(kava_node *n) {
   /* Iterative releases: a chain of thousands of records must not recurse as deep as it is long. */
@@ -152,9 +153,20 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
 
 kava_dtype kava_grad_dtype(const kava_tensor *t) {
   if (t->dtype == KAVA_F64) return KAVA_F64;
+  if (t->device == KAVA_CPU) return KAVA_F32;
   bool half = t->dtype == KAVA_F16 || t->dtype == KAVA_BF16;
-  return half && t->node && t->device != KAVA_CPU ? t->dtype : KAVA_F32;
+  if (t->node) return half ? t->dtype : KAVA_F32;
+  if (t->grad) return t->grad->dtype;
+  return t->dims >= 2 ? tape.parameters : KAVA_F32;
 }
+
+kava_status kava_set_parameter_grads(kava_dtype dtype) {
+  if (dtype != KAVA_F32 && dtype != KAVA_BF16)
+    return kava_fail(KAVA_MISUSE, "gradient_dtype: %s; f32 or bf16 expected", kava_dtype_name(dtype));
+  tape.parameters = dtype;
+  return KAVA_OK;
+}
+kava_dtype kava_parameter_grads(void) { return tape.parameters; }
 
 /* Gradients that a kernel writes in another type than they are kept in: converted and added when the record's backward
  * function is done. The record holds the inputs. */
@@ -219,6 +231,11 @@ kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumula
 
 kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate) {
   return grad_as(input, input ? kava_dtype_wide(input->dtype) : KAVA_F32, out, accumulate);
+}
+
+kava_status kava_grad_into_half(kava_tensor *input, kava_dtype half, kava_tensor **out, bool *accumulate) {
+  bool kept = input && input->device != KAVA_CPU && kava_grad_dtype(input) == half;
+  return kept ? grad_as(input, half, out, accumulate) : kava_grad_into_wide(input, out, accumulate);
 }
 
 static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumulate) {

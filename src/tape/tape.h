@@ -25,14 +25,19 @@ kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t)
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
 /* The type of t's gradient: f64 for f64 and f32 for all else; but on a GPU what an op has made in f16 or bf16 has its
- * gradient in that. */
+ * gradient in that, and a parameter that is a matrix in what was last set here: f32 (to begin with), or bf16, which
+ * takes half the room and rounds once a backward pass. */
 kava_dtype kava_grad_dtype(const kava_tensor *t);
+kava_status kava_set_parameter_grads(kava_dtype dtype);
+kava_dtype kava_parameter_grads(void);
 /* In a backward function: the gradient tensor of `input` to write into. *out borrowed, contiguous, shaped like input,
  * of the input's dtype on a GPU, else of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says
  * whether to add (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
-/* The same for what kernels write wide, f64 for f64 and else f32: parameters' gradients. */
+/* The same for what kernels write wide, f64 for f64 and else f32: parameters' gradients. _half: or in `half`, where the
+ * gradient is kept in that: (*out)->dtype says. */
 kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate);
+kava_status kava_grad_into_half(kava_tensor *input, kava_dtype half, kava_tensor **out, bool *accumulate);
 kava_status kava_grad_into_zeroed(kava_tensor *input, kava_tensor **out); /* wide, zeroed when fresh: always add */
 /* Adds `grad` (shaped like input, contiguous; on a GPU of any float type) to input's gradient; when it is the first it
  * is kept without a copy where that is safe. */

@@ -25,12 +25,10 @@ static void columns(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-static void norm_linear_finish(const kava_norm_linear_args *a) {
-  if (a->dtype != KAVA_F32) {
-    kava_ref_norm_linear_finish(a);
-    return;
-  }
+static kava_status norm_linear_finish(const kava_norm_linear_args *a) {
+  if (a->dtype != KAVA_F32) return kava_ref_norm_linear_finish(a);
   kava_parallel((a->width + VF_LANES - 1) / VF_LANES, 32, columns, (void *)(uintptr_t)a);
+  return KAVA_OK;
 }
 
 void KAVA_SIMD(norm_linear)(kava_kernels *table);

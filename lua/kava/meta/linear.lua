@@ -38,6 +38,13 @@ function kava.attention_map(arguments) end
 ---@return "f32"|"bf16"
 function kava.matmul_precision(name) end
 
+--- What the gradients of a GPU's parameters are kept in from now on, those of matrices: "f32", or "bf16" for half the room, where each
+--- backward pass rounds what it has added up; a parameter that has a gradient keeps that one's type. Vectors' stay f32, as all do on
+--- the CPU. Given no name, only says which.
+---@param name? "f32"|"bf16"
+---@return "f32"|"bf16"
+function kava.gradient_dtype(name) end
+
 --- What matrix products run on: the BLAS library found (nil: none, KAVA's own loops), the kernels it chose, its configuration;
 --- and the operands of bf16 products: "amx", "dot" (AVX512-BF16), or "f32" (rounded f32). Opens the library.
 ---@return { library?: string, core?: string, config?: string, bf16: string }

@@ -177,6 +177,6 @@ function kava.norm_linear(x, gamma, beta, w, b, eps) end
 ---LayerNorm -> Linear -> SiLU -> Dropout -> Linear. Callable: x [..., in_dim] -> [..., out_dim].
 ---@class kava.Projector
 ---@field dims {input: integer, hidden: integer, output: integer}
----@param opts {in_dim: integer, out_dim: integer, device?: "cpu"|"cuda", hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", initialization?: "xavier_uniform"|"xavier_normal"|"kaiming_uniform", dtype?: string}
+---@param opts {in_dim: integer, out_dim: integer, device?: "cpu"|"cuda", hidden_ratio?: number, dropout?: number, activation?: "silu"|"gelu", initialization?: "xavier_uniform"|"xavier_normal"|"kaiming_uniform", dtype?: "f32"|"bf16"|"f16"|"f64"}
 ---@return kava.Projector
 function kava.projector(opts) end
