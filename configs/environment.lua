@@ -12,6 +12,7 @@ return {
   seed = 42,
   device = "auto",
   precision = "auto",
+  record = "auto",
   threads = 0,
   memory_limit = "auto",
   output = "auto",

@@ -11,7 +11,7 @@
 
 /* Of this header and of what it includes: a module built from other sources is refused. Raised with every change of a
  * signature. */
-#define KAVA_DEVICE_ABI 4
+#define KAVA_DEVICE_ABI 5
 
 typedef struct kava_device_facts {
   char name[96]; /* "NVIDIA H100 80GB HBM3"; "emulated" */
@@ -41,6 +41,13 @@ typedef struct kava_device_table {
   kava_status (*upload)(void *to, const void *from, size_t bytes);
   kava_status (*download)(void *to, const void *from, size_t bytes); /* waits; KAVA_MISUSE while recording */
   kava_status (*copy)(void *to, const void *from, size_t bytes);
+  /* Host memory that copies need no detour for; given back once no copy uses it. */
+  kava_status (*host_reserve)(size_t bytes, void **out);
+  void (*host_give_back)(void *memory, size_t bytes);
+  /* A download into such memory that nobody waits for, and whether it is done (`wait`: when it is). KAVA_MISUSE while
+   * recording. */
+  kava_status (*fetch)(void *to, const void *from, size_t bytes, uint64_t *ticket);
+  kava_status (*fetched)(uint64_t ticket, bool wait, bool *done);
   kava_status (*clear)(void *to, size_t bytes);
   kava_status (*wait)(void); /* until everything enqueued is done */
   /* The first failure since the last call, and its message: a type that a kernel does not have (KAVA_UNSUPPORTED, with

@@ -70,22 +70,25 @@ local function passing(err)
 end
 
 --- f(rows), and with half of them again as often as memory runs out -> rows, f's result; nil, message when not even one row fits. undo()
---- drops what f has begun; lowered(rows, message) is told of each halving.
+--- drops what f has begun; where it says true it has made room, and f is tried with as many rows again. lowered(rows, message) is told of
+--- each halving.
 function fit.within(rows, f, undo, lowered)
   while true do
     local ok, result = xpcall(f, passing, rows)
     if ok then return rows, result end
     local message = fit.out_of_memory(result)
-    undo()
+    local room = undo()
     if not message then
       if type(result) == "string" then cli.fail(result) end
       error(result, 0)
     end
     collectgarbage()
     collectgarbage() -- what the finalizers of the first have let go
-    if rows == 1 then return nil, message end
-    rows = rows // 2
-    lowered(rows, message)
+    if not room then
+      if rows == 1 then return nil, message end
+      rows = rows // 2
+      lowered(rows, message)
+    end
   end
 end
 

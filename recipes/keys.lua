@@ -11,8 +11,11 @@ return {
   { "seed", "integer", "every random number of the run is a function of it", min = 0 },
   { "device", "string", "where to compute; gpu: on whichever there is", choices = { "auto", "cpu", "gpu", "cuda", "rocm", "mps" },
     free = true },
-  { "precision", "string", "of matrix products: operands rounded to bf16, or f32", choices = { "auto", "f32", "bf16" },
+  { "precision", "string", "of matrix products: operands rounded to bf16, or f32; f16: on a GPU alone, with a loss scale",
+    choices = { "auto", "f32", "bf16", "f16" },
     synonyms = FLOATS },
+  { "record", "string|boolean", "on a GPU: whether an optimizer step whose shapes come again is recorded and replayed, to the same bits as "
+    .. "called", choices = { "auto" }, free = true },
   { "threads", "integer", "CPU threads, 0: as many as the job may use; results do not depend on it", min = 0, free = true },
   { "memory_limit", "number", "GiB that tensors and all else of KAVA's own may take; auto: what the job may", choices = { "auto" },
     above = 0, free = true },

@@ -14,6 +14,7 @@ local claim = require "kava.claim"
 local log = require "kava.log"
 local progress = require "kava.progress"
 local deadline = require "recipes.deadline"
+local device_step = require "recipes.device_step"
 local env = require "recipes.env"
 local fit = require "recipes.fit"
 local hardware = require "recipes.hardware"
@@ -222,12 +223,16 @@ local function snapshot(run)
   for name, t in pairs(run.student:parameters()) do tensors["student." .. name] = t end
   for name, t in pairs(run.objective:parameters()) do tensors["objective." .. name] = t end
   for name, t in pairs(run.optimizer:state()) do tensors["optimizer." .. name] = t end
+  for name, t in pairs(run.device_step and run.device_step:state() or {}) do tensors["scaling." .. name] = t end
   local meta = { step = run.step, identity = run.identity, mark = run.mark, decided = run.decided, bad = run.bad, skipped = run.skipped,
     best = run.best, evaluated = run.evaluated or 0, before = run.before, after = run.after, finished = run.finished }
   return tensors, meta
 end
 
+local settle -- what the last step gave, read: below
+
 local function save(run, best)
+  settle(run)
   local started = kava.clock()
   local tensors, meta = snapshot(run)
   local path = try(run.store:save(run.step, tensors, meta, best))
@@ -256,11 +261,13 @@ local function leave_if_asked(run, step)
 end
 
 local function restore(run, checkpoint)
-  local meta, optimizer = checkpoint.meta, {}
+  local meta, optimizer, scaling = checkpoint.meta, {}, {}
   for name, t in pairs(checkpoint.tensors) do
     local part, rest = name:match "^(%a+)%.(.+)$"
     if part == "optimizer" then
       optimizer[rest] = t
+    elseif part == "scaling" then
+      scaling[rest] = t
     else
       local target = (part == "student" and run.student or run.objective):parameters()[rest]
       if not target then cli.fail(("%s: %s is not a parameter of this run"):format(checkpoint.path, name)) end
@@ -268,6 +275,7 @@ local function restore(run, checkpoint)
     end
   end
   if next(optimizer) then try(run.optimizer:load_state(optimizer)) end
+  if run.device_step then run.device_step:load_state(scaling) end
   run.step, run.bad, run.skipped, run.best, run.before = meta.step, meta.bad, meta.skipped, meta.best, meta.before
   run.evaluated, run.finished, run.after = meta.evaluated or meta.step, meta.finished, meta.after
   run.began = run.step
@@ -340,7 +348,10 @@ end
 -- run ends, and its state is saved.
 local function with_room(run, bar, f)
   local say = bar and function(line) bar:line(line) end or print
-  local rows, result = fit.within(run.rows, f, function() run.optimizer:zero_grad() end, function(rows, message)
+  local rows, result = fit.within(run.rows, f, function()
+    run.optimizer:zero_grad()
+    return run.device_step and run.device_step:forget()
+  end, function(rows, message)
     run.rows, run.decided.rows = rows, rows
     say(("step %d: %s: %d row%s at once from here on, %d times a step"):format(run.step + 1, message, rows, rows == 1 and "" or "s",
       math.ceil(run.target / rows)))
@@ -358,6 +369,7 @@ end
 
 -- Figures on the held-out rows, with a line on the console, a record in the log, and a collapse named in words.
 local function evaluate(run, bar)
+  settle(run)
   local rows = run.config.eval.rows
   local figures = with_room(run, bar, function()
     return kava.evaluate(run.objective, held_out(run), { step = math.max(1, run.step), rows = rows > 0 and rows or nil })
@@ -429,7 +441,7 @@ local function next_batches(run)
   return list
 end
 
--- One optimizer step -> its metrics. Where memory runs out nothing has changed yet, and it begins again.
+-- One optimizer step -> function that gives its metrics. Where memory runs out nothing has changed yet, and it begins again.
 local function optimizer_step(run, bar)
   local batches, step = next_batches(run), run.step + 1
   local seed, position = kava.rng_state()
@@ -439,16 +451,42 @@ local function optimizer_step(run, bar)
   if run.has_projector then run.optimizer:set_lr(2, run.config.learning_rate.projector * factor) end
   local sums = with_room(run, bar, function(rows)
     kava.rng_state(seed, position)
+    if run.device_step then return run.device_step:run(batches, rows, step, function() leave_if_asked(run) end) end
     local sums = fit.gradients(run.objective, batches, rows, step, function() leave_if_asked(run) end)
     sums.grad_norm = kava.optim.clip_grad_norm(run.parameters, run.config.clip > 0 and run.config.clip or math.huge)
     sums.skipped = not (is_finite(sums.loss) and is_finite(sums.grad_norm)) or nil
     if not sums.skipped then try(run.optimizer:step()) end
     return sums
   end)
-  run.step, sums.lr = step, lr
-  if sums.skipped then run.bad, run.skipped = run.bad + 1, run.skipped + 1 else run.bad = 0 end
-  run.optimizer:zero_grad()
-  return sums
+  run.step = step
+  if not run.device_step then run.optimizer:zero_grad() end
+  return { step = step, lr = lr, read = function() return run.device_step and sums:read() or sums end }
+end
+
+-- What a step gave, once somebody wants to know: on a GPU that is when the next one is under way, or before the state is looked at.
+function settle(run)
+  local c, bar, done = run.config, run.bar, run.unsettled
+  if not done then return end
+  run.unsettled = nil
+  local metrics = done.read()
+  metrics.lr = done.lr
+  if metrics.skipped then
+    run.skipped = run.skipped + 1
+    if (metrics.scale or 1) <= 1 then run.bad = run.bad + 1 end -- a scale that is too large is halved, and no bad sign
+  else
+    run.bad = 0
+  end
+  bar:step(done.step, metrics)
+  if metrics.skipped then
+    bar:line(("step %d: loss %s, gradient norm %s: skipped (%d in all)"):format(done.step, metrics.loss, metrics.grad_norm, run.skipped))
+    if run.bad >= c.max_bad_steps then
+      cli.fail(("stopped after %d steps in a row without a finite loss and gradient (max_bad_steps)"):format(run.bad))
+    end
+  end
+  if done.step % c.log.every == 0 or done.step == run.steps then
+    metrics.step, metrics.kind, metrics.tokens_per_s = done.step, "train", bar:rate()
+    try(run.log:record(metrics))
+  end
 end
 
 -- Steps until the end.
@@ -471,7 +509,10 @@ local function train_steps(run)
     leave_if_asked(run, "step")
     local started = kava.clock()
     if profile then profile:before(run.step + 1) end
-    local metrics = optimizer_step(run, bar)
+    local done = optimizer_step(run, bar)
+    settle(run) -- the step before
+    run.unsettled = done
+    if not run.device_step then settle(run) end
     local profile_said = profile and profile:after(run.step)
     if profile_said then bar:line(profile_said) end
     if run.step == run.began + 1 then -- what the first step measured, the next run need not
@@ -479,18 +520,9 @@ local function train_steps(run)
       if not kept then bar:line("warning: " .. why) end
     end
     run.deadline:took("step", kava.clock() - started)
-    bar:step(run.step, metrics)
-    if metrics.skipped then
-      bar:line(("step %d: loss %s, gradient norm %s: skipped (%d in all)"):format(run.step, metrics.loss, metrics.grad_norm, run.skipped))
-      if run.bad >= c.max_bad_steps then
-        cli.fail(("stopped after %d steps in a row without a finite loss and gradient (max_bad_steps)"):format(run.bad))
-      end
-    end
-    if run.step % c.log.every == 0 or run.step == run.steps then
-      metrics.step, metrics.kind, metrics.tokens_per_s = run.step, "train", bar:rate()
-      try(run.log:record(metrics))
-    end
   end
+  settle(run)
+  kava.plans(run.device, run.plans, true) -- of the shapes that came later; the first step has told where it cannot be
   bar:done()
   run.bar = nil
 end
@@ -511,6 +543,9 @@ local function tuned(run, facts, models, checkpoint)
   local decisions = tune.decide(facts, c, models)
   for key, value in pairs(checkpoint and checkpoint.meta.decided or {}) do
     decisions[key], decisions.why[key] = value, "as in the checkpoint"
+  end
+  if decisions.precision == "f16" and run.device == "cpu" then
+    cli.fail(("precision=f16 (%s) is computed on GPUs alone: f32 or bf16 expected"):format(decisions.why.precision), cli.exit.usage)
   end
   kava.threads(decisions.threads)
   kava.matmul_precision(decisions.precision)
@@ -654,6 +689,12 @@ local function train(c, _, resolved)
   local decisions = tuned(run, facts, measured, checkpoint)
   warn_of_room(run, measured.weights_bytes)
   remember(c, places, models, run.data, objective, facts, decisions.precision)
+
+  if device ~= "cpu" and not models.align then
+    run.device_step = device_step.new { objective = objective, optimizer = run.optimizer, parameters = run.parameters, clip = c.clip,
+      device = device, record = c.record ~= false, scaling = decisions.precision == "f16",
+      say = function(line) run.bar:line(line) end }
+  end
 
   function run.batches(epoch)
     return run.data.train:batches {

@@ -104,7 +104,8 @@ static void sum_pieces(void *ctx, int64_t begin, int64_t end) {
   }
 }
 
-kava_status kava_ref_gradient_norm(const kava_array *spans, int64_t count, double max_norm, double *norm) {
+kava_status kava_ref_gradient_norm(const kava_array *spans, int64_t count, double max_norm, const float *scale,
+                                   double *norm) {
   int64_t pieces = 0;
   double sum = 0;
   for (int64_t s = 0; s < count; s++) pieces += pieces_of(&spans[s]);
@@ -113,8 +114,10 @@ kava_status kava_ref_gradient_norm(const kava_array *spans, int64_t count, doubl
   kava_parallel(pieces, 1, sum_pieces, &(norm_job){spans, count, sums});
   for (int64_t i = 0; i < pieces; i++) sum += sums[i];
   kava_free(sums);
-  norm[0] = sqrt(sum);
+  double by = scale ? *scale : 1;
+  norm[0] = sqrt(sum) / by;
   norm[1] = isfinite(norm[0]) && norm[0] > max_norm ? max_norm / (norm[0] + 1e-6) : 1;
+  if (isfinite(norm[0])) norm[1] /= by;
   return KAVA_OK;
 }
 

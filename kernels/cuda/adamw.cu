@@ -340,14 +340,16 @@ __global__ void __launch_bounds__(THREADS)
   sum = kava_block_sum<THREADS / 32>(sum, room);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
-__global__ void __launch_bounds__(1024) norm_kernel(const double *sums, int64_t pieces, double max_norm, double *norm) {
+__global__ void __launch_bounds__(1024)
+    norm_kernel(const double *sums, int64_t pieces, double max_norm, const float *scale, double *norm) {
   KAVA_SHARED(double, room, 32);
   double sum = 0;
   for (int64_t i = threadIdx.x; i < pieces; i += 1024) sum += sums[i];
   sum = sqrt(kava_block_sum<32>(sum, room));
   if (threadIdx.x) return;
-  norm[0] = sum;
-  norm[1] = sum < INFINITY && sum > max_norm ? max_norm / (sum + 1e-6) : 1;
+  double by = scale ? *scale : 1;
+  norm[0] = sum = sum / by;
+  norm[1] = sum < INFINITY ? (sum > max_norm ? max_norm / (sum + 1e-6) : 1) / by : 1;
 }
 __global__ void __launch_bounds__(THREADS)
     rescale_kernel(const __grid_constant__ buffers all, int count, kava_dtype type, const void *factor) {
@@ -445,7 +447,8 @@ extern "C" void kava_cuda_adamw(const kava_adamw_args *a) {
   }
 }
 
-extern "C" kava_status kava_cuda_gradient_norm(const kava_array *arrays, int64_t count, double max_norm, double *norm) {
+extern "C" kava_status kava_cuda_gradient_norm(const kava_array *arrays, int64_t count, double max_norm,
+                                               const float *scale, double *norm) {
   int64_t pieces = 0, before = 0;
   for (int64_t i = 0; i < count; i++) pieces += (arrays[i].count + NORM_PIECE - 1) / NORM_PIECE;
   double *sums = (double *)kava_cuda_scratch((size_t)(pieces + 1) * sizeof(double));
@@ -455,7 +458,7 @@ extern "C" kava_status kava_cuda_gradient_norm(const kava_array *arrays, int64_t
     before += blocks;
   });
   if (!done) return KAVA_UNSUPPORTED;
-  kava_launch("gradient_norm", norm_kernel, 1, 1024, 0, (const double *)sums, pieces, max_norm, norm);
+  kava_launch("gradient_norm", norm_kernel, 1, 1024, 0, (const double *)sums, pieces, max_norm, scale, norm);
   return KAVA_OK;
 }
 

@@ -215,6 +215,41 @@ static kava_status download(void *to, const void *from, size_t bytes) {
   return st == KAVA_OK ? wait_all() : st;
 }
 
+/* Tickets are numbers of events, which are used again and again: an older one's event tells of a later copy, and what
+ * came later is done later. */
+#define TICKETS 64
+static cudaEvent_t landed[TICKETS];
+static uint64_t tickets;
+
+static kava_status host_reserve(size_t bytes, void **out) {
+  cudaError_t error = cudaMallocHost(out, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return KAVA_MEMORY;
+  }
+  return done("pinned memory", error);
+}
+
+static void host_give_back(void *memory, size_t) { done("freeing pinned memory", cudaFreeHost(memory)); }
+
+static kava_status fetch(void *to, const void *from, size_t bytes, uint64_t *ticket) {
+  if (recorded) return KAVA_MISUSE;
+  cudaEvent_t *event = &landed[tickets % TICKETS];
+  kava_status st = *event ? KAVA_OK : done("download", cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  if (st == KAVA_OK)
+    st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+  if (st == KAVA_OK) st = done("download", cudaEventRecord(*event, kava_cuda_stream()));
+  if (st == KAVA_OK) *ticket = tickets++;
+  return st;
+}
+
+static kava_status fetched(uint64_t ticket, bool wait, bool *out) {
+  cudaEvent_t event = landed[ticket % TICKETS];
+  cudaError_t error = wait ? cudaEventSynchronize(event) : cudaEventQuery(event);
+  *out = error == cudaSuccess;
+  return error == cudaErrorNotReady ? KAVA_OK : done("download", error);
+}
+
 static kava_status copy(void *to, const void *from, size_t bytes) {
   kava_timed timed("memcpy, device to device");
   return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, kava_cuda_stream()));
@@ -289,6 +324,10 @@ extern "C" const kava_device_table *kava_cuda_open(const char **why) {
   table.upload = upload;
   table.download = download;
   table.copy = copy;
+  table.host_reserve = host_reserve;
+  table.host_give_back = host_give_back;
+  table.fetch = fetch;
+  table.fetched = fetched;
   table.clear = clear;
   table.wait = wait_all;
   table.failure = failure;

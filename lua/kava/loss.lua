@@ -429,7 +429,7 @@ function loss.mask(batch) return batch.mask or batch.attention_mask end
 function loss.kv_mask(batch) return batch.kv_mask or loss.mask(batch) end
 
 -- Cross-entropy and KL from hidden states: the logits are never whole in memory.
-local function head(self, batch, teacher_out, student_out, ce, kl)
+local function head(self, batch, teacher_out, student_out, ce, kl, scale)
   local with_teacher = teacher_out and teacher_out.hidden
   return loss.head {
     hidden = student_out.hidden,
@@ -438,32 +438,40 @@ local function head(self, batch, teacher_out, student_out, ce, kl)
     teacher_hidden = with_teacher and teacher_out.hidden or nil,
     teacher_weight = with_teacher and self.teacher:head() or nil,
     softcap = self.student.spec.logit_softcap, teacher_softcap = with_teacher and self.teacher.spec.logit_softcap or nil,
-    ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature,
+    ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature, scale = scale,
   }
 end
 loss.apply_head = head
 
 local WHOLE = { kv = 1, text = 1 }
 
+-- A share is a number; where a step is recorded it is a tensor of no dimensions on the device, since it is another one at every run.
+local function on_device(share) return type(share.kv) ~= "number" end
+
 --- The total at optimizer step `step` (from 1; default 1), and its parts: numbers or tensors not yet read (see loss.numbers).
 --- A total that has no record (requires_grad() is false) teaches nothing. share (loss.shares): the batch's part of a larger one; the
---- totals of all parts then add up to the whole one's.
+--- totals of all parts then add up to the whole one's. Its entries are numbers, or f32 tensors of no dimensions.
 function Loss:compute(batch, teacher_out, student_out, step, share)
   share = share or WHOLE
-  local weight, ce, kl = self.weight.weight(step or 1) * share.kv, self.weight.ce(step or 1), self.weight.kl(step or 1)
+  local apart = on_device(share)
+  local weight, ce, kl = self.weight.weight(step or 1), self.weight.ce(step or 1), self.weight.kl(step or 1)
+  if not apart then weight, ce, kl = weight * share.kv, ce * share.text, kl * share.text end
   local total, metrics = nil, {}
   if self.term and weight > 0 and batch.kv_count ~= 0 then
     local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.kv_mask(batch), teacher_out, student_out, batch)
     for name, metric in pairs(more or {}) do metrics[name] = metric end
     metrics.kv = value:detach()
     total = weight == 1 and value or value * weight
+    if apart then total = total * share.kv end
   end
   if (ce > 0 or kl > 0) and loss.predicts(batch) then
-    local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce * share.text, kl * share.text)
+    local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl,
+      apart and share.text or nil)
     metrics.ce, metrics.kl, metrics.agreement = more.ce, more.kl, more.agreement
     total = total and total + value or value
   end
-  total = total or kava.zeros {} -- nothing to learn from: a schedule has ended at 0, or CE alone has nothing to predict
+  -- Nothing to learn from: a schedule has ended at 0, or CE alone has nothing to predict.
+  total = total or kava.zeros({}, { device = self.student:device() })
   metrics.loss = total:detach()
   return total, metrics
 end
@@ -493,10 +501,11 @@ end
 
 local BY_TEXT = { ce = true, kl = true, agreement = true }
 
---- Adds a batch's metrics to those of the whole step.
+--- Adds a batch's metrics to those of the whole step: numbers, or where shares are tensors, tensors that nobody waits for.
 function loss.gather(sums, metrics, share)
-  for name, value in pairs(loss.numbers(metrics)) do
-    sums[name] = (sums[name] or 0) + value * (name == "loss" and 1 or BY_TEXT[name] and share.text or share.kv)
+  for name, value in pairs(on_device(share) and metrics or loss.numbers(metrics)) do
+    if name ~= "loss" then value = value * (BY_TEXT[name] and share.text or share.kv) end
+    sums[name] = sums[name] and sums[name] + value or value
   end
 end
 

@@ -39,12 +39,14 @@ local function number(value, format) return type(value) == "number" and (format 
 
 local program = assert(kava.fs.realpath "/proc/self/exe")
 local began = kava.clock()
-local shown = { { "loss", "CE", "PyTorch's CE", "KL", "PyTorch's", "K cosine", "PyTorch's", "same token", "train s", "all s", "tokens/s" } }
+local shown = { { "loss", "CE", "PyTorch's CE", "KL", "PyTorch's", "K cosine", "PyTorch's", "same token", "train s", "all s",
+  "tokens/s" } }
 for name in o.rows:gmatch "[^,]+" do
   local row = assert(ROWS[name], "rows: ce, original, matched or kl expected, got " .. name)
   local folder = ("%s/%s"):format(o.out, name)
   local command = { quoted(program), "recipes/train_adaptive.lua", "--config=configs/experiments/smollm2_gsm8k.lua", row.keys,
-    quoted("teacher.path=" .. o.teacher), quoted("data.train=" .. o.data .. "/train.jsonl"), quoted("data.eval=" .. o.data .. "/test.jsonl"),
+    quoted("teacher.path=" .. o.teacher), quoted("data.train=" .. o.data .. "/train.jsonl"),
+    quoted("data.eval=" .. o.data .. "/test.jsonl"),
     "precision=bf16 resume=none eval.before=false eval.every=0 eval.rows=640 checkpoint.every=0", quoted("output=" .. folder) }
   for _, key in ipairs(others) do command[#command + 1] = quoted(key) end
   print("\n== " .. row.name)
@@ -58,8 +60,8 @@ for name in o.rows:gmatch "[^,]+" do
     local figures, step, tokens = read(folder)
     local range = row.low == row.high and number(row.low) or number(row.low) .. " to " .. number(row.high)
     shown[#shown + 1] = { row.name, number(figures.ce), ("%s (%d)"):format(range, row.seeds), number(figures.kl), number(row.kl),
-      number(figures.cosine), number(row.cosine), number(figures.agreement), number(tokens / step.tokens_per_s, "%.1f"), number(took, "%.1f"),
-      number(step.tokens_per_s, "%.0f") }
+      number(figures.cosine), number(row.cosine), number(figures.agreement), number(tokens / step.tokens_per_s, "%.1f"),
+      number(took, "%.1f"), number(step.tokens_per_s, "%.0f") }
   end
 end
 print()

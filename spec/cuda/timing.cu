@@ -224,11 +224,11 @@ void time_kernels(bool tiny) {
       });
     report("gradient_norm", 4.0 * (double)n, 0, [&](int i) {
       kava_array one = {KAVA_F32, n, g.at(i)};
-      gpu->gradient_norm(&one, 1, 1, (double *)norm.at());
+      gpu->gradient_norm(&one, 1, 1, NULL, (double *)norm.at());
     });
     report("gradient_norm of bf16", 2.0 * (double)n, 0, [&](int i) {
       kava_array one = {KAVA_BF16, n, g.at(i)};
-      gpu->gradient_norm(&one, 1, 1, (double *)norm.at());
+      gpu->gradient_norm(&one, 1, 1, NULL, (double *)norm.at());
     });
   }
 }

@@ -252,7 +252,7 @@ static void check_clipping() {
   for (const array *x : {&a, &b, &d})
     for (double v : x->values) sum += v * v;
   for (double most : {1.5, 1e9}) {
-    expect("gradient_norm runs", gpu->gradient_norm(arrays, 4, most, (double *)norm.at()) == KAVA_OK);
+    expect("gradient_norm runs", gpu->gradient_norm(arrays, 4, most, NULL, (double *)norm.at()) == KAVA_OK);
     want[0] = sqrt(sum), want[1] = sqrt(sum) > most ? most / (sqrt(sum) + 1e-6) : 1;
     compare("gradient_norm", norm, want, 1e-12);
     gpu->rescale(arrays, 4, KAVA_F64, (double *)norm.at() + 1);
@@ -267,14 +267,24 @@ static void check_clipping() {
   }
   d.values[3] = INFINITY;
   d.upload();
-  gpu->gradient_norm(arrays, 4, 1, (double *)norm.at());
+  gpu->gradient_norm(arrays, 4, 1, NULL, (double *)norm.at());
   compare("gradient_norm of an infinity", norm, {INFINITY, 1}, 0);
+  d.values[3] = 1;
+  d.upload();
+  array sixteen(KAVA_F32, 1);
+  sixteen.fill(16);
+  sum = 0;
+  for (const array *x : {&a, &b, &d})
+    for (double v : x->values) sum += v * v;
+  gpu->gradient_norm(arrays, 4, 1, (const float *)sixteen.at(), (double *)norm.at());
+  double real = sqrt(sum) / 16;
+  compare("gradient_norm of scaled gradients", norm, {real, (real > 1 ? 1 / (real + 1e-6) : 1) / 16}, 1e-12);
   array half(KAVA_BF16, 70003), factor(KAVA_F32, 1);
   half.random(), factor.fill(0.125);
   kava_array whole = {KAVA_BF16, 70003, half.at()};
   sum = 0;
   for (double v : half.values) sum += v * v;
-  gpu->gradient_norm(&whole, 1, 1e9, (double *)norm.at());
+  gpu->gradient_norm(&whole, 1, 1e9, NULL, (double *)norm.at());
   compare("gradient_norm of bf16", norm, {sqrt(sum), 1}, 1e-12);
   kava_array one = {KAVA_BF16, 70003, half.at()};
   gpu->rescale(&one, 1, KAVA_F32, factor.at());

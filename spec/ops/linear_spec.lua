@@ -168,7 +168,7 @@ describe("linear", function()
     assert.error_matches(function() kava.linear(x, kava.zeros { 4, 3 }, kava.zeros { 3 }) end, "bias is %[3%]; %[4%] expected")
     assert.error_matches(function() kava.linear(x, kava.zeros({ 4, 3 }, { dtype = "i32" })) end, "w is i32; a float or quantised type")
     assert.error_matches(function() kava.linear(x:to { dtype = "f64" }, kava.zeros { 4, 3 }) end, "x is f64 but w is f32")
-    assert.error_matches(function() kava.matmul_precision "f16" end, "f16; f32 or bf16 expected")
+    assert.error_matches(function() kava.matmul_precision "f64" end, "f64; f32, bf16 or f16 expected")
   end)
 
   it("names what products run on", function()

@@ -101,9 +101,9 @@ static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits
 
 static int l_head(
     lua_State *L) { /* [-0, +2, e] head{hidden, weight, teacher_hidden, teacher_weight, targets, …} -> loss, metrics */
-  static const char *const known[] = {"hidden",    "weight",    "teacher_hidden", "teacher_weight", "targets",
-                                      "ce_weight", "kl_weight", "temperature",    "softcap",        "teacher_softcap",
-                                      NULL};
+  static const char *const known[] = {"hidden",  "weight",          "teacher_hidden", "teacher_weight",
+                                      "targets", "ce_weight",       "kl_weight",      "temperature",
+                                      "softcap", "teacher_softcap", "scale",          NULL};
   kava_l_check_keys(L, 1, "kava.loss.head", known);
   kava_tensor *hs = kava_l_field_tensor(L, 1, "hidden", true), *ws = kava_l_field_tensor(L, 1, "weight", true);
   kava_tensor *ht = kava_l_field_tensor(L, 1, "teacher_hidden", false),
@@ -112,6 +112,7 @@ static int l_head(
   kava_head_options o = {.ce_weight = kava_l_field_number(L, 1, "ce_weight", 1),
                          .kl_weight = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0),
                          .temperature = kava_l_field_number(L, 1, "temperature", 1),
+                         .scale = kava_l_field_tensor(L, 1, "scale", false),
                          .softcap = kava_l_field_number(L, 1, "softcap", 0),
                          .teacher_softcap = kava_l_field_number(L, 1, "teacher_softcap", 0)};
   if (!ht && o.kl_weight != 0)

@@ -124,8 +124,12 @@ static int l_adamw(lua_State *L) { /* [-0, +1, e] adamw({{params, lr, weight_dec
 }
 
 static int
-l_step(lua_State *L) { /* [-0, +0 or 3, e] step(): nil, message, code when memory runs out, nothing changed then */
-  kava_status st = kava_adamw_step(check_adamw(L, 1), NULL);
+l_step(lua_State *L) { /* [-0, +1 or 3, e] step(gate): nil, message, code when memory runs out, nothing changed then */
+  kava_adamw *opt = check_adamw(L, 1);
+  const kava_tensor *gate = kava_l_opt_tensor(L, 2);
+  if (gate && (gate->dtype != KAVA_F64 || kava_tensor_numel(gate) < 1))
+    luaL_argerror(L, 2, "the gate: an f64 tensor expected");
+  kava_status st = kava_adamw_step(opt, gate);
   if (st != KAVA_OK) return kava_l_fail(L, st);
   lua_pushboolean(L, 1);
   return 1;
@@ -220,17 +224,24 @@ static int64_t collect(lua_State *L, int arg, kava_tensor **into, int depth) {
   return found;
 }
 
-static int l_clip_grad_norm(lua_State *L) { /* [-0, +1, e] clip_grad_norm(params, max_norm) -> norm before clipping */
+/* [-0, +1, e] clip_gradients(params, max_norm, scale|nil) -> f64 [2]: the norm, what they were multiplied by */
+static int l_clip_gradients(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_Number most = luaL_checknumber(L, 2);
-  double figures[2];
+  const kava_tensor *scale = kava_l_opt_tensor(L, 3);
   int64_t count = collect(L, 1, NULL, 0);
   kava_tensor **params = lua_newuserdatauv(L, (size_t)(count ? count : 1) * sizeof *params, 0);
   collect(L, 1, params, 0);
   kava_tensor **norm = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_clip_grad_norm(params, count, most, norm));
-  kava_l_check(L, kava_tensor_read(*norm, figures));
-  kava_tensor_release(norm);
+  kava_l_check(L, kava_clip_grad_norm(params, count, most, scale, norm));
+  return 1;
+}
+
+static int l_clip_grad_norm(lua_State *L) { /* [-0, +1, e] clip_grad_norm(params, max_norm) -> norm before clipping */
+  double figures[2];
+  lua_settop(L, 2);
+  l_clip_gradients(L);
+  kava_l_check(L, kava_tensor_read(kava_l_check_tensor(L, -1), figures));
   lua_pushnumber(L, figures[0]);
   return 1;
 }
@@ -239,7 +250,8 @@ void kava_l_open_optim(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"step", l_step},   {"zero_grad", l_zero_grad},   {"lr", l_lr},           {"set_lr", l_set_lr},
       {"state", l_state}, {"load_state", l_load_state}, {"reserve", l_reserve}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"adamw", l_adamw}, {"clip_grad_norm", l_clip_grad_norm}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"adamw", l_adamw}, {"clip_grad_norm", l_clip_grad_norm}, {"clip_gradients", l_clip_gradients}, {NULL, NULL}};
   kava_l_class(L, ADAMW_TYPE, methods, adamw_gc);
   kava_l_subtable(L, "optim");
   luaL_setfuncs(L, functions, 0);

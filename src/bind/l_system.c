@@ -194,76 +194,6 @@ static int l_device(lua_State *L) {
   return 1;
 }
 
-#define REPLAY_TYPE "kava.Replay"
-
-static int replay_gc(lua_State *L) {
-  kava_device_replay_release(luaL_checkudata(L, 1, REPLAY_TYPE));
-  return 0;
-}
-
-/* [-1, +n, e] record(f, …) -> replay, f's results: f is run once, and what it gives the GPU to do is kept, not done */
-static int l_record(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TFUNCTION);
-  kava_l_check(L, kava_device_open(KAVA_CUDA));
-  kava_replay **box = lua_newuserdatauv(L, sizeof *box, 0);
-  *box = NULL;
-  luaL_setmetatable(L, REPLAY_TYPE);
-  lua_insert(L, 1);
-  lua_gc(L, LUA_GCCOLLECT); /* what is freed while recording stays reserved */
-  kava_l_check(L, kava_device_record(KAVA_CUDA));
-  int status = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
-  kava_status st = kava_device_recorded(KAVA_CUDA, status == LUA_OK, box);
-  if (status != LUA_OK) return lua_error(L);
-  kava_l_check(L, st);
-  return lua_gettop(L);
-}
-
-static int replay_run(lua_State *L) { /* [-0, +0, e] run(): the recorded step once more */
-  kava_replay **box = luaL_checkudata(L, 1, REPLAY_TYPE);
-  if (!*box) return luaL_argerror(L, 1, "the recording was released");
-  kava_l_check(L, kava_device_replay(*box));
-  return 0;
-}
-
-/* [-0, +n, e] the function that aside gave: what f returned, which may be used from here on */
-static int aside_results(lua_State *L) {
-  if (lua_toboolean(L, lua_upvalueindex(2))) {
-    kava_l_check(L, kava_device_join(KAVA_CUDA));
-    lua_pushboolean(L, false);
-    lua_replace(L, lua_upvalueindex(2));
-  }
-  int count = (int)lua_rawlen(L, lua_upvalueindex(1));
-  luaL_checkstack(L, count, "too many results");
-  for (int i = 1; i <= count; i++) {
-    lua_rawgeti(L, lua_upvalueindex(1), i);
-    lua_getiuservalue(L, -1, 1); /* boxed, since nil has no place in a table */
-    lua_remove(L, -2);
-  }
-  return count;
-}
-
-/* [-1, +1, e] aside(f, …) -> function() -> f's results: what f gives the GPU to do is done beside what follows */
-static int l_aside(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TFUNCTION);
-  kava_l_check(L, kava_device_fork(KAVA_CUDA));
-  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
-  kava_status st = kava_device_aside_end(KAVA_CUDA);
-  if (status != LUA_OK || st != KAVA_OK) kava_device_join(KAVA_CUDA);
-  if (status != LUA_OK) return lua_error(L);
-  kava_l_check(L, st);
-  int count = lua_gettop(L);
-  lua_createtable(L, count, 0);
-  for (int i = 1; i <= count; i++) {
-    lua_newuserdatauv(L, 0, 1);
-    lua_pushvalue(L, i);
-    lua_setiuservalue(L, -2, 1);
-    lua_rawseti(L, -2, i);
-  }
-  lua_pushboolean(L, true);
-  lua_pushcclosure(L, aside_results, 2);
-  return 1;
-}
-
 /* [-0, +1|3, e] plans(device, path [, save]) -> true | nil, message, code */
 static int l_plans(lua_State *L) {
   kava_device device = check_device(L, 1);
@@ -358,8 +288,6 @@ void kava_l_open_system(lua_State *L) {
                                        {"device", l_device},
                                        {"plans", l_plans},
                                        {"wait", l_wait},
-                                       {"record", l_record},
-                                       {"aside", l_aside},
                                        {"memory_limit", l_memory_limit},
                                        {"memory_fail_after", l_memory_fail_after},
                                        {"live", l_live},
@@ -369,8 +297,6 @@ void kava_l_open_system(lua_State *L) {
                                        {"scope", l_scope},
                                        {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
-  static const luaL_Reg replay[] = {{"run", replay_run}, {NULL, NULL}};
-  kava_l_class(L, REPLAY_TYPE, replay, replay_gc);
   kava_l_class(L, SCOPE_TYPE, none, scope_close);
   luaL_getmetatable(L, SCOPE_TYPE); /* a forgotten scope ends nothing: the collector comes at no fixed moment */
   lua_pushnil(L);

@@ -11,10 +11,12 @@
  * and ws; the teacher's side is taken as constant. They are computed in the same pass as the loss (the logits of a
  * piece are there only then) and kept, [.., D] and [V,D], until backward() scales and hands them on. *metrics (may be
  * NULL): detached f64 [4]: ce, kl, top-1 agreement with the teacher, counted rows; kl and agreement are 0 without a
- * teacher. Metrics alone (nothing recorded) cost the forward products only. */
+ * teacher. Metrics alone (nothing recorded) cost the forward products only. scale (f32 on the same device, one element)
+ * or NULL: loss and gradients, not the metrics, are so many times as large, rounded no more often. */
 typedef struct kava_head_options {
   double ce_weight, kl_weight, temperature;
   double softcap, teacher_softcap;
+  const kava_tensor *scale;
 } kava_head_options;
 kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht, kava_tensor *wt, kava_tensor *targets,
                               const kava_head_options *options, kava_tensor **loss, kava_tensor **metrics);

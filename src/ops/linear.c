@@ -6,8 +6,8 @@
 static kava_dtype matmul_precision = KAVA_F32;
 
 kava_status kava_set_matmul_precision(kava_dtype precision) {
-  if (precision != KAVA_F32 && precision != KAVA_BF16)
-    return kava_fail(KAVA_MISUSE, "matmul_precision: %s; f32 or bf16 expected", kava_dtype_name(precision));
+  if (precision != KAVA_F32 && precision != KAVA_BF16 && precision != KAVA_F16)
+    return kava_fail(KAVA_MISUSE, "matmul_precision: %s; f32, bf16 or f16 expected", kava_dtype_name(precision));
   matmul_precision = precision;
   return KAVA_OK;
 }

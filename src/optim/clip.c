@@ -35,7 +35,8 @@ static kava_status find_repeats(kava_tensor *const *params, int64_t count, bool 
   return KAVA_OK;
 }
 
-kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, double max_norm, kava_tensor **norm) {
+kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, double max_norm, const kava_tensor *scale,
+                                kava_tensor **norm) {
   kava_status st = KAVA_OK;
   kava_array *spans = NULL;
   kava_tensor *y = NULL;
@@ -56,8 +57,11 @@ kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, doubl
     device = g->device;
     spans[total++] = (kava_array){g->dtype, kava_tensor_numel(g), kava_tensor_data(g)};
   }
+  if (scale && (scale->dtype != KAVA_F32 || scale->device != device || kava_tensor_numel(scale) < 1))
+    KAVA_FAIL(KAVA_MISUSE, "clip_grad_norm: the scale is %s on %s; f32 on %s expected", kava_dtype_name(scale->dtype),
+              kava_device_name(scale->device), kava_device_name(device));
   KAVA_TRY(kava_tensor_new_on(device, KAVA_F64, 1, (int64_t[]){2}, &y));
-  KAVA_RUN_TRY(device, gradient_norm, spans, total, max_norm, kava_f64(y));
+  KAVA_RUN_TRY(device, gradient_norm, spans, total, max_norm, scale ? kava_f32(scale) : NULL, kava_f64(y));
   KAVA_RUN(device, rescale, spans, total, KAVA_F64, kava_f64(y) + 1);
   *norm = y;
   y = NULL;

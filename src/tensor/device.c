@@ -9,16 +9,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#define HOST_CHUNK ((size_t)4 << 20) /* of pinned memory */
+
 static const char *const names[KAVA_DEVICES] = {"cpu", "cuda"};
 
 /* Work goes to one lane, but for what is done aside, in the second; each has memory of its own, in which things happen
  * in the lane's order. */
 enum { MAIN, ASIDE, LANES };
 
-/* The one GPU. Its pools are the default place for memory; a recording has its own. */
+/* The one GPU. Its pools are the default place for memory; a recorder has its own, for its recordings. */
 static struct {
   const kava_device_table *table;
-  kava_pool pools[LANES];
+  kava_pool pools[LANES], pinned; /* pinned: of the host */
   kava_replay *recording;
   int lane;                 /* that work and memory go to now */
   bool unjoined;            /* the main lane has not waited for what was done aside */
@@ -30,13 +32,18 @@ static struct {
   char why[512]; /* it is not there */
 } cuda;
 
+/* Freed when nobody refers to it and the last of its blocks is gone. */
+struct kava_recorder {
+  kava_pool pools[LANES];
+  int refs;
+};
+
 struct kava_replay {
   kava_graph *graph;
-  kava_pool pools[LANES];
+  kava_recorder *recorder;
   kava_block *held;               /* freed while it was recorded, which may have read them: kept, by `larger` */
   kava_block *later;              /* u64 on the device: replay's random position less the recording's */
   uint64_t seed, position, taken; /* random streams: where it began, and how many it takes */
-  bool released;                  /* freed with the last of its blocks */
 };
 
 const char *kava_device_name(kava_device device) { return names[device]; }
@@ -80,7 +87,7 @@ static void *open_module(const char *file) {
   return NULL;
 }
 
-static void open_pools(kava_pool *pools, kava_replay *owner) {
+static void open_pools(kava_pool *pools, kava_recorder *owner) {
   const kava_device_table *t = cuda.table;
   for (int i = 0; i < LANES; i++) {
     pools[i] = (kava_pool){.chunk = t->chunk, .reserve = t->reserve, .give_back = t->give_back, .owner = owner};
@@ -104,6 +111,7 @@ static void find_cuda(void) {
     cuda.table = table;
     open_pools(cuda.pools, NULL);
     kava_traced = kava_traced || kava_device_watched();
+    cuda.pinned = (kava_pool){.chunk = HOST_CHUNK, .reserve = table->host_reserve, .give_back = table->host_give_back};
     return;
   }
   if (table)
@@ -151,7 +159,7 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
     return kava_fail(KAVA_MEMORY,
                      "device %s: out of memory: %zu bytes asked for, %zu in use, %zu may be (the limit that was set)",
                      names[device], bytes, cuda.used, cuda.limit);
-  kava_pool *pool = (cuda.recording ? cuda.recording->pools : cuda.pools) + cuda.lane;
+  kava_pool *pool = (cuda.recording ? cuda.recording->recorder->pools : cuda.pools) + cuda.lane;
   kava_status st = kava_pool_alloc(pool, bytes, block);
   if (st != KAVA_OK && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
     kava_device_trim(device);
@@ -172,14 +180,8 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
   return KAVA_OK;
 }
 
-static void forget_replay(kava_replay *r) {
-  if (!r || !r->released || r->pools[MAIN].blocks + r->pools[ASIDE].blocks > 0) return;
-  while (r->held) {
-    kava_block *b = r->held;
-    r->held = b->larger;
-    b->larger = NULL;
-    kava_pool_free(b);
-  }
+static void forget_recorder(kava_recorder *r) {
+  if (!r || r->refs > 0 || r->pools[MAIN].blocks + r->pools[ASIDE].blocks > 0) return;
   for (int i = 0; i < LANES; i++) kava_pool_trim(&r->pools[i]);
   kava_free(r);
 }
@@ -187,19 +189,19 @@ static void forget_replay(kava_replay *r) {
 /* To whoever asks next. Work aside waits, when it begins, for all that the main lane has been given; so only what the
  * main lane gets back before it has waited in turn may still be read. */
 static void put_back(kava_block *block) {
-  kava_replay *owner = block->pool->owner;
+  kava_recorder *owner = block->pool->owner;
   if (cuda.unjoined && block->number <= cuda.at_fork && block->pool == (owner ? owner->pools : cuda.pools) + MAIN) {
     block->larger = cuda.limbo;
     cuda.limbo = block;
     return;
   }
   kava_pool_free(block);
-  forget_replay(owner);
+  forget_recorder(owner);
 }
 
 void kava_device_free(kava_device device, kava_block *block) {
   if (!block) return;
-  kava_replay *owner = block->pool->owner;
+  const kava_recorder *owner = block->pool->owner;
   count(block, false);
   if (cuda.recording && !owner) {
     block->larger = cuda.recording->held;
@@ -212,7 +214,7 @@ void kava_device_free(kava_device device, kava_block *block) {
 void kava_device_memory(kava_device device, kava_device_stats *s) {
   *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak};
   for (int i = 0; i < LANES; i++)
-    s->reserved += cuda.pools[i].reserved + (cuda.recording ? cuda.recording->pools[i].reserved : 0);
+    s->reserved += cuda.pools[i].reserved + (cuda.recording ? cuda.recording->recorder->pools[i].reserved : 0);
   if (cuda.table) cuda.table->memory(&s->free, &s->total);
 }
 
@@ -251,6 +253,28 @@ kava_status kava_device_clear(kava_device device, void *to, size_t bytes) {
   if (device != KAVA_CPU) return bytes ? told(cuda.table->clear(to, bytes), "clear") : KAVA_OK;
   if (bytes) memset(to, 0, bytes);
   return KAVA_OK;
+}
+
+kava_status kava_device_host_alloc(size_t bytes, kava_block **block, void **data) {
+  kava_status st = kava_pool_alloc(&cuda.pinned, bytes, block);
+  if (st != KAVA_OK) return kava_fail(KAVA_MEMORY, "out of memory: %zu bytes of pinned host memory asked for", bytes);
+  *data = (*block)->data;
+  return KAVA_OK;
+}
+
+void kava_device_host_free(kava_block *block) {
+  if (block) kava_pool_free(block);
+}
+
+kava_status kava_device_fetch(void *to, const void *from, size_t bytes, uint64_t *ticket) {
+  if (kava_device_recording())
+    return kava_fail(KAVA_MISUSE,
+                     "a value on device cuda is read while a step is being recorded; read it after the step");
+  return told(cuda.table->fetch(to, from, bytes, ticket), "download");
+}
+
+kava_status kava_device_fetched(uint64_t ticket, bool wait, bool *done) {
+  return told(cuda.table->fetched(ticket, wait, done), "download");
 }
 
 kava_status kava_device_wait(kava_device device) {
@@ -316,14 +340,38 @@ kava_status kava_device_join(kava_device device) {
 
 bool kava_device_recording(void) { return cuda.recording != NULL; }
 
-kava_status kava_device_record(kava_device device) {
+kava_status kava_recorder_new(kava_recorder **out) {
+  kava_recorder *r = kava_calloc(1, sizeof *r);
+  if (!r) return KAVA_MEMORY;
+  r->refs = 1;
+  open_pools(r->pools, r);
+  *out = r;
+  return KAVA_OK;
+}
+
+void kava_recorder_release(kava_recorder **at) {
+  kava_recorder *r = *at;
+  *at = NULL;
+  if (!r) return;
+  r->refs--;
+  forget_recorder(r);
+}
+
+kava_status kava_device_record(kava_device device, kava_recorder *recorder) {
   if (cuda.recording) return kava_fail(KAVA_MISUSE, "a step is being recorded already");
   if (cuda.lane != MAIN) return kava_fail(KAVA_MISUSE, "a step is recorded while work is done aside");
+  kava_status st = KAVA_OK;
   kava_replay *r = kava_calloc(1, sizeof *r);
   if (!r) return KAVA_MEMORY;
-  open_pools(r->pools, r);
-  kava_status st = told(cuda.table->record_begin(), "recording");
+  if (recorder) {
+    r->recorder = recorder;
+    recorder->refs++;
+  } else
+    st = kava_recorder_new(&r->recorder);
+  kava_device_trim(device); /* what is free from here on would stand unused beside what the recording takes */
+  if (st == KAVA_OK) st = told(cuda.table->record_begin(), "recording");
   if (st != KAVA_OK) {
+    kava_recorder_release(&r->recorder);
     kava_free(r);
     return st;
   }
@@ -374,10 +422,13 @@ void kava_device_replay_release(kava_replay **at) {
   *at = NULL;
   if (!r) return;
   if (r->graph) cuda.table->graph_release(r->graph);
-  r->graph = NULL;
-  r->released = true;
-  if (r->later)
-    kava_device_free(KAVA_CUDA, r->later); /* perhaps the last of its blocks */
-  else
-    forget_replay(r);
+  kava_device_free(KAVA_CUDA, r->later);
+  while (r->held) {
+    kava_block *b = r->held;
+    r->held = b->larger;
+    b->larger = NULL;
+    kava_pool_free(b);
+  }
+  kava_recorder_release(&r->recorder);
+  kava_free(r);
 }

@@ -36,6 +36,11 @@ void kava_device_trim(kava_device device); /* gives what is not in use back to t
 /* Between any two places. To the host it waits; else it is enqueued. */
 kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_device, const void *from, size_t bytes);
 kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
+/* Pinned host memory, and downloads into it that nobody waits for: `ticket` tells when one is done. */
+kava_status kava_device_host_alloc(size_t bytes, kava_block **block, void **data);
+void kava_device_host_free(kava_block *block);
+kava_status kava_device_fetch(void *to, const void *from, size_t bytes, uint64_t *ticket);
+kava_status kava_device_fetched(uint64_t ticket, bool wait, bool *done);
 kava_status kava_device_wait(kava_device device);
 
 /* Work aside: between fork and aside_end work goes to a second lane, beside what the main one gets until join, from
@@ -49,12 +54,16 @@ kava_status kava_device_join(kava_device device);
 /* What was measured of matrix products (kernels/device.h), read from a file or put there. KAVA_IO. */
 kava_status kava_device_plans(kava_device device, const char *path, bool save);
 
-/* Recordings: from begin to end nothing is executed, and memory comes from a place that stays the recording's own until
- * it is released and nothing lives there any more; what is freed meanwhile stays reserved, too. What is uploaded
+/* Recordings: from begin to end nothing is executed, and memory comes from a recorder and stays until every recording
+ * that used it is released and nothing lives there any more; what is freed meanwhile stays reserved, too. Recordings
+ * that share one (NULL: an own one) overwrite each other's results. What is uploaded
  * meanwhile is a constant of the recording. Random numbers go on from replay to replay as they would have without one:
  * kava_device_later() is where on the device a kernel finds how far they are (NULL: nothing is being recorded). */
 typedef struct kava_replay kava_replay;
-kava_status kava_device_record(kava_device device);
+typedef struct kava_recorder kava_recorder;
+kava_status kava_recorder_new(kava_recorder **out);
+void kava_recorder_release(kava_recorder **recorder); /* accepts NULL, nulls the pointer */
+kava_status kava_device_record(kava_device device, kava_recorder *recorder);
 kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **out);
 kava_status kava_device_replay(kava_replay *replay);
 void kava_device_replay_release(kava_replay **replay); /* accepts NULL, nulls the pointer */

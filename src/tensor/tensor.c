@@ -42,7 +42,11 @@ void kava_shape_format(int dims, const int64_t *shape, char *buffer, size_t size
 
 static void storage_release(kava_storage *s) {
   if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
-  if (s->block)
+  if (s->block && s->device == KAVA_CPU) {
+    bool done;
+    kava_device_fetched(s->ticket, true, &done);
+    kava_device_host_free(s->block);
+  } else if (s->block)
     kava_device_free(s->device, s->block);
   else if (s->map)
     kava_map_release(&s->map);
@@ -278,6 +282,26 @@ kava_status kava_tensor_coded(const kava_tensor *codes, kava_dtype dtype, int64_
   st = wrap(codes->storage, dtype, 2, shape, NULL, 0, out);
   if (st == KAVA_OK && scales) (*out)->scales = scales_retain(scales);
   return st;
+}
+
+kava_status kava_tensor_fetch(const kava_tensor *t, kava_tensor **out, uint64_t *ticket) {
+  if (t->device == KAVA_CPU)
+    return kava_tensor_from_on(KAVA_CPU, t->dtype, t->dims, t->shape, kava_tensor_data(t), out);
+  size_t bytes;
+  kava_status st = kava_shape_bytes(t->dtype, t->dims, t->shape, NULL, &bytes);
+  if (st != KAVA_OK) return st;
+  kava_storage *s = kava_calloc(1, sizeof *s);
+  if (!s) return KAVA_MEMORY;
+  *s = (kava_storage){.refs = 1, .device = KAVA_CPU, .bytes = bytes};
+  st = kava_device_host_alloc(bytes, &s->block, &s->data);
+  if (st == KAVA_OK) st = kava_device_fetch(s->data, kava_tensor_data(t), bytes, &s->ticket);
+  if (st != KAVA_OK) {
+    if (s->block) kava_device_host_free(s->block);
+    kava_free(s);
+    return st;
+  }
+  *ticket = s->ticket;
+  return wrap(s, t->dtype, t->dims, t->shape, NULL, 0, out);
 }
 
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {

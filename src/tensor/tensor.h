@@ -15,7 +15,8 @@ typedef struct kava_storage {
   void *data;
   size_t bytes;
   kava_map *map;     /* owner when the bytes lie in a mapped file (copy-on-write); else kava_free(data) */
-  kava_block *block; /* owner when the bytes lie on another device than the CPU */
+  kava_block *block; /* owner when the bytes lie on another device than the CPU, or in pinned memory */
+  uint64_t ticket;   /* of the download into pinned memory: it is not given away before that is done */
   uint64_t version;  /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
 } kava_storage;
 
@@ -57,6 +58,10 @@ kava_status kava_tensor_on(kava_tensor *t, kava_device device, kava_tensor **out
 kava_status kava_tensor_clear(kava_tensor *t); /* all of a fresh tensor's storage becomes 0 */
 /* The elements of t, which is contiguous and of a plain type, into `to` on the host. Waits for the device. */
 kava_status kava_tensor_read(const kava_tensor *t, void *to);
+
+/* A copy of t, which is contiguous, on the host; nobody waits: it is good once kava_device_fetched(ticket) says so. Of
+ * a tensor on the CPU it is good at once. */
+kava_status kava_tensor_fetch(const kava_tensor *t, kava_tensor **out, uint64_t *ticket);
 
 /* A view of `map`ped bytes: retains the map. `data` must lie inside it; alignment is not required to be natural:
  * a plain dtype whose data is misaligned for its element is copied instead. */

@@ -33,9 +33,10 @@ function kava.attention(arguments) end
 function kava.attention_map(arguments) end
 
 --- How linear layers multiply from now on; given no name, only says how. "bf16" rounds the operands of every product to bf16 and sums
---- in f32. A backward pass does as its forward pass did. f64 is not touched, and neither is attention.
----@param name? "f32"|"bf16"
----@return "f32"|"bf16"
+--- in f32. A backward pass does as its forward pass did. f64 is not touched, and neither is attention. On a GPU it is the type of the
+--- activations, and may be "f16" as well; the CPU then computes in f32.
+---@param name? "f32"|"bf16"|"f16"
+---@return "f32"|"bf16"|"f16"
 function kava.matmul_precision(name) end
 
 --- What the gradients of a GPU's parameters are kept in from now on, those of matrices: "f32", or "bf16" for half the room, where each

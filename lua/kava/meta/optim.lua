@@ -26,14 +26,23 @@ function optim.adamw(groups, options) end
 ---@return number norm
 function optim.clip_grad_norm(params, max_norm) end
 
+--- The same, but nobody waits for a GPU: the norm stays where the gradients are. With a scale the gradients, which are so many times too
+--- large, are brought back in the same pass, and the norm is that of what they are then.
+---@param params kava.Params | kava.Params[]
+---@param max_norm number > 0; math.huge only measures
+---@param scale? kava.Tensor f32, one element
+---@return kava.Tensor norm f64 [2]: the norm, and what the gradients were multiplied by
+function optim.clip_gradients(params, max_norm, scale) end
+
 ---@class kava.AdamW
 local AdamW = {}
 
 --- One step of every parameter that has a gradient. When memory runs out: nil, message, code, and nothing has changed.
+---@param gate? kava.Tensor f64: where its first element is not finite nothing is changed and no step is counted
 ---@return true?
 ---@return string? message
 ---@return string? code
-function AdamW:step() end
+function AdamW:step(gate) end
 
 --- Makes the state that step() would make now, of every parameter that has a gradient: what a step needs is in memory then, and
 --- nothing is computed. When memory runs out: nil, message, code.

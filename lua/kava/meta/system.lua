@@ -149,6 +149,37 @@ function kava.profile_end() end
 ---@return boolean
 function kava.profiling() end
 
+--- Recordings that share their memory: what one of them gives is good until another one runs.
+---@return kava.Recorder
+function kava.recorder() end
+
+---@class kava.Recorder
+local Recorder = {}
+--- As kava.record.
+---@param f fun(...): ...
+---@param ... any
+---@return kava.Replay
+---@return any ... f's results
+function Recorder:record(f, ...) end
+--- Its memory goes back to the device once its recordings are released.
+function Recorder:release() end
+
+--- The values of a contiguous tensor, copied to the host behind all that the device has been given so far. Nobody waits.
+---@param t kava.Tensor
+---@return kava.Fetch
+function kava.fetch(t) end
+
+---@class kava.Fetch
+local Fetch = {}
+--- Whether read() would not wait.
+---@return boolean
+function Fetch:ready() end
+--- The values, on the CPU; waits until they are there.
+---@return kava.Tensor
+function Fetch:read() end
+--- Lets them go.
+function Fetch:release() end
+
 --- Which of the library's kernels was found fastest for which matrix product: read from a file (one that is not there, or is another
 --- GPU's or library's, is passed over), or with save = true put there where there is something new. nil, message, code on failure.
 ---@param device "cpu"|"cuda"

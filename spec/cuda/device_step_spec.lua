@@ -1,0 +1,180 @@
+-- The recipe's optimizer step on a GPU: recorded and replayed it gives, bit for bit, what calling it gives, whatever changes between steps.
+local missing = require "spec.cuda.gpu" ()
+local kava = require "kava"
+local device_step = require "recipes.device_step"
+
+local function config(layers)
+  return { model_type = "llama", vocab_size = 24, hidden_size = 16, intermediate_size = 24, num_hidden_layers = layers,
+    num_attention_heads = 2, num_key_value_heads = 1, rms_norm_eps = 1e-6, rope_theta = 1e4 }
+end
+
+-- Micro-batch `number` of `rows` rows of `length` tokens, the last of a row padding.
+local function batch(number, rows, length)
+  local ids, targets, positions, start, mask = {}, {}, {}, {}, {}
+  for r = 1, rows do
+    for t = 1, length do
+      local i, real = #ids + 1, t < length
+      ids[i] = real and (number * 7 + r * 3 + t * t) % 24 or 0
+      positions[i], start[i], mask[i] = real and t - 1 or 0, real and 0 or t - 1, real and 1 or 0
+      targets[i] = t < length - 1 and (number * 7 + r * 3 + (t + 1) * (t + 1)) % 24 or -100
+    end
+  end
+  local function tensor(list, dtype) return kava.tensor(list, { shape = { rows, length }, dtype = dtype }) end
+  return { input_ids = tensor(ids, "i64"), targets = tensor(targets, "i64"), positions = tensor(positions, "i32"),
+    start = tensor(start, "i32"), mask = tensor(mask, "u8"), tokens = rows * (length - 1) }
+end
+
+local LOSSES = {
+  mercator = { loss = { name = "mercator", ce = 0 }, kv = { part = "keys", project = "teacher", dropout = 0.3 } },
+  layer_matched = { loss = { name = "layer_matched", ce = 1 } },
+  ["KL and CE"] = { loss = { name = "none", ce = 1, kl = 1 } },
+  hybrid = { loss = { name = "hybrid", ce = 0.5, weight = { from = 1, to = 0.5, steps = 2 } },
+    kv = { project = "student", dropout = 0.3 } },
+}
+
+local function job(settings, options)
+  kava.seed(5)
+  local teacher, student = kava.model.create(config(2), { device = "cuda" }), kava.model.create(config(1), { device = "cuda" })
+  student:requires_grad(true)
+  local objective = kava.loss.build(settings.loss.name, { teacher = teacher, student = student, loss = settings.loss, kv = settings.kv,
+    seed = 3 })
+  local extra = objective:parameters()
+  local groups = { { params = student:parameters(), lr = 1e-2 } }
+  if next(extra) then groups[2] = { params = extra, lr = 1e-2 } end
+  local self = { student = student, optimizer = kava.optim.adamw(groups), lines = {}, objective = objective, figures = {} }
+  self.step = device_step.new { objective = objective, optimizer = self.optimizer, parameters = { student:parameters(), extra }, clip = 0.5,
+    device = "cuda", lengths = 8, record = options.record, scaling = options.scaling,
+    say = function(line) self.lines[#self.lines + 1] = line end }
+  -- Steps first … last; each is read when the next one is under way.
+  function self.run(first, last, rows)
+    kava.train(true)
+    local before
+    for step = first, last do
+      self.optimizer:set_lr(1, 1e-2 / step)
+      local list = { batch(step, 2, 5), batch(step + 50, step == 4 and 1 or 2, 5) }
+      local figures = self.step:run(list, rows or 2, step)
+      if before then self.figures[#self.figures + 1] = before:read() end
+      before = figures
+    end
+    self.figures[#self.figures + 1] = before:read()
+    kava.train(false)
+  end
+  return self
+end
+
+local function same_weights(a, b)
+  for name, t in pairs(a.student:parameters()) do
+    assert.is_true(kava.allclose(b.student:parameters()[name], t, { rtol = 0, atol = 0 }), name)
+  end
+end
+
+local function recordings(self)
+  local count = 0
+  for _, entry in pairs(self.step.entries) do count = count + (entry.replay and 1 or 0) end
+  return count
+end
+
+describe("an optimizer step on a GPU", function()
+  if missing then return it("needs a GPU", function() pending(missing) end) end
+  after_each(function() kava.matmul_precision "f32" end)
+
+  for name, settings in pairs(LOSSES) do
+    it("is the same recorded as called: " .. name, function()
+      local called, recorded = job(settings, {}), job(settings, { record = true })
+      for _, one in ipairs { called, recorded } do
+        kava.seed(9)
+        one.run(1, 5) -- the fourth has other shapes than the rest
+      end
+      assert.equal(0, recordings(called))
+      assert.is_true(recordings(recorded) >= 1)
+      assert.same(called.figures, recorded.figures)
+      assert.is_true(called.figures[1].loss ~= called.figures[2].loss)
+      same_weights(called, recorded)
+    end)
+  end
+
+  it("gives the gradient of the mean over all tokens, however it is cut", function()
+    local whole, cut = job(LOSSES.layer_matched, { record = true }), job(LOSSES.layer_matched, { record = true })
+    whole.run(1, 1, 2)
+    cut.run(1, 1, 1)
+    for _, name in ipairs { "loss", "ce", "cos_sim", "grad_norm", "tokens" } do
+      assert.near(whole.figures[1][name], cut.figures[1][name], 1e-5, name)
+    end
+  end)
+
+  it("skips a step whose gradient is not finite, and goes on", function()
+    local called, recorded = job(LOSSES.layer_matched, {}), job(LOSSES.layer_matched, { record = true })
+    for _, one in ipairs { called, recorded } do
+      one.run(1, 3)
+      local norm = one.student:parameters()["model.norm.weight"]
+      local good, state = norm:clone(), one.optimizer:state()
+      norm:fill_(math.huge)
+      local before = state["1.model.norm.weight.step"]:item()
+      one.run(5, 5)
+      assert.is_true(one.figures[4].skipped)
+      assert.equal(before, state["1.model.norm.weight.step"]:item())
+      norm:copy_(good)
+      one.run(6, 6)
+      assert.is_nil(one.figures[5].skipped)
+      one.figures[4] = nil -- NaN equals nothing
+    end
+    assert.same(called.figures, recorded.figures)
+    same_weights(called, recorded)
+  end)
+
+  it("scales f16's losses: halved where a gradient overflows, recorded as called", function()
+    kava.matmul_precision "f16"
+    local called, recorded = job(LOSSES.layer_matched, { scaling = true }), job(LOSSES.layer_matched, { scaling = true, record = true })
+    local f32
+    for _, one in ipairs { called, recorded } do
+      one.step.scale:fill_(2.0 ^ 20) -- too much for f16
+      one.run(1, 8)
+      local skipped, good, scale = 0, 0, 2.0 ^ 20
+      for i, figures in ipairs(one.figures) do
+        assert.equal(scale, figures.scale, i)
+        good = good + 1
+        if figures.skipped then skipped, good, scale = skipped + 1, 0, scale / 2 end
+        figures.grad_norm = not figures.skipped and figures.grad_norm or nil -- NaN equals nothing
+      end
+      assert.is_true(one.figures[1].skipped and skipped < 8)
+      assert.equal(scale, one.step.scale:item())
+      assert.equal(good, one.step.good:item())
+      one.step.scale:fill_(2)
+      one.step.good:fill_(1999)
+      one.run(9, 9)
+      assert.equal(4, one.step.scale:item())
+      assert.equal(0, one.step.good:item())
+    end
+    assert.same(called.figures, recorded.figures)
+    same_weights(called, recorded)
+    kava.matmul_precision "f32"
+    f32 = job(LOSSES.layer_matched, {})
+    f32.run(1, 1)
+    assert.near(f32.figures[1].loss, called.figures[1].loss, 0.02)
+  end)
+
+  it("calls its steps where memory does not hold a recording, and says so once", function()
+    local one = job(LOSSES.layer_matched, { record = true })
+    one.run(1, 1)
+    collectgarbage()
+    kava.memory_limit(kava.memory().cuda.current + 20000, "cuda")
+    local ok, message = pcall(one.run, 2, 2)
+    kava.memory_limit(0, "cuda")
+    assert.is_false(ok)
+    assert.truthy(message:find("out of memory", 1, true), message)
+    assert.equal(1, #one.lines)
+    assert.truthy(one.lines[1]:find("recording: out of memory", 1, true), one.lines[1])
+    assert.equal(0, recordings(one))
+    one.optimizer:zero_grad()
+    one.run(3, 5)
+    assert.equal(0, recordings(one))
+    assert.is_true(one.figures[#one.figures].loss > 0)
+  end)
+
+  it("names a token that a model does not know", function()
+    local one = job(LOSSES.layer_matched, {})
+    local bad = batch(1, 2, 5)
+    bad.input_ids:fill_(24)
+    assert.error_matches(function() one.step:run({ bad }, 2, 1) end, "token 24: the student's vocabulary has 24 entries")
+  end)
+end)
