@@ -251,6 +251,15 @@ end
 function Model:head() return self.weights.head or self.weights.embed end
 
 -- opts: input_ids [B,T], attention_mask | start, positions, logits (default true), hidden, values, queries, up_to
+function Model:recompute(how)
+  local what, count = tostring(how):match "^(%a+):?(%d*)$"
+  if what ~= "none" and what ~= "mlp" and what ~= "layer" then
+    error(("recompute: none, mlp, layer, mlp:N or layer:N (of the first N layers) expected, got '%s'"):format(tostring(how)), 2)
+  end
+  self.decoder:recompute(what, math.tointeger(tonumber(count)))
+  return self
+end
+
 function Model:forward(opts)
   if type(opts) ~= "table" then error("forward: a table {input_ids = …} expected", 2) end
   local request = {}

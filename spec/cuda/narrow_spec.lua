@@ -10,6 +10,7 @@ local function job(options)
   kava.seed(3)
   local self = { teacher = kava.model.create(config, { device = "cuda", dtype = "bf16" }) }
   self.student = kava.model.create(config, { device = "cuda", dtype = options.weights or "bf16" }):requires_grad(true)
+  if options.recompute then self.student:recompute(options.recompute) end
   self.projector = kava.projector { in_dim = 32, out_dim = 32, device = "cuda", dropout = 0.1, dtype = options.projector }
   local groups = { { params = self.student:parameters(), lr = 1e-3 }, { params = self.projector:parameters(), lr = 1e-2 } }
   self.optimizer = kava.optim.adamw(groups, { state_dtype = options.moments })
@@ -84,6 +85,20 @@ describe("training in few bits on cuda", function()
     end
   end)
 
+  it("computes activations again, to the same gradients", function()
+    kava.gradient_dtype "bf16"
+    local found = {}
+    for _, how in ipairs { "none", "mlp" } do
+      local own = job { recompute = how }
+      own.ids:copy_(inputs(3))
+      local scope <close> = kava.scope() -- luacheck: ignore 211
+      own.gradients()
+      found[how] = {}
+      for name, t in pairs(trained(own)) do found[how][name] = t.grad end
+    end
+    assert_same(found.none, found.mlp)
+  end)
+
   it("clips gradients of both types by their common norm", function()
     kava.gradient_dtype "bf16"
     local own = job {}
@@ -104,7 +119,7 @@ describe("training in few bits on cuda", function()
   for _, moments in ipairs { "f32", "bf16", "8bit" } do
     it("recorded gives bit for bit what called does, and goes on from a saved state: moments " .. moments, function()
       kava.gradient_dtype "bf16"
-      local options = { projector = "bf16", moments = moments }
+      local options = { projector = "bf16", moments = moments, recompute = moments == "8bit" and "layer" or "mlp" }
       local called, again = job(options), job(options)
       kava.seed(1)
       local expected = {}

@@ -202,6 +202,17 @@ static int decoder_forward(lua_State *L) {
   return 1;
 }
 
+/* [-0, +0, e] recompute(what, count): of the first `count` layers, and nothing of the others */
+static int decoder_recompute(lua_State *L) {
+  static const char *const names[] = {"none", "mlp", "layer", NULL};
+  kava_decoder *d = check_decoder(L, 1);
+  kava_recompute what = (kava_recompute)luaL_checkoption(L, 2, NULL, names);
+  lua_Integer count = luaL_optinteger(L, 3, d->layers);
+  luaL_argcheck(L, count >= 0, 3, "a number of layers expected");
+  for (int i = 0; i < d->layers; i++) d->layer[i].recompute = i < count ? what : KAVA_KEEP;
+  return 0;
+}
+
 static int l_rope_rows(lua_State *L) { /* [-0, +1, e] rope_rows(w, heads, inverse): see nn/layout.h */
   kava_tensor *w = kava_l_check_tensor(L, 1);
   lua_Integer heads = luaL_checkinteger(L, 2);
@@ -224,7 +235,7 @@ static int l_norm_linear(lua_State *L) { /* [-0, +1, e] norm_linear(x, gamma, be
 void kava_l_open_decoder(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"decoder", l_decoder}, {"rope_rows", l_rope_rows}, {"norm_linear", l_norm_linear}, {NULL, NULL}};
-  static const luaL_Reg methods[] = {{"forward", decoder_forward}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"forward", decoder_forward}, {"recompute", decoder_recompute}, {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, DECODER_TYPE, methods, decoder_gc);
   kava_l_class(L, FORWARD_TYPE, none, forward_gc);

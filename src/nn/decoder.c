@@ -8,6 +8,7 @@
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/shape.h"
+#include "tape/tape.h"
 #include "tensor/profile.h"
 #include <stdio.h>
 
@@ -274,12 +275,12 @@ out:
   return st;
 }
 
-static kava_status attend(const kava_layer *l, const kava_forward *f, int index, kava_tensor *q, kava_tensor **out) {
+static kava_status attend(const kava_layer *l, kava_tensor *first_keys, kava_tensor *q, kava_tensor *k, kava_tensor *v,
+                          kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *o = NULL, *flat = NULL;
   int64_t batch = q->shape[0], length = q->shape[1], window = length > l->window ? l->window : 0;
-  KAVA_TRY(kava_op_attention(q, f->out_keys[index], f->out_values[index], f->first_keys, window, l->attention_scale,
-                             l->softcap, &o));
+  KAVA_TRY(kava_op_attention(q, k, v, first_keys, window, l->attention_scale, l->softcap, &o));
   KAVA_TRY(kava_op_reshape(o, 3, (int64_t[]){batch, length, (int64_t)l->heads * l->head_dim}, &flat));
   kava_tensor_release(&o);
   KAVA_TRY(affine(flat, &l->o, &l->o_bias, out));
@@ -309,16 +310,130 @@ out:
   return st;
 }
 
+/* *x += MLP(norm(*x)) */
+static kava_status add_mlp(const kava_decoder *d, const kava_layer *l, kava_tensor **x) {
+  kava_status st = KAVA_OK;
+  kava_tensor *h = NULL, *y = NULL;
+  KAVA_TRY(norm(d, *x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
+  KAVA_TRY(mlp(d, l, h, &y));
+  KAVA_TRY(add_to_stream(d, &l->post_mlp_norm, x, &y));
+out:
+  kava_tensor_release(&h);
+  kava_tensor_release(&y);
+  return st;
+}
+
+/* ---- parts of a layer that are computed again in the backward pass ---- */
+
+typedef struct again {
+  kava_decoder *d;
+  const kava_layer *l;
+  kava_angles angles;
+  kava_tensor *first_keys;
+  kava_dtype precision;
+  bool layer;       /* else the MLP alone */
+  uint64_t written; /* to the layer's weights, when it first ran */
+} again;
+
+static void again_forget(void *context) {
+  again *a = context;
+  kava_tensor_release(&a->first_keys);
+  kava_angles_release(&a->angles);
+  kava_decoder_release(&a->d);
+  kava_free(a);
+}
+
+static uint64_t writes(const kava_layer *l) {
+  uint64_t sum = 0;
+#define X(name) sum += l->name.tensor ? l->name.tensor->storage->version : 0;
+  KAVA_LAYER_WEIGHTS(X)
+#undef X
+  return sum;
+}
+
+/* inputs: x; of a whole layer k and v as well */
+static kava_status again_run(void *context, kava_tensor *const *inputs, kava_tensor **out) {
+  again *a = context;
+  const kava_decoder *d = a->d;
+  const kava_layer *l = a->l;
+  kava_status st = KAVA_OK;
+  kava_forward f = {0};
+  kava_tensor *x = kava_tensor_retain(inputs[0]), *h = NULL, *q = NULL, *y = NULL;
+  kava_dtype precision = kava_matmul_precision();
+  KAVA_TRY(kava_set_matmul_precision(a->precision));
+  if (writes(l) != a->written)
+    KAVA_FAIL(KAVA_MISUSE, "backward(): a weight of layer %d was written to after the forward pass",
+              (int)(l - d->layer) + 1);
+  if (a->layer) {
+    if (l->rope) f.angles[l->rope - 1] = a->angles; /* borrowed */
+    KAVA_TRY(norm(d, x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
+    KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
+    KAVA_TRY(rotate(d, l, &f, y, &q));
+    kava_tensor_release(&h);
+    kava_tensor_release(&y);
+    KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], &y));
+    kava_tensor_release(&q);
+    KAVA_TRY(add_to_stream(d, &l->post_attn_norm, &x, &y));
+  }
+  KAVA_TRY(add_mlp(d, l, &x));
+  *out = kava_tensor_retain(x);
+out:
+  kava_set_matmul_precision(precision);
+  kava_tensor_release(&x);
+  kava_tensor_release(&h);
+  kava_tensor_release(&q);
+  kava_tensor_release(&y);
+  return st;
+}
+
+/* What again_run does, in one record. k and v NULL: the MLP alone. */
+static kava_status add_again(kava_decoder *d, const kava_layer *l, const kava_forward *f, kava_tensor *k,
+                             kava_tensor *v, kava_tensor **x) {
+  kava_tensor *inputs[3] = {*x, k, v}, *y = NULL;
+  again *a = kava_calloc(1, sizeof *a);
+  if (!a) return KAVA_MEMORY;
+  d->refs++;
+  *a = (again){.d = d,
+               .layer = k != NULL,
+               .l = l,
+               .precision = kava_matmul_precision(),
+               .first_keys = kava_tensor_retain(f->first_keys),
+               .written = writes(l)};
+  if (l->rope) {
+    const kava_angles *angles = &f->angles[l->rope - 1];
+    a->angles = (kava_angles){kava_tensor_retain(angles->cosine), kava_tensor_retain(angles->sine)};
+  }
+  kava_status st = kava_tape_rerun(k ? "layer" : "mlp", again_run, again_forget, a, k ? 3 : 1, inputs, &y);
+  if (st == KAVA_OK) replace(x, y);
+  return st;
+}
+
+/* Whether anything of the layer or before it is trained: else nothing is recorded that could be left out. */
+static bool trains(const kava_layer *l, const kava_tensor *x) {
+  bool any = kava_needs_grad(x);
+#define X(name) any = any || kava_needs_grad(l->name.tensor);
+  KAVA_LAYER_WEIGHTS(X)
+#undef X
+  return any && kava_recording();
+}
+
 /* One layer. *x becomes the layer's output unless `keys_only`: then it stops after K (and V, Q where asked for). */
-static kava_status run_layer(const kava_decoder *d, const kava_layer *l, kava_forward *f, int index, bool keys_only,
+static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward *f, int index, bool keys_only,
                              kava_tensor **x) {
   kava_status st = KAVA_OK;
   kava_tensor *h = NULL, *q = NULL, *y = NULL;
+  bool less = l->recompute != KAVA_KEEP && !keys_only && trains(l, *x);
+  bool layer = less && l->recompute == KAVA_RECOMPUTE_LAYER && !f->queries;
   KAVA_TRY(norm(d, *x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
   KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
   KAVA_TRY(rotate(d, l, f, f->out_keys_before[index], &f->out_keys[index]));
   if (!keys_only || f->values)
     KAVA_TRY(project(d, h, &l->v, &l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
+  if (layer) {
+    kava_tensor_release(&h);
+    KAVA_TRY(add_again(d, l, f, f->out_keys[index], f->out_values[index], x));
+    goto out;
+  }
   if (!keys_only || f->queries) {
     KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
     KAVA_TRY(rotate(d, l, f, y, &q));
@@ -327,12 +442,10 @@ static kava_status run_layer(const kava_decoder *d, const kava_layer *l, kava_fo
   }
   if (keys_only) goto out;
   kava_tensor_release(&h);
-  KAVA_TRY(attend(l, f, index, q, &y));
+  KAVA_TRY(attend(l, f->first_keys, q, f->out_keys[index], f->out_values[index], &y));
   kava_tensor_release(&q);
   KAVA_TRY(add_to_stream(d, &l->post_attn_norm, x, &y));
-  KAVA_TRY(norm(d, *x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
-  KAVA_TRY(mlp(d, l, h, &y));
-  KAVA_TRY(add_to_stream(d, &l->post_mlp_norm, x, &y));
+  KAVA_TRY(less ? add_again(d, l, f, NULL, NULL, x) : add_mlp(d, l, x));
 out:
   kava_tensor_release(&h);
   kava_tensor_release(&q);

@@ -36,7 +36,16 @@ typedef struct kava_rope {
 } kava_rope;
 #define KAVA_ROPES 4 /* that one model may have; layers choose among them */
 
+/* What a layer's records leave out, to be computed once more in the backward pass. Keys and values are always kept. */
+typedef enum kava_recompute {
+  KAVA_KEEP,
+  KAVA_RECOMPUTE_MLP,  /* all between what goes into the MLP's norm and what comes out of the layer: a third more of its
+                          products; gradients are the same bits */
+  KAVA_RECOMPUTE_LAYER /* queries and attention as well */
+} kava_recompute;
+
 typedef struct kava_layer {
+  kava_recompute recompute;
   int heads, kv_heads, head_dim;
   int window; /* a query sees at most this many keys, itself included; 0: all */
   int rope;   /* 1 .. the decoder's ropes; 0: keys and queries are not rotated */

@@ -34,6 +34,9 @@ struct kava_node {
   uint64_t versions[KAVA_NODE_SAVED];  /* of their storages then: a later write would make the gradients wrong */
   int64_t integers[8];
   double numbers[4];
+  void *context; /* kava_tape_rerun's, and what frees it */
+  kava_status (*run)(void *context, kava_tensor *const *inputs, kava_tensor **out);
+  void (*forget)(void *context);
   kava_tensor *grad;        /* of the output, during a backward walk */
   kava_node *older, *newer; /* all live nodes, by seq: what a scope closes */
 };

@@ -41,6 +41,8 @@ static void drop_contents(kava_node *n) {
   for (int i = 0; i < KAVA_NODE_SAVED; i++) kava_tensor_release(&n->saved[i]);
   kava_tensor_release(&n->grad);
   kava_tensor_release(&n->remade);
+  if (n->context) n->forget(n->context);
+  n->context = NULL;
   n->backward = NULL;
   n->again = NULL;
   if (draining) return;
@@ -315,11 +317,49 @@ static kava_status push(node_list *list, kava_node *n) {
   return KAVA_OK;
 }
 
-kava_status kava_backward(kava_tensor *loss, double seed) {
+/* Back from `root`, whose output has the gradient `grad`, over the records made after `after`. */
+static kava_status walk(kava_node *root, const kava_tensor *grad, uint64_t after) {
   kava_status st = KAVA_OK;
   node_list list = {0};
   bool held = false;
-  int range = 0;
+  root->mark = 1;
+  KAVA_TRY(push(&list, root));
+  for (size_t i = 0; i < list.count; i++) {
+    kava_node *n = list.at[i];
+    if (!n->backward)
+      KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()",
+                n->op);
+    for (int j = 0; j < KAVA_NODE_SAVED; j++)
+      if (n->saved[j] && n->saved[j]->storage->version != n->versions[j])
+        KAVA_FAIL(KAVA_MISUSE, "backward(): a tensor that %s needs was written to after the forward pass", n->op);
+    for (int j = 0; j < n->input_count; j++) {
+      kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
+      if (!from || from->mark || from->seq <= after) continue;
+      from->mark = 1;
+      KAVA_TRY(push(&list, from));
+    }
+  }
+  qsort(list.at, list.count, sizeof *list.at, newest_first);
+  for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
+  held = true;
+  KAVA_TRY(kava_tensor_detach(grad, &root->grad));
+  for (size_t i = 0; i < list.count; i++) {
+    kava_node *n = list.at[i];
+    if (n->grad && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
+    drop_contents(n); /* what the backward pass of this op needed is free for the next one */
+  }
+out:
+  for (size_t i = 0; i < list.count; i++) {
+    list.at[i]->mark = 0;
+    if (held) kava_node_release(&list.at[i]);
+  }
+  kava_free(list.at);
+  return st;
+}
+
+kava_status kava_backward(kava_tensor *loss, double seed) {
+  kava_status st = KAVA_OK;
+  kava_tensor *grad = NULL;
   if (kava_tensor_numel(loss) != 1) {
     char shape[96];
     kava_shape_format(loss->dims, loss->shape, shape, sizeof shape);
@@ -331,41 +371,68 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
                      "made under no_grad, or its scope is closed)");
   if (!loss->node->backward)
     return kava_fail(KAVA_MISUSE, "backward(): its records were already consumed by an earlier backward()");
-  loss->node->mark = 1;
-  KAVA_TRY(push(&list, loss->node));
-  for (size_t i = 0; i < list.count; i++) {
-    kava_node *n = list.at[i];
-    if (!n->backward)
-      KAVA_FAIL(KAVA_MISUSE, "backward(): a part of the graph (%s) was already consumed by an earlier backward()",
-                n->op);
-    for (int j = 0; j < KAVA_NODE_SAVED; j++)
-      if (n->saved[j] && n->saved[j]->storage->version != n->versions[j])
-        KAVA_FAIL(KAVA_MISUSE, "backward(): a tensor that %s needs was written to after the forward pass", n->op);
-    for (int j = 0; j < n->input_count; j++) {
-      kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
-      if (!from || from->mark) continue;
-      from->mark = 1;
-      KAVA_TRY(push(&list, from));
-    }
-  }
-  qsort(list.at, list.count, sizeof *list.at, newest_first);
-  for (size_t i = 0; i < list.count; i++) list.at[i]->refs++; /* alive until the walk is over */
-  held = true;
-  range = kava_range_begin("backward");
-  KAVA_TRY(
-      kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &loss->node->grad));
-  for (size_t i = 0; i < list.count; i++) {
-    kava_node *n = list.at[i];
-    if (n->grad && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
-    drop_contents(n); /* what the backward pass of this op needed is free for the next one */
-  }
+  KAVA_TRY(kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &grad));
+  st = walk(loss->node, grad, 0);
 out:
-  kava_range_end(range);
-  for (size_t i = 0; i < list.count; i++) {
-    list.at[i]->mark = 0;
-    if (held) kava_node_release(&list.at[i]);
+  kava_tensor_release(&grad);
+  return st;
+}
+
+/* ---- running again ---- */
+
+/* What stands for an input while its op runs again: hands the gradient on to the input itself, where the walk over the
+ * second run's records ends. */
+static kava_status hand_on(kava_node *node, const kava_tensor *grad) {
+  return kava_grad_add(node->inputs[0], (kava_tensor *)(uintptr_t)grad);
+}
+
+/* node: inputs; saved: the same, where they are needed */
+static kava_status rerun_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[KAVA_NODE_SAVED] = {NULL}, *y = NULL;
+  kava_node *unused;
+  int quiet = tape.quiet;
+  uint64_t after = tape.seq;
+  tape.quiet = 0;
+  for (int i = 0; i < node->input_count; i++) {
+    if (!node->saved[i]) continue;
+    KAVA_TRY(kava_tensor_detach(node->saved[i], &inputs[i]));
+    if (kava_needs_grad(node->inputs[i]))
+      KAVA_TRY(kava_tape_record("an input", hand_on, 1, &node->inputs[i], inputs[i], &unused));
   }
-  kava_free(list.at);
+  KAVA_TRY(node->run(node->context, inputs, &y));
+  tape.quiet = quiet;
+  if (y->node) st = walk(y->node, grad, after);
+out:
+  tape.quiet = quiet;
+  kava_tensor_release(&y);
+  for (int i = 0; i < KAVA_NODE_SAVED; i++) kava_tensor_release(&inputs[i]);
+  return st;
+}
+
+kava_status kava_tape_rerun(const char *op, kava_run_fn run, void (*forget)(void *context), void *context, int count,
+                            kava_tensor *const *inputs, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  kava_node *node;
+  kava_no_grad(+1);
+  st = run(context, inputs, &y);
+  kava_no_grad(-1);
+  if (st != KAVA_OK) goto out;
+  if (!kava_recording()) {
+    *out = kava_tensor_retain(y);
+    goto out;
+  }
+  KAVA_TRY(kava_tape_record(op, rerun_backward, count, inputs, y, &node));
+  for (int i = 0; i < count; i++) KAVA_TRY(kava_tape_save(node, i, inputs[i]));
+  node->run = run;
+  node->forget = forget;
+  node->context = context;
+  context = NULL;
+  *out = kava_tensor_retain(y);
+out:
+  if (context) forget(context);
+  kava_tensor_release(&y);
   return st;
 }
 

@@ -24,6 +24,14 @@ kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t)
 /* What kava_tape_keep kept, or made again. *out borrowed. */
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
+/* *out = run(context, inputs), as one record that keeps the inputs alone: the backward pass runs it once more, with
+ * records, and goes back over those. run must give the same again; leaves that it reads beside its inputs (weights) get
+ * their gradients, too. Owns the context from the call on, whatever comes of it: forget(context) ends it. At most
+ * KAVA_NODE_SAVED inputs; NULLs allowed. */
+typedef kava_status (*kava_run_fn)(void *context, kava_tensor *const *inputs, kava_tensor **out);
+kava_status kava_tape_rerun(const char *op, kava_run_fn run, void (*forget)(void *context), void *context, int count,
+                            kava_tensor *const *inputs, kava_tensor **out);
+
 /* The type of t's gradient: f64 for f64 and f32 for all else; but on a GPU what an op has made in f16 or bf16 has its
  * gradient in that, and a parameter that is a matrix in what was last set here: f32 (to begin with), or bf16, which
  * takes half the room and rounds once a backward pass. */

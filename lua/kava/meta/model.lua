@@ -109,6 +109,12 @@ function Model:head() end
 ---@return kava.Model
 function Model:requires_grad(on) end
 
+---Less memory for more time: what backward passes compute once more instead of keeping it. "mlp": the MLP and its norm (the same bits);
+---"layer": queries and attention as well; "mlp:N", "layer:N": of the first N layers. Keys and values are always kept.
+---@param how "none"|"mlp"|"layer"|string
+---@return kava.Model
+function Model:recompute(how) end
+
 ---Writes a Hugging Face directory, its tokenizer's files byte for byte as they were; or, where the path ends in .gguf, one GGUF file with
 ---the tokenizer in it. dtype: how to hold matrices; nil: as they are, quantised ones as f32 (in GGUF its own types stay). q8_0, q4_0
 ---and q4_1 are for GGUF: the embedding and the head are then q8_0. shard_size: bytes of a safetensors file, at most (5e9). lossy: leave out
@@ -149,6 +155,11 @@ local Decoder = {}
 ---@return table
 function Decoder:forward(opts) end
 function Decoder:release() end
+---What the records of the first `count` layers (nothing given: of all) leave out and the backward pass computes again; of the others:
+---nothing. "mlp": the MLP with its norm; "layer": queries and attention as well. Keys and values are always kept.
+---@param what "none"|"mlp"|"layer"
+---@param count? integer
+function Decoder:recompute(what, count) end
 
 ---@class kava
 local kava = {}
