@@ -283,6 +283,7 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(attention
   float acc[D / 64][8][4];
   clear(acc);
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
+  float less0 = a.softcap > 0 ? 0 : mean0, less1 = a.softcap > 0 ? 0 : mean1; /* what `capped` leaves to subtract */
   over_keys<T, D, GROUPS>(a, w, room, [&](int n, const T *k, const T *v) {
     float s[8][4], dp[8][4];
     uint32_t ds[4][4];
@@ -291,24 +292,27 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(attention
     kava_wgmma_end();
     scores<T, D>(dp, g, v);
     kava_wgmma_end();
-    kava_wgmma_wait<0>();
-    kava_wgmma_done(s), kava_wgmma_done(dp);
-    int j0 = n * 64;
-    if (a.softcap > 0)
+    kava_wgmma_wait<1>();
+    kava_wgmma_done(s);
+    if (a.softcap > 0) {
+      kava_wgmma_wait<0>();
+      kava_wgmma_done(dp);
 #pragma unroll
       for (int i = 0; i < 32; i++) capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], i % 4 < 2 ? mean0 : mean1);
-    else
+    }
 #pragma unroll
-      for (int i = 0; i < 32; i++) dp[i / 4][i % 4] -= i % 4 < 2 ? mean0 : mean1;
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-      s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - (i % 4 < 2 ? base0 : base1)) * dp[i / 4][i % 4];
+    for (int i = 0; i < 32; i++) s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - (i % 4 < 2 ? base0 : base1));
+    int j0 = n * 64;
     if (j0 + 63 > w.row0 || w.first0 > j0 || w.first1 > j0)
 #pragma unroll
       for (int i = 0; i < 32; i++) {
         int key = j0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
         if (key > (i % 4 < 2 ? w.row0 : w.row1) || key < (i % 4 < 2 ? w.first0 : w.first1)) s[i / 4][i % 4] = 0;
       }
+    kava_wgmma_wait<0>();
+    kava_wgmma_done(dp);
+#pragma unroll
+    for (int i = 0; i < 32; i++) s[i / 4][i % 4] *= dp[i / 4][i % 4] - (i % 4 < 2 ? less0 : less1);
     hold<T>(ds, s);
     kava_wgmma_begin();
     weigh<T, D>(acc, ds, k);
@@ -358,6 +362,8 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
       if (a.start) kava_copy_async4(numbers + 128 + thread, a.start + token + t0 + at, valid);
     }
   };
+  for (int i = thread; i < 2 * 64 && !a.start; i += 128)
+    *reinterpret_cast<int *>(lines + (i / 64 * GROUPS + group) * 64 * 3 + 128 + i % 64) = 0;
   fetch<T, D, 128 * GROUPS>(k, (const T *)a.k + (token + j0) * a.k_row + hk * D, a.k_row, a.length - j0, threadIdx.x);
   fetch<T, D, 128 * GROUPS>(v, (const T *)a.v + (token + j0) * a.v_row + hk * D, a.v_row, a.length - j0, threadIdx.x);
   if (group < items) fetch_item(0, group);
@@ -367,6 +373,8 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
   clear(dk), clear(dv);
   int key0 = j0 + thread / 32 * 16 + lane / 4, key1 = key0 + 8, pair = lane % 4 * 2;
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
+  int back = a.window ? a.window - 1 : 0x7fffffff;
+  float less = a.softcap > 0 ? 0 : 1; /* of delta, what `capped` leaves to subtract */
   for (int round = 0; round * GROUPS < items; round++) {
     int item = round * GROUPS + group, stage = round % 2;
     kava_copy_wait<0>();
@@ -386,35 +394,39 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
     kava_wgmma_end();
     scores<T, D>(dp, v, g);
     kava_wgmma_end();
-    kava_wgmma_wait<0>();
-    kava_wgmma_done(s), kava_wgmma_done(dp);
-    /* a lane's columns are c * 8 + pair, and the next */
-    auto mean = [&](int i) { return delta[i / 4 * 8 + pair + i % 2]; };
-    if (a.softcap > 0)
+    kava_wgmma_wait<1>();
+    kava_wgmma_done(s);
+    if (a.softcap > 0) {
+      kava_wgmma_wait<0>();
+      kava_wgmma_done(dp);
 #pragma unroll
-      for (int i = 0; i < 32; i++) capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], mean(i));
-    else
-#pragma unroll
-      for (int i = 0; i < 32; i++) dp[i / 4][i % 4] -= mean(i);
-#pragma unroll
-    for (int i = 0; i < 32; i++) {
-      s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - lse[i / 4 * 8 + pair + i % 2] * LOG2E);
-      dp[i / 4][i % 4] *= s[i / 4][i % 4];
+      for (int i = 0; i < 32; i++)
+        capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], delta[i / 4 * 8 + pair + i % 2]); /* a lane's columns */
     }
-    if (a.start || a.window || t0 == j0 || t0 + 64 > a.length)
 #pragma unroll
-      for (int i = 0; i < 32; i++) {
-        int column = i / 4 * 8 + pair + i % 2, t = t0 + column, key = i % 4 < 2 ? key0 : key1;
-        if (key <= t && key >= attention_from(a, a.start ? start[column] : 0, t)) continue;
-        s[i / 4][i % 4] = dp[i / 4][i % 4] = 0;
+    for (int i = 0; i < 32; i++)
+      s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - lse[i / 4 * 8 + pair + i % 2] * LOG2E);
+    if (a.start || a.window || t0 == j0) { /* queries that are not there have q = g = 0 */
+      uint32_t seen = 0;
+#pragma unroll 1
+      for (int c = 7; c >= 0; c--) {
+        int column = c * 8 + pair, t = t0 + column;
+        int first = max(start[column], t - back), next = max(start[column + 1], t + 1 - back);
+        seen = seen << 4 | (key1 <= t + 1 && key1 >= next) << 3 | (key1 <= t && key1 >= first) << 2 |
+               (key0 <= t + 1 && key0 >= next) << 1 | (key0 <= t && key0 >= first);
       }
-    hold<T>(p, s);
+#pragma unroll
+      for (int i = 0; i < 32; i++) s[i / 4][i % 4] = seen >> i & 1 ? s[i / 4][i % 4] : 0;
+    }
+    kava_wgmma_wait<0>();
+    kava_wgmma_done(dp);
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+      dp[i / 4][i % 4] = s[i / 4][i % 4] * (dp[i / 4][i % 4] - less * delta[i / 4 * 8 + pair + i % 2]);
+    uint32_t ds[4][4];
+    hold<T>(p, s), hold<T>(ds, dp);
     kava_wgmma_begin();
     weigh<T, D>(dv, p, g);
-    kava_wgmma_end();
-    uint32_t ds[4][4];
-    hold<T>(ds, dp);
-    kava_wgmma_begin();
     weigh<T, D>(dk, ds, q);
     kava_wgmma_end();
     landed(dv), landed(dk);
