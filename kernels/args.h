@@ -104,6 +104,21 @@ typedef struct kava_scaling {
   kava_dtype round;     /* f32, f16 or bf16 */
 } kava_scaling;
 
+/* A matrix [rows, columns] as codes of `type` and scales (kava_scaling: value = code scale). A scale serves `group`
+ * columns of `group_rows` rows, `across` groups lie beside each other, and group g begins at row g / across group_rows,
+ * column g % across group. It is (the largest magnitude in the group) / most, and a code is that of x (most / the
+ * largest). The nf4 codes of two neighbours share a byte: columns are even. x is `from`: f32 on the CPU, where values
+ * are finite; a GPU also takes bf16 and f16, and sets *bad where one is not. */
+typedef struct kava_encode_args {
+  kava_dtype type, from;
+  int64_t rows, columns, group, group_rows, across;
+  float most;
+  const void *x;
+  uint8_t *codes;
+  float *scales;
+  int32_t *bad;
+} kava_encode_args;
+
 /* x is [outer, rows, inner] and y [outer, count, inner]: y[o, j] = x[o, ids[j]], `from` turned into `dtype`. Either the
  * two are the same plain type, any of them; or outer is 1, `from` any float or quantised type (with its scaling, of
  * which x's first row is row `first`) and dtype f32, on a GPU f16 or bf16. An id that x has not: on the CPU the caller

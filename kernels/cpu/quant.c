@@ -267,13 +267,6 @@ void kava_ref_narrow(kava_dtype type, const float *src, void *dst, int64_t count
   }
 }
 
-/* Where bitsandbytes' quantiser passes from one nf4 code to the next: near the middles of the values, as rounded there.
- */
-static const float nf4_edges[15] = {
-    -0.8480964004993439f,  -0.6106329262256622f,   -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
-    -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f,   0.2035212516784668f,
-    0.2920137718319893f,   0.3893125355243683f,    0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f};
-
 /* Both encoders take MANY elements through the same few steps, for a compiler to vectorise. */
 enum { MANY = 64 };
 
@@ -285,12 +278,12 @@ static void encode_nf4(const float *x, float factor, uint8_t *codes, int64_t cou
     int32_t above[MANY] = {0};
     for (int64_t j = 0; j < n; j++) value[j] = x[i + j] * factor;
     for (int k = 0; k < 15; k++)
-      for (int j = 0; j < MANY; j++) above[j] += value[j] > nf4_edges[k];
+      for (int j = 0; j < MANY; j++) above[j] += value[j] > kava_nf4_edges[k];
     for (int64_t j = 0; j < n; j += 2) codes[(i + j) / 2] = (uint8_t)(above[j] << 4 | above[j + 1]);
   }
 }
 
-/* From 2^-6 on a mantissa of 3 bits; below, multiples of 2^-9, which are the units of f32 beside 2^14. 448 at most. */
+/* kava_f32_to_fp8 without branches */
 static void encode_fp8(const float *x, float factor, uint8_t *codes, int64_t count) {
   for (int64_t i = 0; i < count; i += MANY) {
     int64_t n = count - i < MANY ? count - i : MANY;
@@ -310,11 +303,39 @@ static void encode_fp8(const float *x, float factor, uint8_t *codes, int64_t cou
   }
 }
 
-void kava_ref_encode(kava_dtype type, const float *x, float factor, uint8_t *codes, int64_t count) {
-  if (type == KAVA_NF4) encode_nf4(x, factor, codes, count);
-  if (type == KAVA_FP8) encode_fp8(x, factor, codes, count);
-  for (int64_t i = 0; i < count && type == KAVA_INT8; i++) {
+static void encode_int8(const float *x, float factor, uint8_t *codes, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
     float r = rintf(x[i] * factor);
     codes[i] = (uint8_t)(int8_t)(r >= 127 ? 127 : r >= -127 ? (int)r : r < 0 ? -127 : 0);
+  }
+}
+
+static float largest(const float *x, int64_t count) {
+  float most = 0;
+  for (int64_t i = 0; i < count; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+  return most;
+}
+
+void kava_ref_encode(const kava_encode_args *a, int64_t begin, int64_t end) {
+  void (*encode)(const float *, float, uint8_t *, int64_t) = a->type == KAVA_NF4    ? encode_nf4
+                                                             : a->type == KAVA_INT8 ? encode_int8
+                                                                                    : encode_fp8;
+  int block = kava_dtype_block(a->type);
+  for (int64_t g = begin; g < end; g++) {
+    int64_t row = g / a->across * a->group_rows, column = g % a->across * a->group;
+    int64_t rows = a->rows - row < a->group_rows ? a->rows - row : a->group_rows;
+    int64_t columns = a->columns - column < a->group ? a->columns - column : a->group;
+    const float *x = (const float *)a->x + row * a->columns + column;
+    float most = 0;
+    for (int64_t r = 0; r < rows; r++) {
+      float here = largest(x + r * a->columns, columns);
+      most = here > most ? here : most;
+    }
+    float inverse = 1 / most; /* of nothing but zeros: infinite; 0 times that is NaN, whose nf4 code is 0 */
+    float factor = a->type == KAVA_NF4 ? inverse : a->most * inverse;
+    if (a->type != KAVA_NF4 && !isfinite(factor)) factor = 0; /* so small that nothing is lost */
+    for (int64_t r = 0; r < rows; r++)
+      encode(x + r * a->columns, factor, a->codes + ((row + r) * a->columns + column) / block, columns);
+    a->scales[g] = most / a->most;
   }
 }

@@ -28,6 +28,13 @@ static const float kava_fp4_values[16] = {
     0.0f,  0.00520833333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
     -0.0f, -0.00520833333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f};
 
+/* Where bitsandbytes' quantiser passes from one nf4 code to the next: near the middles of the values, as rounded there.
+ */
+static const float kava_nf4_edges[15] = {
+    -0.8480964004993439f,  -0.6106329262256622f,   -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
+    -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f,   0.2035212516784668f,
+    0.2920137718319893f,   0.3893125355243683f,    0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f};
+
 /* q4_k, q5_k: eight 6-bit scales and minima in 12 bytes. The first four of each are the low six bits of bytes 0-3 and
  * 4-7; the others have their low four bits in bytes 8-11 and their high two above those six. */
 static inline void kava_k_scales(const uint8_t *s, uint8_t scales[8], uint8_t mins[8]) {
@@ -51,11 +58,6 @@ static inline void kava_q3_k_scales(const uint8_t *s, int8_t scales[16]) {
 static inline int kava_iq4_xs_scale(const uint8_t *p, int j) {
   int low = p[4 + j / 2] >> 4 * (j & 1) & 15, high = (p[2] | p[3] << 8) >> 2 * j & 3;
   return (low | high << 4) - 32;
-}
-
-static inline float kava_fp8_to_f32(uint8_t x) { /* e4m3: no infinities, S.1111.111 is NaN, subnormals m 2^-9 */
-  if ((x & 127) == 127) return kava_float_of_bits(0x7fc00000u | (uint32_t)(x & 128) << 24);
-  return kava_f16_to_f32((uint16_t)((x & 128) << 8 | (x & 127) << 7)) * 256.0f;
 }
 
 static inline int64_t kava_scale_number(const kava_scaling *s, int64_t row, int64_t column) {

@@ -17,7 +17,70 @@ static bool same(const std::vector<float> &a, const std::vector<float> &b) {
   return true;
 }
 
+/* What a GPU makes is what the reference makes, to the bit: codes and scales, of values that hit halves, zeros and
+ * ends.
+ */
+static void encode(kava_dtype type, kava_dtype from, int64_t rows, int64_t columns, int64_t group, int64_t group_rows,
+                   float most) {
+  int64_t count = rows * columns;
+  array x(from, count);
+  x.random(3);
+  for (int64_t i = 0; i < count; i += 7) x.values[(size_t)i] = (double)((i / 7) % 19 - 9) / 8;
+  for (int64_t i = 0; i < columns; i++) x.values[(size_t)i] = 0; /* a row or groups of nothing */
+  for (int64_t i = columns; i < count && i < columns + 3; i++)
+    x.values[(size_t)i] = -1e-42 * (double)(from == KAVA_F32);
+  x.upload();
+  std::vector<float> plain(x.values.begin(), x.values.end());
+  kava_encode_args a = {};
+  a.type = type, a.from = KAVA_F32, a.group = group, a.group_rows = group_rows, a.most = most;
+  a.rows = type == KAVA_NF4 ? 1 : rows, a.columns = type == KAVA_NF4 ? count : columns;
+  a.across = (a.columns + group - 1) / group;
+  int64_t groups = (a.rows + group_rows - 1) / group_rows * a.across;
+  std::vector<uint8_t> codes((size_t)(count / kava_dtype_block(type)));
+  std::vector<float> scales((size_t)groups);
+  a.x = plain.data(), a.codes = codes.data(), a.scales = scales.data();
+  cpu->encode(&a, 0, groups);
+  list<uint8_t> c(std::vector<uint8_t>(codes.size(), 0xa5));
+  list<float> s(std::vector<float>(scales.size(), NAN));
+  list<int32_t> bad({0});
+  a.from = from, a.x = x.at(), a.codes = c.device, a.scales = s.device, a.bad = bad.device;
+  gpu->encode(&a, 0, groups);
+  std::string name = std::string("encode ") + kava_dtype_name(type) + " of " + kava_dtype_name(from) + " " +
+                     std::to_string(rows) + " x " + std::to_string(columns) + " by " + std::to_string(group_rows) +
+                     " x " + std::to_string(group);
+  expect(name, c.download() == codes && same(s.download(), scales) && bad.download()[0] == 0);
+  x.values[(size_t)(count - 1)] = INFINITY;
+  x.upload();
+  gpu->encode(&a, 0, groups);
+  expect(name + ", one infinite", bad.download()[0] == 1);
+}
+
+static void narrow(kava_dtype type) {
+  std::vector<float> values(32 * 50);
+  for (size_t i = 0; i < values.size(); i++)
+    values[i] = i < 32    ? 0.0f
+                : i < 64  ? (i % 2 ? -0.0f : 0.0f)
+                : i < 320 ? (float)((int)(i * 37 % 33) - 16) / 4 /* ties, both ends as far */
+                          : (float)uniform();
+  list<float> x(values);
+  std::vector<uint8_t> want((size_t)(50 * kava_dtype_block_bytes(type)));
+  cpu->narrow(type, values.data(), want.data(), (int64_t)values.size());
+  list<uint8_t> out(std::vector<uint8_t>(want.size(), 0xa5));
+  gpu->narrow(type, x.device, out.device, (int64_t)values.size());
+  expect(std::string("narrow to ") + kava_dtype_name(type), out.download() == want);
+}
+
 void check_quant() {
+  for (kava_dtype from : {KAVA_F32, KAVA_BF16, KAVA_F16}) {
+    encode(KAVA_NF4, from, 5, 160, 64, 1, 1);
+    encode(KAVA_NF4, from, 3, 50, 64, 1, 1);
+    encode(KAVA_INT8, from, 6, 2056, 2056, 1, 127);
+    encode(KAVA_INT8, from, 4, 13, 13, 1, 127);
+    encode(KAVA_FP8, from, 6, 2056, 2056, 1, 448);
+    encode(KAVA_FP8, from, 150, 272, 128, 128, 448);
+    encode(KAVA_FP8, from, 130, 131, 128, 128, 448);
+  }
+  for (kava_dtype type : {KAVA_Q4_0, KAVA_Q4_1, KAVA_Q8_0}) narrow(type);
   for (int t = 0; t < KAVA_DTYPES; t++) {
     kava_dtype type = (kava_dtype)t;
     if (!kava_dtype_is_quantised(type) && !kava_dtype_is_float(type)) continue;

@@ -77,11 +77,11 @@ static int l_awq_rows(lua_State *L) { /* [-0, +1|3, e] awq_rows(qweight) -> i32 
   return st == KAVA_OK ? 1 : kava_l_fail(L, st);
 }
 
-static int l_encode(lua_State *L) { /* [-0, +1, e] encode(t, "nf4"|"nf4-dq"|"int8"|"fp8") -> tensor of codes */
+static int l_encode(lua_State *L) { /* [-0, +1, e] encode(t, "nf4"|"nf4-dq"|"int8"|"fp8"|"fp8-rows") -> codes */
   kava_tensor *t = kava_l_check_tensor(L, 1), **y;
   const char *name = luaL_checkstring(L, 2);
   kava_encoding kind;
-  if (!kava_encoding_parse(name, &kind)) return luaL_argerror(L, 2, "nf4, nf4-dq, int8 or fp8 expected");
+  if (!kava_encoding_parse(name, &kind)) return luaL_argerror(L, 2, "nf4, nf4-dq, int8, fp8 or fp8-rows expected");
   y = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_encode(t, kind, y));
   return 1;

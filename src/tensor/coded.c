@@ -85,9 +85,12 @@ kava_status kava_coded_new(const kava_coded *p, kava_tensor **out) {
   if (p->dtype < KAVA_NF4 || p->dtype >= KAVA_DTYPES || !p->codes || !p->scales || !is_scale(p->round))
     return kava_fail(KAVA_MISUSE, "coded: codes and scales of a code type expected, rounded to f32, f16 or bf16");
   kava_tensor *parts[] = {p->scales, p->zeros, p->group_of, p->map, p->outer};
-  for (int i = 0; i < 5; i++) /* what they say is checked here; the whole moves later (kava_tensor_on) */
-    if (p->codes->device != KAVA_CPU || (parts[i] && parts[i]->device != KAVA_CPU))
-      return kava_fail(KAVA_MISUSE, "coded: parts on the cpu expected");
+  for (int i = 0; i < 5; i++)
+    if (parts[i] && parts[i]->device != p->codes->device)
+      return kava_fail(KAVA_MISUSE, "coded: parts on one device expected, got %s and %s",
+                       kava_device_name(p->codes->device), kava_device_name(parts[i]->device));
+  if (p->group_of && p->group_of->device != KAVA_CPU) /* what it says is checked here; the whole can move later */
+    return kava_fail(KAVA_MISUSE, "coded: group_of is read here; parts on the cpu expected");
   if (!(s = kava_calloc(1, sizeof *s))) return KAVA_MEMORY;
   s->refs = 1;
   KAVA_TRY(fill(p, &s->scaling));

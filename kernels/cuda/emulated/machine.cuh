@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include "kernels/cpu/half.h"
 #include <tuple>
 
 cudaStream_t kava_cuda_stream(void);
@@ -32,6 +33,10 @@ void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, 
 }
 
 static inline float kava_exp2(float x) { return exp2f(x); }
+
+static inline uint32_t kava_fp8_pair(float x, float y) {
+  return kava_f32_to_fp8(x) | (uint32_t)kava_f32_to_fp8(y) << 8;
+}
 
 static inline void kava_copy_async16(void *shared, const void *global, bool valid) {
   kava_emulated::copy_async(shared, global, 16, valid);

@@ -39,6 +39,28 @@ static __device__ __forceinline__ float kava_exp2(float x) {
   return y;
 }
 
+/* Two numbers as e4m3, x in the low byte: to nearest, at most 448. */
+static __device__ __forceinline__ uint32_t kava_fp8_pair(float x, float y) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned short both;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(y), "f"(x));
+  return both;
+#else
+  uint32_t both = 0;
+  for (int i = 0; i < 2; i++) { /* as kava_f32_to_fp8 (kernels/cpu/half.h) */
+    uint32_t bits = __float_as_uint(i ? y : x), size = bits & 0x7fffffffu, code;
+    if (size < 0x3c800000u)
+      code = __float_as_uint(__fadd_rn(__uint_as_float(size), 0x1p14f)) - 0x46800000u;
+    else if (size >= 0x43e00000u)
+      code = size > 0x7f800000u ? 0x7f : 0x7e;
+    else
+      code = (size + 0x7ffffu + (size >> 20 & 1)) >> 20, code -= 120u << 3;
+    both |= (code | (bits >> 24 & 128)) << 8 * i;
+  }
+  return both;
+#endif
+}
+
 /* 16 bytes of global to shared memory, behind the thread's back; zeros, and nothing read, when not valid. */
 static __device__ __forceinline__ void kava_copy_async16(void *shared, const void *global, bool valid) {
   uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
