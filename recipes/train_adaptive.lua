@@ -63,7 +63,8 @@ local function load_models(c, places, device)
   local started = kava.clock()
   local path = locate("teacher.path", c.teacher.path, places.models)
   local quantize = c.teacher.quantize ~= "none" and c.teacher.quantize or nil
-  local teacher = try(kava.model.load(path, { quantize = quantize, device = device }))
+  local parts = c.teacher.quantize_parts ~= "auto" and c.teacher.quantize_parts or nil
+  local teacher = try(kava.model.load(path, { quantize = quantize, quantize_parts = parts, device = device }))
   local student, origin
   if c.student.path then
     if c.student.layers then cli.fail("student.path and student.layers: one of them expected, both given", cli.exit.usage) end
@@ -198,8 +199,8 @@ local function remember(c, places, models, data, objective, facts, precision)
   local where = c.teacher.cache
   if where == "none" then return end
   if not objective:needs().teacher then cli.fail("teacher.cache: this loss needs no teacher; teacher.cache=none", cli.exit.usage) end
-  local identity = { fingerprint(try(kava.fs.realpath(models.path))), c.teacher.quantize, precision, fingerprint(data.train:stats().cache),
-    models.align and fingerprint(models.student_path) or "" }
+  local identity = { fingerprint(try(kava.fs.realpath(models.path))), c.teacher.quantize, c.teacher.quantize_parts, precision,
+    fingerprint(data.train:stats().cache), models.align and fingerprint(models.student_path) or "" }
   local folder = where ~= "memory" and (where == "disk" and places.cache or where) or nil
   local cache = try(kava.teacher_cache.open(objective, { folder = folder, dtype = c.teacher.cache_dtype,
     identity = table.concat(identity, "\n"), warn = function(message) stage("", "warning: " .. message) end }))

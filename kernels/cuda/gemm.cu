@@ -22,7 +22,7 @@
 namespace {
 /* All that a plan depends on; compared as bytes. */
 struct key {
-  int32_t in, out, trans_a, trans_b, bias, adds, align_a, align_b, align_c, unused;
+  int32_t in, out, trans_a, trans_b, bias, adds, align_a, align_b, align_c, scales;
   int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
   bool operator<(const key &other) const { return memcmp(this, &other, sizeof *this) < 0; }
 };
@@ -31,6 +31,7 @@ struct plan {
   cublasLtMatrixLayout_t a, b, c;
   cublasLtMatmulAlgo_t algorithm;
   float microseconds; /* as measured; 0: it was not */
+  bool none;          /* the library has nothing for it */
 };
 
 cublasLtHandle_t handle;
@@ -58,6 +59,7 @@ cudaDataType_t type_of(kava_dtype dtype) {
   case KAVA_BF16: return CUDA_R_16BF;
   case KAVA_F16: return CUDA_R_16F;
   case KAVA_F64: return CUDA_R_64F;
+  case KAVA_FP8: return CUDA_R_8F_E4M3;
   default: return CUDA_R_32F;
   }
 }
@@ -71,7 +73,7 @@ key key_of(const kava_product *p) {
   memset(&k, 0, sizeof k);
   k.in = p->in, k.out = p->out;
   k.trans_a = p->trans_a, k.trans_b = p->trans_b;
-  k.bias = p->bias != NULL, k.adds = p->beta != 0;
+  k.bias = p->bias != NULL, k.adds = p->beta != 0, k.scales = p->scale_a != NULL;
   k.align_a = alignment(p->a), k.align_b = alignment(p->b), k.align_c = alignment(p->c);
   k.m = p->m, k.n = p->n, k.k = p->k;
   k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
@@ -93,6 +95,18 @@ bool layout(cublasLtMatrixLayout_t *out, kava_dtype type, int64_t rows, int64_t 
                                                sizeof stride),
               "a matrix layout");
 }
+/* fp8: tensor cores of Hopper keep some 14 bits of a sum; without "fast accumulation" it is taken over into f32 every
+ * few steps. What that loses beside the codes' own 2^-4 is little, and the teacher it is for gets no gradient. */
+bool describe_fp8(const key &k, plan *out) {
+  int8_t fast = 1;
+  int32_t outer = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  auto set = [&](cublasLtMatmulDescAttributes_t what, const void *value, size_t size) {
+    return cublasLtMatmulDescSetAttribute(out->product, what, value, size) == CUBLAS_STATUS_SUCCESS;
+  };
+  return set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast) &&
+         (!k.scales || (set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &outer, sizeof outer) &&
+                        set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &outer, sizeof outer)));
+}
 bool describe(const key &k, plan *out) {
   kava_dtype in = (kava_dtype)k.in, to = (kava_dtype)k.out;
   cublasOperation_t first = k.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N, second = k.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -113,17 +127,26 @@ bool describe(const key &k, plan *out) {
          done(cublasLtMatmulDescSetAttribute(out->product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias),
               "a product's epilogue");
   }
+  if (in == KAVA_FP8) ok = ok && describe_fp8(k, out);
   return ok && layout(&out->a, in, k.trans_a ? k.k : k.m, k.trans_a ? k.m : k.k, k.lda, k, k.stride_a) &&
          layout(&out->b, in, k.trans_b ? k.n : k.k, k.trans_b ? k.k : k.n, k.ldb, k, k.stride_b) &&
          layout(&out->c, to, k.m, k.n, k.ldc, k, k.stride_c);
+}
+
+/* What a description does not know of its product. */
+void point(const kava_product *p, const plan &with) {
+  if (p->bias)
+    cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias);
+  if (!p->scale_a) return;
+  cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->scale_b, sizeof p->scale_b);
+  cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->scale_a, sizeof p->scale_a);
 }
 
 cublasStatus_t multiply(const kava_product *p, const plan &with, const cublasLtMatmulAlgo_t *algorithm, void *c) {
   float alpha = (float)p->alpha, beta = (float)p->beta;
   const void *scales[2] = {&alpha, &beta};
   if (p->in == KAVA_F64) scales[0] = &p->alpha, scales[1] = &p->beta;
-  if (p->bias)
-    cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias);
+  point(p, with);
   return cublasLtMatmul(handle, with.product, scales[0], p->b, with.b, p->a, with.a, scales[1], c, with.c, c, with.c,
                         algorithm, workspace[kava_cuda_lane()], WORKSPACE, kava_cuda_stream());
 }
@@ -207,13 +230,14 @@ bool choose(const kava_product *p, const key &k, plan *out) {
   return true;
 }
 
-const plan *plan_for(const kava_product *p) {
+plan *plan_for(const kava_product *p) {
   if (!ready()) return NULL;
   key k = key_of(p);
   auto there = plans.find(k);
   if (there != plans.end()) return &there->second;
   plan made = {};
-  if (!describe(k, &made)) return NULL;
+  if (!describe(k, &made)) return plans[k].none = true, &plans[k];
+  point(p, made);
   auto read = known.find(k);
   cublasLtMatmulHeuristicResult_t result;
   if (read != known.end() &&
@@ -222,8 +246,8 @@ const plan *plan_for(const kava_product *p) {
       result.workspaceSize <= WORKSPACE) {
     made.algorithm = read->second.algorithm;
     made.microseconds = read->second.microseconds;
-  } else if (!choose(p, k, &made)) {
-    return NULL;
+  } else {
+    made.none = !choose(p, k, &made);
   }
   return &(plans[k] = made);
 }
@@ -253,17 +277,23 @@ static kava_status nothing(const kava_product *p) {
 kava_status kava_cuda_product(const kava_product *p) {
   if (p->m == 0 || p->n == 0 || p->batch == 0) return KAVA_OK;
   if (p->k == 0) return nothing(p);
-  const plan *with = plan_for(p);
-  if (!with) return kava_cuda_unsupported("a product", p->in);
+  plan *with = plan_for(p);
+  bool fp8 = p->in == KAVA_FP8;
+  if (!with || with->none) return fp8 ? KAVA_UNSUPPORTED : kava_cuda_unsupported("a product", p->in);
   kava_timed timed("a product");
-  done(multiply(p, *with, &with->algorithm, p->c), "a product");
+  cublasStatus_t status = multiply(p, *with, &with->algorithm, p->c);
+  if (fp8 && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)) {
+    with->none = true;
+    return KAVA_UNSUPPORTED;
+  }
+  done(status, "a product");
   return KAVA_OK;
 }
 
 extern "C" void kava_cuda_gemm(const kava_gemm_args *a) {
-  kava_product p = {a->dtype,    a->dtype,    a->trans_a,  a->trans_b, a->m,    a->n,   a->k,
-                    a->a,        a->b,        a->c,        a->lda,     a->ldb,  a->ldc, a->batch,
-                    a->stride_a, a->stride_b, a->stride_c, a->alpha,   a->beta, NULL};
+  kava_product p = {a->dtype,    a->dtype, a->trans_a, a->trans_b, a->m,   a->n,     a->k,        a->a,
+                    a->b,        a->c,     a->lda,     a->ldb,     a->ldc, a->batch, a->stride_a, a->stride_b,
+                    a->stride_c, a->alpha, a->beta,    NULL,       NULL,   NULL};
   kava_cuda_product(&p);
 }
 
@@ -274,11 +304,11 @@ static std::string heading() {
   cudaDeviceProp prop;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess || cudaGetDeviceProperties(&prop, device) != cudaSuccess) return "";
-  return std::string("kava plans 1, cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ", " + prop.name + "\n";
+  return std::string("kava plans 2, cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ", " + prop.name + "\n";
 }
 static int32_t *small_of(key *k) { return &k->in; }
 static int64_t *large_of(key *k) { return &k->m; }
-#define SMALL 9
+#define SMALL 10
 #define LARGE 10
 
 extern "C" kava_status kava_cuda_plans_load(const char *path) {

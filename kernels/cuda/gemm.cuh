@@ -4,7 +4,8 @@
 #include "kernels/cuda/cuda.cuh"
 
 /* C = alpha op(A) op(B) + beta C + bias, row-major; shapes and strides as kava_gemm_args has them. Sums are f32 (f64
- * for f64), never TF32. `in`: of A and B, `out`: of C and bias: the same type, or f32 beside bf16 and f16. */
+ * for f64), never TF32. `in`: of A and B, `out`: of C and bias: the same type, or f32 beside bf16 and f16, or bf16 and
+ * f16 beside fp8. */
 typedef struct kava_product {
   kava_dtype in, out;
   bool trans_a, trans_b;
@@ -15,9 +16,12 @@ typedef struct kava_product {
   int64_t batch, stride_a, stride_b, stride_c;
   double alpha, beta;
   const void *bias; /* [n], added to every row; NULL: none. Not with f64 */
+  /* of fp8 codes: [m] and [n], what A's rows and op(B)'s columns stand multiplied with; both or neither */
+  const float *scale_a, *scale_b;
 } kava_product;
 
-/* KAVA_UNSUPPORTED where cuBLASLt has no code for it. Failures of the launch are kept (kava_cuda_failed). */
+/* KAVA_UNSUPPORTED where cuBLASLt has no code for it; of fp8 no failure is kept then: the caller has another way.
+ * Failures of the launch are kept (kava_cuda_failed). */
 kava_status kava_cuda_product(const kava_product *product);
 
 /* Which of cuBLASLt's kernels does a product best is measured when it first runs (never while a step is recorded: then

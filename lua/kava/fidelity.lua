@@ -5,8 +5,11 @@ local kava = require "kava"
 
 local fidelity = {}
 
+local function wide(t) return t.dtype == "f64" and t or t:to { dtype = "f32" } end
+
 -- What is summed over batches for one part of one layer.
 local function add(sums, a, b, mask, count)
+  a, b = wide(a), wide(b)
   local difference = a - b
   local function total(t) return (t * mask):sum():item() end
   local product, aa, bb = (a * b):sum(4), (a * a):sum(4), (b * b):sum(4)
@@ -38,7 +41,7 @@ function fidelity.compare(m, reference, batches)
       local shape = ours:keys(1).shape
       local mask = batch.attention_mask and batch.attention_mask:to { dtype = "f32" } or kava.ones { shape[1], shape[3] }
       local count = math.tointeger(mask:sum():item()) or mask:sum():item()
-      mask = mask:reshape(shape[1], 1, shape[3])
+      mask = mask:to({ device = ours:keys(1).device }):reshape(shape[1], 1, shape[3])
       tokens = tokens + count
       for i, layer in ipairs(sums) do
         for _, part in ipairs(parts) do

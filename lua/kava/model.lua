@@ -46,7 +46,7 @@ end
 -- A weight where the model computes.
 local function place(t, device) return device and t:to { device = device } or t end
 
-local load_keys = { device = true, dtype = true, quantize = true }
+local load_keys = { device = true, dtype = true, quantize = true, quantize_parts = true }
 
 local dtypes = { f64 = true, f32 = true, f16 = true, bf16 = true }
 
@@ -67,16 +67,29 @@ local function from_gguf(family, t, key, entry, layer)
   return t
 end
 
--- A layer's matrix in codes; the others are converted. What was read of the file is let go: beside the codes there is one weight.
-local function hold(path, name, t, opts, entry, layer)
+local encodings = { nf4 = true, ["nf4-dq"] = true, int8 = true, fp8 = true, ["fp8-rows"] = true }
+local mlp = { gate = true, up = true, gate_up = true, down = true }
+
+-- The encoding of a layer's matrices, and which get it. On a GPU fp8 means a scale a row, which is what is multiplied without being
+-- widened, and the MLP alone: it is most of the work, and K, which is taught, comes from the others.
+local function coding(opts)
+  local encoding, on_gpu = opts.quantize, opts.device and opts.device ~= "cpu"
+  local fast = encoding == "fp8" and on_gpu or encoding == "fp8-rows"
+  return fast and "fp8-rows" or encoding, opts.quantize_parts or (fast and "mlp" or "all")
+end
+
+-- A layer's matrix in codes, made where the model computes; the others are converted. What was read of the file is let go: beside the
+-- codes there is one weight.
+local function hold(path, name, key, t, opts, entry, layer)
   local held
+  local encoding, parts = coding(opts)
   if t.dtype:find "^[iub]%d" or t.dtype == "bool" then
     error(("%s: tensor %s is %s; a float or quantised type expected"):format(path, name, t.dtype), 0)
   end
-  if opts.quantize and layer and #t.shape == 2 then
-    local ok
-    if families.is_turned(entry, t) then t = t:permute(2, 1) end
-    ok, held = pcall(kava.quant.encode, t, opts.quantize)
+  if encoding and layer and #t.shape == 2 and (parts == "all" or mlp[key]) then
+    local ok, there = nil, place(t, opts.device)
+    if families.is_turned(entry, t) then there = there:permute(2, 1) end
+    ok, held = pcall(kava.quant.encode, there, encoding)
     if not ok then error(("%s: tensor %s: %s"):format(path, name, held), 0) end
   else
     held = convert(t, opts.dtype)
@@ -100,7 +113,7 @@ local function load(path, opts)
       error(("%s: tensor %s is missing"):format(path, name), 0)
     end
     if source.gguf then t = from_gguf(family, t, key, entry, layer) end
-    into[key] = place(hold(path, name, t, opts, entry, layer), opts.device)
+    into[key] = place(hold(path, name, key, t, opts, entry, layer), opts.device)
   end)
   for _, name in ipairs(source.names()) do
     if not used[name] and not name:find "inv_freq$" and not name:find "^rope_f" then
@@ -112,11 +125,9 @@ local function load(path, opts)
   return self
 end
 
-local encodings = { nf4 = true, ["nf4-dq"] = true, int8 = true, fp8 = true }
-
 -- path: a Hugging Face directory or a GGUF file. opts.dtype: "f32" | "bf16" | "f16" | "f64"; nil keeps what is stored,
--- quantised weights included. opts.quantize: the layers' matrices of a float model in codes ("nf4" | "nf4-dq" | "int8" | "fp8"),
--- made one by one. -> model, or nil, message, code
+-- quantised weights included. opts.quantize: the layers' matrices of a float model in codes ("nf4" | "nf4-dq" | "int8" | "fp8" |
+-- "fp8-rows"), made one by one; opts.quantize_parts: "all" of them or "mlp". -> model, or nil, message, code
 function model.load(path, opts)
   opts = opts or {}
   if type(path) ~= "string" then error(("model.load: a path expected, got %s"):format(type(path)), 2) end
@@ -126,7 +137,10 @@ function model.load(path, opts)
     if not there then return nil, why, code end
   end
   if opts.quantize and not encodings[opts.quantize] then
-    error(("model.load: quantize: nf4, nf4-dq, int8 or fp8 expected, got %s"):format(tostring(opts.quantize)), 2)
+    error(("model.load: quantize: nf4, nf4-dq, int8, fp8 or fp8-rows expected, got %s"):format(tostring(opts.quantize)), 2)
+  end
+  if opts.quantize_parts ~= nil and opts.quantize_parts ~= "all" and opts.quantize_parts ~= "mlp" then
+    error(("model.load: quantize_parts: all or mlp expected, got %s"):format(tostring(opts.quantize_parts)), 2)
   end
   local ok, result = pcall(load, path, opts)
   if ok then return result end

@@ -88,7 +88,7 @@ describe("encode", function()
       local x = kava.randn(shape)
       local size = (x * x):mean():item() ^ 0.5
       -- relative RMS of N(0, 1), as measured elsewhere: nf4 9.2 %, int8 a row 0.8 %, fp8 2.6 %
-      for method, want in pairs { nf4 = 0.092, ["nf4-dq"] = 0.092, int8 = 0.0075, fp8 = 0.0265 } do
+      for method, want in pairs { nf4 = 0.092, ["nf4-dq"] = 0.092, int8 = 0.0075, fp8 = 0.0265, ["fp8-rows"] = 0.0265 } do
         local error = encode(x, method):to { dtype = "f32" } - x
         local rms = (error * error):mean():item() ^ 0.5 / size
         assert.is_true(math.abs(rms / want - 1) < 0.12, ("%s: %g"):format(method, rms))
@@ -103,14 +103,14 @@ describe("encode", function()
     for i = 1, 64 do whole[i] = i * 4 - 129 - (i == 64 and 0 or 0) end
     whole[64], whole[1] = 127, -127
     assert.same({ whole }, encode(kava.tensor { whole }, "int8"):to({ dtype = "f32" }):totable())
-    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8" } do
+    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8", "fp8-rows" } do
       assert.equal(0, encode(kava.zeros { 3, 70 }, method):to({ dtype = "f32" }):abs():max():item())
     end
   end)
 
   it("makes nothing of what is next to nothing", function()
     local x = kava.tensor { { 0, 1e-40, -1e-42, 0 }, { 2.0 ^ -120, 0, 0, 0 } }
-    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8" } do
+    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8", "fp8-rows" } do
       local y = encode(x, method):to { dtype = "f32" }
       assert.is_true((y - x):abs():max():item() <= 2.0 ^ -120, method) -- and is not NaN
     end
@@ -123,7 +123,7 @@ describe("encode", function()
 
   it("gives the same codes on any number of threads", function()
     local x, threads = kava.randn { 300, 512 }, kava.threads()
-    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8" } do
+    for _, method in ipairs { "nf4", "nf4-dq", "int8", "fp8", "fp8-rows" } do
       local many = encode(x, method)
       kava.threads(1)
       local one = encode(x, method)
@@ -137,6 +137,6 @@ describe("encode", function()
     assert.error_matches(function() encode(kava.ones { 4 }, "int8") end, "a float matrix expected")
     assert.error_matches(function() encode(kava.zeros({ 2, 2 }, { dtype = "i64" }), "fp8") end, "a float matrix expected")
     assert.error_matches(function() encode(kava.full({ 2, 2 }, math.huge), "fp8") end, "is inf")
-    assert.error_matches(function() encode(kava.ones { 2, 2 }, "int4") end, "nf4, nf4%-dq, int8 or fp8 expected")
+    assert.error_matches(function() encode(kava.ones { 2, 2 }, "int4") end, "nf4, nf4%-dq, int8, fp8 or fp8%-rows expected")
   end)
 end)

@@ -40,6 +40,7 @@ l_parts(lua_State *L) { /* [-0, +1, e] parts(t) -> {codes=, scales=, zeros=, gro
     lua_pushnil(L);
     return 1;
   }
+  if (t->device != KAVA_CPU) return luaL_argerror(L, 1, "a tensor on the cpu expected (to{device = \"cpu\"})");
   size_t bytes;
   lua_createtable(L, 0, 8);
   kava_tensor **box = kava_l_new_tensor_box(L);

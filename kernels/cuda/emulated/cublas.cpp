@@ -12,6 +12,8 @@ struct kava_emulated_product {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void *bias = nullptr;
+  int32_t mode_a = 0, mode_b = 0;
+  const float *scale_a = nullptr, *scale_b = nullptr;
 };
 struct kava_emulated_layout {
   cudaDataType_t type;
@@ -22,12 +24,15 @@ struct kava_emulated_preference {
 };
 
 namespace {
-int64_t size_of(cudaDataType_t type) { return type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : 2; }
+int64_t size_of(cudaDataType_t type) {
+  return type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : type == CUDA_R_8F_E4M3 ? 1 : 2;
+}
 double get(cudaDataType_t type, const void *p, int64_t i) {
   switch (type) {
   case CUDA_R_64F: return static_cast<const double *>(p)[i];
   case CUDA_R_32F: return (double)static_cast<const float *>(p)[i];
   case CUDA_R_16F: return (double)__half2float(static_cast<const __half *>(p)[i]);
+  case CUDA_R_8F_E4M3: return (double)kava_fp8_to_f32(static_cast<const uint8_t *>(p)[i]);
   default: return (double)__bfloat162float(static_cast<const __nv_bfloat16 *>(p)[i]);
   }
 }
@@ -37,7 +42,20 @@ void put(cudaDataType_t type, void *p, int64_t i, double value) {
   case CUDA_R_32F: static_cast<float *>(p)[i] = (float)value; break;
   case CUDA_R_16F: static_cast<__half *>(p)[i] = __float2half_rn((float)value); break;
   case CUDA_R_16BF: static_cast<__nv_bfloat16 *>(p)[i] = __float2bfloat16_rn((float)value); break;
+  case CUDA_R_8F_E4M3: kava_emulated::die("products are not written in fp8");
   }
+}
+/* fp8: both sides e4m3 and along k (A transposed, B not), m and k multiples of 16, the result bf16, f16 or f32; scales
+ * by rows and columns on both sides, with their vectors, or on none. */
+bool sound_fp8(const kava_emulated_product *p, const kava_emulated_layout *a, const kava_emulated_layout *b,
+               const kava_emulated_layout *c) {
+  const char *gpu = getenv("KAVA_EMULATED_FP8");
+  bool outer = p->mode_a == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  if (gpu && (strcmp(gpu, "none") == 0 || (strcmp(gpu, "plain") == 0 && outer))) return false;
+  if (p->mode_a != p->mode_b || outer != (p->scale_a != nullptr) || outer != (p->scale_b != nullptr)) return false;
+  for (const kava_emulated_layout *l : {a, b})
+    if (l->rows % 16 || l->ld % 16) return false;
+  return p->a == CUBLAS_OP_T && p->b == CUBLAS_OP_N && a->cols % 16 == 0 && b->type == a->type && c->type != a->type;
 }
 /* Whether shapes and types go together as the library wants them. */
 bool sound(const kava_emulated_product *p, const kava_emulated_layout *a, const kava_emulated_layout *b,
@@ -48,7 +66,10 @@ bool sound(const kava_emulated_product *p, const kava_emulated_layout *a, const 
   for (const kava_emulated_layout *l : {a, b, c})
     if (l->ld < l->rows || l->rows < 1 || l->cols < 1 || l->batch != a->batch || (l->type == CUDA_R_64F) != doubles)
       return false;
-  if (a->type != b->type || (c->type != a->type && c->type != CUDA_R_32F)) return false;
+  if (a->type == CUDA_R_8F_E4M3) {
+    if (!sound_fp8(p, a, b, c)) return false;
+  } else if (a->type != b->type || (c->type != a->type && c->type != CUDA_R_32F))
+    return false;
   if ((p->scale == CUDA_R_64F) != doubles) return false;
   if (p->epilogue == CUBLASLT_EPILOGUE_BIAS && (doubles || p->bias_type != c->type)) return false;
   return k == k2 && c->rows == m && c->cols == n;
@@ -82,13 +103,20 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasCompute
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t what,
                                               const void *value, size_t size) {
-  if (size != (what == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? 8u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
+  bool pointer = what == CUBLASLT_MATMUL_DESC_BIAS_POINTER || what == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER ||
+                 what == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER;
+  if (size != (pointer ? 8u : what == CUBLASLT_MATMUL_DESC_FAST_ACCUM ? 1u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
   switch (what) {
   case CUBLASLT_MATMUL_DESC_TRANSA: product->a = read<cublasOperation_t>(value); break;
   case CUBLASLT_MATMUL_DESC_TRANSB: product->b = read<cublasOperation_t>(value); break;
   case CUBLASLT_MATMUL_DESC_EPILOGUE: product->epilogue = read<cublasLtEpilogue_t>(value); break;
   case CUBLASLT_MATMUL_DESC_BIAS_POINTER: product->bias = read<const void *>(value); break;
   case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: product->bias_type = read<cudaDataType_t>(value); break;
+  case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: product->scale_a = read<const float *>(value); break;
+  case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: product->scale_b = read<const float *>(value); break;
+  case CUBLASLT_MATMUL_DESC_FAST_ACCUM: break; /* sums are double */
+  case CUBLASLT_MATMUL_DESC_A_SCALE_MODE: product->mode_a = read<int32_t>(value); break;
+  case CUBLASLT_MATMUL_DESC_B_SCALE_MODE: product->mode_b = read<int32_t>(value); break;
   }
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -161,6 +189,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
     if (!kava_emulated::on_device(l == a_layout ? a : l == b_layout ? b : d, bytes))
       kava_emulated::die("a product is given the host's memory");
   }
+  if ((product->scale_a && !kava_emulated::on_device(product->scale_a, (size_t)c_layout->rows * 4)) ||
+      (product->scale_b && !kava_emulated::on_device(product->scale_b, (size_t)c_layout->cols * 4)))
+    kava_emulated::die("a product is given scales in the host's memory");
   kava_emulated_product p = *product; /* what is set afterwards is the next product's */
   kava_emulated_layout la = *a_layout, lb = *b_layout, lc = *c_layout;
   bool doubles = p.compute == CUBLAS_COMPUTE_64F;
@@ -178,6 +209,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
           for (int64_t k = 0; k < depth; k++) sum += x[k] * y[k];
           int64_t at = batch * lc.stride + j * lc.ld + i;
           sum *= by;
+          if (p.scale_a) sum *= (double)p.scale_a[i] * (double)p.scale_b[j];
           if (keep != 0) sum += keep * get(lc.type, c, at);
           if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += get(p.bias_type, p.bias, i);
           put(lc.type, d, at, sum);

@@ -182,9 +182,10 @@ function quant.unpack(words, bits, count, add, awq) end
 function quant.awq_rows(qweight) end
 
 --- A float matrix as codes: nf4 and nf4-dq as bitsandbytes makes them (scales of 64 elements; dq: scales in 8 bits), int8 with a
---- scale a row, fp8 (e4m3) with a scale for 128 x 128. Raises for values that are not finite.
+--- scale a row, fp8 (e4m3) with a scale for 128 x 128, fp8-rows with a scale a row. On the device where t is; the same codes on each.
+--- Raises for values that are not finite.
 ---@param t kava.Tensor
----@param method "nf4"|"nf4-dq"|"int8"|"fp8"
+---@param method "nf4"|"nf4-dq"|"int8"|"fp8"|"fp8-rows"
 ---@return kava.Tensor
 function quant.encode(t, method) end
 

@@ -131,7 +131,9 @@ local model = {}
 ---@param path string
 ---dtype: what to hold floats in (nil: as stored; quantised weights are then dequantised). quantize: the layers' matrices of a float
 ---model in codes, made one by one: the memory it takes is that of the codes and one weight (kava.quant.encode says how they round).
----@param opts? {device?: "cpu"|"cuda", dtype?: "f32"|"f16"|"bf16"|"f64", quantize?: "nf4"|"nf4-dq"|"int8"|"fp8"}
+---quantize_parts: "all" of a layer's matrices or its "mlp"; nil: all, but with fp8 on a GPU, and with fp8-rows, the MLP.
+---fp8 on a GPU is fp8-rows: such weights are multiplied as codes, activations in bf16 or f16 being quantised a row at a time.
+---@param opts? {device?: "cpu"|"cuda", dtype?: "f32"|"f16"|"bf16"|"f64", quantize?: "nf4"|"nf4-dq"|"int8"|"fp8"|"fp8-rows", quantize_parts?: "all"|"mlp"}
 ---@return kava.Model|nil, string?, string?
 function model.load(path, opts) end
 

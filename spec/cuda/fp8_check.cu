@@ -1,0 +1,86 @@
+/* spec/cuda/fp8_check.cu: fp8.cu against sums in f64 of the same codes, which are found here once more, and its ways
+ * round what a GPU or its library lacks. */
+#include "check.h"
+#include "kernels/cuda/fp8.cuh"
+#include <cmath>
+
+/* The values that codes with a scale a row stand for. */
+static std::vector<double> quantised(const std::vector<double> &x, int64_t width, std::vector<uint8_t> *codes,
+                                     std::vector<float> *scales) {
+  std::vector<double> out(x.size());
+  for (size_t r = 0; r < x.size() / (size_t)width; r++) {
+    float most = 0;
+    for (size_t i = 0; i < (size_t)width; i++) most = std::max(most, fabsf((float)x[r * (size_t)width + i]));
+    float factor = 448.0f * (1 / most);
+    if (!(factor <= 3.0e38f)) factor = 0;
+    scales->push_back(most / 448);
+    for (size_t i = r * (size_t)width; i < (r + 1) * (size_t)width; i++) {
+      codes->push_back(kava_f32_to_fp8((float)x[i] * factor));
+      out[i] = (double)kava_fp8_to_f32(codes->back()) * (double)scales->back();
+    }
+  }
+  return out;
+}
+
+static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, int64_t out, int64_t first,
+                   bool with_bias, bool expected) {
+  setenv("KAVA_EMULATED_FP8", way, 1);
+  array x(dtype, rows * in), w(KAVA_F32, (first + out) * in), bias(dtype, out), y(dtype, rows * out);
+  x.random(3);
+  for (int64_t i = 0; i < in; i++) x.values[(size_t)i] = 0; /* a row of nothing */
+  x.upload();
+  w.random(0.1);
+  bias.random();
+  y.fill(NAN);
+  std::vector<uint8_t> x_codes, w_codes;
+  std::vector<float> x_scales, w_scales;
+  std::vector<double> w_is = quantised(w.values, in, &w_codes, &w_scales),
+                      x_is = quantised(x.values, in, &x_codes, &x_scales);
+  list<uint8_t> codes(w_codes);
+  list<float> scales(w_scales);
+  kava_scaling s = {};
+  s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32, s.scales = scales.device;
+  kava_linear_args a = {dtype, rows, in, out, codes.device + first * in, KAVA_FP8, &s, first, KAVA_F32};
+  std::string name = std::string("fp8 ") + (*way ? way : "scaled") + " " + kava_dtype_name(dtype) + " " +
+                     std::to_string(rows) + " x " + std::to_string(in) + " to " + std::to_string(out) +
+                     (first ? " of more" : "");
+  kava_status st = kava_cuda_linear_fp8(&a, x.at(), with_bias ? bias.at() : NULL, y.at());
+  expect(name + (expected ? " is multiplied in fp8" : " is not"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
+  if (st == KAVA_UNSUPPORTED) { /* all the same there is a result: of W's values, rounded to x's type */
+    array rounded(dtype, (first + out) * in);
+    rounded.set(w_is);
+    w_is = rounded.values, x_is = x.values;
+    expect(name + ", widened", gpu->linear_forward(&a, x.at(), with_bias ? bias.at() : NULL, y.at()) == KAVA_OK);
+  }
+  std::vector<double> want((size_t)(rows * out));
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < out; j++) {
+      double sum = 0;
+      for (int64_t k = 0; k < in; k++) sum += x_is[(size_t)(i * in + k)] * w_is[(size_t)((first + j) * in + k)];
+      want[(size_t)(i * out + j)] = sum + (with_bias ? bias.values[(size_t)j] : 0);
+    }
+  /* y rounded at most twice; a GPU keeps 14 bits of a sum at each step of 32 products */
+  compare(name, y, want, 3 * unit(dtype) + 0x1p-16 * (double)in);
+}
+
+void check_fp8() {
+  const kava_cuda_facts *facts = kava_cuda_device();
+  bool has = facts->major > 8 || (facts->major == 8 && facts->minor == 9), plain = has, none = has;
+#ifdef KAVA_EMULATED_CUDA_RUNTIME_H /* on which the environment makes no impression */
+  none = false;
+#endif
+  linear("", KAVA_BF16, 5, 64, 48, 0, true, has);
+  linear("", KAVA_BF16, 33, 4112, 16, 0, false, has);
+  linear("", KAVA_F16, 7, 48, 32, 0, true, has && facts->major == 9);
+  linear("", KAVA_BF16, 6, 64, 32, 4, true, has);
+  linear("", KAVA_BF16, 6, 64, 32, 3, true, false); /* scales not at a multiple of 16 bytes */
+  linear("", KAVA_BF16, 6, 72, 32, 0, true, false);
+  linear("", KAVA_BF16, 6, 64, 40, 0, false, false);
+  linear("", KAVA_F32, 6, 64, 32, 0, true, false);
+  linear("plain", KAVA_BF16, 9, 80, 48, 0, true, plain);
+  linear("plain", KAVA_BF16, 9, 96, 2064, 4, false, plain);
+  linear("plain", KAVA_F16, 9, 112, 32, 0, true, has && facts->major == 9 && none);
+  linear("none", KAVA_BF16, 8, 80, 32, 0, true, none);
+  linear("none", KAVA_BF16, 8, 80, 32, 0, true, none); /* remembered */
+  unsetenv("KAVA_EMULATED_FP8");
+}
