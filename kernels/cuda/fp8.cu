@@ -110,19 +110,23 @@ kava_status multiply(const kava_linear_args *a, const uint8_t *codes, const floa
 }
 } // namespace
 
+void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t width, uint8_t *codes, float *scales) {
+  auto run = [&](auto t) {
+    typedef decltype(t) T;
+    kava_launch("linear_forward: fp8 rows", rows_kernel<T>, (unsigned)rows, THREADS, 0, (const T *)x, width, codes,
+                scales);
+  };
+  if (dtype == KAVA_BF16)
+    run(kava_bf16());
+  else
+    run(kava_f16());
+}
+
 kava_status kava_cuda_linear_fp8(const kava_linear_args *a, const void *x, const void *bias, void *y) {
   if (!is_such(a, x, y)) return KAVA_UNSUPPORTED;
   uint8_t *codes = (uint8_t *)kava_cuda_scratch((size_t)a->rows * (size_t)(a->in + 4));
   if (!codes) return KAVA_MEMORY;
   float *scales = (float *)(codes + a->rows * a->in);
-  auto quantise = [&](auto t) {
-    typedef decltype(t) T;
-    kava_launch("linear_forward: fp8 rows", rows_kernel<T>, (unsigned)a->rows, THREADS, 0, (const T *)x, a->in, codes,
-                scales);
-  };
-  if (a->dtype == KAVA_BF16)
-    quantise(kava_bf16());
-  else
-    quantise(kava_f16());
+  kava_cuda_fp8_rows(a->dtype, x, a->rows, a->in, codes, scales);
   return multiply(a, codes, scales, bias, y);
 }

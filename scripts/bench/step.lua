@@ -2,7 +2,7 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16] [recompute=none|mlp|layer|mlp:N]
+--   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16] [recompute=none|mlp|layer|mlp:N]
 --   [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
@@ -69,16 +69,27 @@ local function build(shape, name)
   return m
 end
 
--- A teacher in fewer bits: its matrices quantised one by one, as a GGUF file would hold them.
+-- A teacher in fewer bits: its matrices quantised one by one where they are. In GGUF's types all of them, as its files hold them; in
+-- codes the layers', of which fp8 takes the MLP's, a scale a row.
+local codes = { nf4 = "nf4", ["nf4-dq"] = "nf4-dq", int8 = "int8", fp8 = "fp8-rows" }
 local function quantised(m)
   if o.teacher == "f32" or o.teacher == dtype then return m end
-  local function convert(weights)
+  local method = codes[o.teacher]
+  local function narrow(key, t, in_layer)
+    if o.teacher == "bf16" then return t:to { dtype = "bf16" } end
+    if not method then return kava.gguf.quantize(t, o.teacher) end
+    local taken = in_layer and (o.teacher ~= "fp8" or key == "gate" or key == "up" or key == "down")
+    return taken and kava.quant.encode(t, method) or t
+  end
+  local function convert(weights, in_layer)
     for key, t in pairs(weights) do
-      if type(t) == "table" then convert(t)
-      elseif #t.shape == 2 then weights[key] = o.teacher == "bf16" and t:to { dtype = "bf16" } or kava.gguf.quantize(t, o.teacher) end
+      if type(t) == "table" then convert(t, true)
+      elseif #t.shape == 2 then weights[key] = narrow(key, t, in_layer) end
     end
   end
   convert(m.weights)
+  if gpu then kava.wait(o.device) end
+  phase "quantise"
   m.decoder = kava.decoder(m.spec, m.weights)
   return m
 end

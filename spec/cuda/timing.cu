@@ -4,13 +4,15 @@
  * together do not fit the L2. The family `timing` runs it at tiny shapes: whether it works at all. */
 #include "check.h"
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/fp8.cuh"
 #include <algorithm>
 #include <cmath>
 #include <functional>
 
 static bool quick;
-static double copy_speed;          /* bytes a second */
-static const double RATE = 600e12; /* of mma.sync, dense: what attention is held against */
+static double copy_speed;                                   /* bytes a second */
+static const double RATE = 600e12;                          /* of mma.sync, dense: what attention is held against */
+static const double BF16_RATE = 700e12, FP8_RATE = 1280e12; /* of cuBLASLt's products on an H100 */
 enum { TURNS = 3 };
 
 static double milliseconds(const std::function<void(int)> &launch) {
@@ -188,6 +190,49 @@ void time_kernels(bool tiny) {
     report("gather", 4.0 * (double)(tokens * wide), 0, [&](int i) { a.x = x.at(i), a.y = y.at(i), gpu->gather(&a); });
     report("gather_grad", 10.0 * (double)(tokens * wide), 0,
            [&](int i) { a.grad = y.at(i), a.dx = dx.at(), gpu->gather_grad(&a); });
+  }
+  { /* fp8: the teacher's MLP as gate or up, and down; the rows quantised alone */
+    const int64_t shapes[][2] = {{width, mlp}, {mlp, width}};
+    for (const int64_t(&shape)[2] : shapes) {
+      int64_t in = shape[0], out = shape[1];
+      buffers x(KAVA_BF16, tokens * in), y(KAVA_BF16, tokens * out), w(KAVA_BF16, in * out),
+          codes(KAVA_F32, in * out / 4), scales(KAVA_F32, out), rows(KAVA_F32, tokens * in / 4),
+          of_rows(KAVA_F32, tokens);
+      for (int i = 0; i < TURNS; i++)
+        kava_cuda_fp8_rows(KAVA_BF16, w.at(i), out, in, (uint8_t *)codes.at(i), (float *)scales.at(i));
+      kava_scaling s = {};
+      s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32;
+      std::string name = std::to_string(in) + " to " + std::to_string(out);
+      report(("fp8 rows of " + std::to_string(in)).c_str(), 3.0 * (double)(tokens * in), 0, [&](int i) {
+        kava_cuda_fp8_rows(KAVA_BF16, x.at(i), tokens, in, (uint8_t *)rows.at(i), (float *)of_rows.at(i));
+      });
+      report(("linear_forward fp8, rows quantised, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / FP8_RATE,
+             [&](int i) {
+               s.scales = scales.at(i);
+               kava_linear_args a = {KAVA_BF16, tokens, in, out, codes.at(i), KAVA_FP8, &s, 0, KAVA_F32};
+               kava_cuda_linear_fp8(&a, x.at(i), NULL, y.at(i));
+             });
+      report(("linear_forward bf16, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / BF16_RATE, [&](int i) {
+        kava_linear_args a = {KAVA_BF16, tokens, in, out, w.at(i), KAVA_BF16, NULL, 0, KAVA_F32};
+        gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
+      });
+    }
+  }
+  {
+    int64_t n = quick ? 4096 : mlp * width;
+    buffers x(KAVA_BF16, n), codes(KAVA_F32, n / 4), scales(KAVA_F32, n / 64 + 1), flag(KAVA_F32, 4);
+    for (kava_dtype type : {KAVA_NF4, KAVA_INT8, KAVA_FP8}) {
+      bool nf4 = type == KAVA_NF4;
+      kava_encode_args a = {};
+      a.type = type, a.from = KAVA_BF16, a.rows = nf4 ? 1 : n / width, a.columns = nf4 ? n : width;
+      a.group = nf4 ? 64 : width, a.group_rows = 1, a.most = nf4 ? 1.0f : 127.0f;
+      a.across = a.columns / a.group;
+      report((std::string("encode ") + kava_dtype_name(type)).c_str(), (nf4 ? 2.5 : 3.0) * (double)n, 0, [&](int i) {
+        a.x = x.at(i), a.codes = (uint8_t *)codes.at(i), a.scales = (float *)scales.at(i);
+        a.bad = (int32_t *)flag.at(i);
+        gpu->encode(&a, 0, a.rows * a.across);
+      });
+    }
   }
   {
     int64_t n = quick ? 4096 : 1 << 26;
