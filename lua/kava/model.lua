@@ -87,7 +87,7 @@ local function hold(path, name, key, t, opts, entry, layer)
     error(("%s: tensor %s is %s; a float or quantised type expected"):format(path, name, t.dtype), 0)
   end
   if encoding and layer and #t.shape == 2 and (parts == "all" or mlp[key]) then
-    local ok, there = nil, place(t, opts.device)
+    local there, ok = place(t, opts.device)
     if families.is_turned(entry, t) then there = there:permute(2, 1) end
     ok, held = pcall(kava.quant.encode, there, encoding)
     if not ok then error(("%s: tensor %s: %s"):format(path, name, held), 0) end

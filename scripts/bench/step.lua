@@ -2,8 +2,9 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16] [recompute=none|mlp|layer|mlp:N]
---   [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
+--   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
+--   [recompute=none|mlp|layer|mlp:N] [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched]
+--   [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.

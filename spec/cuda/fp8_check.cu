@@ -40,7 +40,9 @@ static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, 
   list<float> scales(w_scales);
   kava_scaling s = {};
   s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32, s.scales = scales.device;
-  kava_linear_args a = {dtype, rows, in, out, codes.device + first * in, KAVA_FP8, &s, first, KAVA_F32};
+  kava_linear_args a = {};
+  a.dtype = dtype, a.rows = rows, a.in = in, a.out = out, a.w = codes.device + first * in, a.wtype = KAVA_FP8;
+  a.scaling = &s, a.first = first;
   std::string name = std::string("fp8 ") + (*way ? way : "scaled") + " " + kava_dtype_name(dtype) + " " +
                      std::to_string(rows) + " x " + std::to_string(in) + " to " + std::to_string(out) +
                      (first ? " of more" : "");

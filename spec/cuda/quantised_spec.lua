@@ -51,10 +51,10 @@ describe("weights quantised on a GPU", function()
         local t = kava.quant.encode(g[i .. ".source"]:to { device = "cuda" }, "nf4" .. dq)
         assert.is_true(same(t:to({ dtype = "f32" }):to { device = "cpu" }, g[name .. ".deq"]:to { dtype = "f32" }), name)
         local parts = kava.quant.parts(t:to { device = "cpu" })
-        for part, theirs in pairs { codes = "packed", scales = "absmax", map = dq ~= "" and "nested_code", outer = dq ~= "" and "nested_absmax" } do
-          if theirs then
-            assert.is_true(same(parts[part]:to { dtype = "f32" }:reshape(-1), g[name .. "." .. theirs]:to { dtype = "f32" }:reshape(-1)), name .. part)
-          end
+        local theirs = { codes = "packed", scales = "absmax", map = parts.map and "nested_code", outer = parts.outer and "nested_absmax" }
+        for part, of in pairs(theirs) do
+          local want = g[name .. "." .. of]:to({ dtype = "f32" }):reshape(-1)
+          assert.is_true(same(parts[part]:to({ dtype = "f32" }):reshape(-1), want), name .. part)
         end
       end
     end

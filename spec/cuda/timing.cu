@@ -202,6 +202,8 @@ void time_kernels(bool tiny) {
         kava_cuda_fp8_rows(KAVA_BF16, w.at(i), out, in, (uint8_t *)codes.at(i), (float *)scales.at(i));
       kava_scaling s = {};
       s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32;
+      kava_linear_args a = {};
+      a.dtype = KAVA_BF16, a.rows = tokens, a.in = in, a.out = out;
       std::string name = std::to_string(in) + " to " + std::to_string(out);
       report(("fp8 rows of " + std::to_string(in)).c_str(), 3.0 * (double)(tokens * in), 0, [&](int i) {
         kava_cuda_fp8_rows(KAVA_BF16, x.at(i), tokens, in, (uint8_t *)rows.at(i), (float *)of_rows.at(i));
@@ -209,11 +211,11 @@ void time_kernels(bool tiny) {
       report(("linear_forward fp8, rows quantised, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / FP8_RATE,
              [&](int i) {
                s.scales = scales.at(i);
-               kava_linear_args a = {KAVA_BF16, tokens, in, out, codes.at(i), KAVA_FP8, &s, 0, KAVA_F32};
+               a.w = codes.at(i), a.wtype = KAVA_FP8, a.scaling = &s;
                kava_cuda_linear_fp8(&a, x.at(i), NULL, y.at(i));
              });
       report(("linear_forward bf16, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / BF16_RATE, [&](int i) {
-        kava_linear_args a = {KAVA_BF16, tokens, in, out, w.at(i), KAVA_BF16, NULL, 0, KAVA_F32};
+        a.w = w.at(i), a.wtype = KAVA_BF16, a.scaling = NULL;
         gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
       });
     }
