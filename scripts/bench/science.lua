@@ -47,7 +47,8 @@ for name in o.rows:gmatch "[^,]+" do
   local command = { quoted(program), "recipes/train_adaptive.lua", "--config=configs/experiments/smollm2_gsm8k.lua", row.keys,
     quoted("teacher.path=" .. o.teacher), quoted("data.train=" .. o.data .. "/train.jsonl"),
     quoted("data.eval=" .. o.data .. "/test.jsonl"),
-    "precision=bf16 resume=none eval.before=false eval.every=0 eval.rows=640 checkpoint.every=0", quoted("output=" .. folder) }
+    "batch_size=32 precision=bf16 resume=none eval.before=false eval.every=0 eval.rows=640 checkpoint.every=0",
+    quoted("output=" .. folder) }
   for _, key in ipairs(others) do command[#command + 1] = quoted(key) end
   print("\n== " .. row.name)
   io.stdout:flush()
