@@ -2,9 +2,10 @@
 -- loss, AdamW every `accum` micro-steps. Random weights and tokens, as the PyTorch peer has them. shape=smol: SmolLM2-135M's 30 layers
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
---   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
+--   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8|cached] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
 --   [recompute=none|mlp|layer|mlp:N] [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched]
 --   [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
+-- teacher=cached: its keys come from pinned memory, as from the second epoch on; overlap=1: while the micro-step before computes.
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
@@ -74,7 +75,7 @@ end
 -- codes the layers', of which fp8 takes the MLP's, a scale a row.
 local codes = { nf4 = "nf4", ["nf4-dq"] = "nf4-dq", int8 = "int8", fp8 = "fp8-rows" }
 local function quantised(m)
-  if o.teacher == "f32" or o.teacher == dtype then return m end
+  if o.teacher == "f32" or o.teacher == dtype or o.teacher == "cached" then return m end
   local method = codes[o.teacher]
   local function narrow(key, t, in_layer)
     if o.teacher == "bf16" then return t:to { dtype = "bf16" } end
@@ -134,7 +135,19 @@ if matched then
   }
 end
 local how = losses[o.loss] or error("loss=concat, bare or layer_matched expected, got " .. o.loss)
-local function teach(i) return kava.no_grad(how[1], batches[i % 4 + 1]) end
+local held = {} -- what a teacher's cache has on the host
+local function teach(i)
+  local kept = held[i % 4 + 1]
+  return kept and kept:to { device = o.device } or kava.no_grad(how[1], batches[i % 4 + 1])
+end
+local function keep()
+  assert(gpu and o.loss ~= "layer_matched" and o.grid == "", "teacher=cached: a GPU, loss=concat or bare, and no grid expected")
+  for i = 1, 4 do held[i % 4 + 1] = kava.fetch(teach(i)):read() end
+  teacher = nil -- nothing else reads it
+  collectgarbage()
+  collectgarbage()
+  kava.memory_reset_peak()
+end
 
 -- With overlap the teacher's pass over the next micro-batch runs beside the student's backward over this one.
 local function step()
@@ -194,6 +207,7 @@ local function record()
 end
 
 draw()
+if o.teacher == "cached" then keep() end
 phase "rest"
 step() -- warm-up: makes the optimizer's state
 wait()
