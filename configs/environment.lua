@@ -62,6 +62,7 @@ return {
   },
 
   teacher = { quantize = "none", quantize_parts = "auto", cache = "none", cache_dtype = "f32" },
+  student = { dtype = "f32" },
   alignment = "none",
 
   data = {
@@ -85,6 +86,7 @@ return {
     hidden_ratio = 1.0,
     dropout = 0.1,
     initialization = "xavier_uniform",
+    dtype = "f32",
     validate_shapes = true,
   },
   model_dimensions = { auto_detect = true }, -- by a forward pass, whatever config.json says
@@ -118,6 +120,8 @@ return {
   schedule = { name = "constant", warmup = 100 },
   clip = 1.0,
   weight_decay = 0.01,
+  gradients = "f32",
+  recompute = "auto",
   moments = "f32",
   max_bad_steps = 10,
 

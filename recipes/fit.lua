@@ -148,8 +148,19 @@ local function probe(run, ids, rows, budget, each)
   return { rows = rows, fits = ok, bytes = ok and bytes or nil, seconds = ok and after - before or nil }
 end
 
+--- What may be computed again in the backward pass where that is not enough: less memory for more time.
+fit.less = { none = "mlp", mlp = "layer" }
+
+local function any_fits(probes)
+  for _, one in ipairs(probes) do
+    if one.fits then return true end
+  end
+  return false
+end
+
 --- Tries what plan (tune.plan) leaves open, with the longest row (ids): forward, backward, the optimizer's state in its place. run:
---- objective, optimizer, target (rows a step), device. each(): called after each micro-batch, may raise. Weights, random numbers and
+--- objective, optimizer, target (rows a step), device, relieve() (nil, or what is computed again from now on: tried where nothing fits,
+--- until it gives nil). each(): called after each micro-batch, may raise. Weights, random numbers and
 --- gradients are afterwards as they were. -> probes for tune.decide, each with the seconds a micro-batch took
 function fit.probes(run, plan, ids, each)
   local seed, position = kava.rng_state()
@@ -162,11 +173,14 @@ function fit.probes(run, plan, ids, each)
     run.optimizer:zero_grad()
     collectgarbage()
     collectgarbage()
-    while true do
-      local rows = tune.next_probe(plan, probes)
-      if not rows then break end
-      probes[#probes + 1] = probe(run, ids, rows, plan.budget, each)
-    end
+    repeat
+      probes = {}
+      while true do
+        local rows = tune.next_probe(plan, probes)
+        if not rows then break end
+        probes[#probes + 1] = probe(run, ids, rows, plan.budget, each)
+      end
+    until any_fits(probes) or not (run.relieve and run.relieve())
   end, passing)
   run.optimizer:zero_grad()
   kava.memory_limit(limit, run.device)

@@ -59,6 +59,8 @@ return {
   { "teacher.quantize_parts", "string", "of a layer's matrices all or the MLP's; auto: all, but with fp8 on a GPU the MLP's",
     choices = { "auto", "all", "mlp" } },
   { "student.path", "string", "a Hugging Face folder or a GGUF file" },
+  { "student.dtype", "string", "what it is kept in while it learns: f32, or bf16 beside the other half of its f32: the same bytes and "
+      .. "precision, but a GPU's products read it as it lies", choices = { "f32", "bf16" } },
   { "student.layers", "integer|list", "derive the student from these layers of the teacher, or from this many of them",
     alias = "student.derive", min = 1 },
 
@@ -96,6 +98,7 @@ return {
   { "kv.dropout", "number", "within the projector", min = 0, max = 0.95 },
   { "kv.initialization", "string", "of the projector's matrices", choices = { "xavier_uniform", "xavier_normal", "kaiming_uniform" },
     synonyms = { xavier = "xavier_uniform", lazy = "xavier_uniform" }, alias = "model_dimensions.projector.initialization" },
+  { "kv.dtype", "string", "of the projector's parameters, as student.dtype", choices = { "f32", "bf16" } },
   { "kv.validate_shapes", "boolean", "whether the loss, projectors and all, is tried on a test batch before training", free = true,
     alias = "model_dimensions.projector.validate_shapes" },
   { "model_dimensions.auto_detect", "boolean", "whether widths of keys and values are measured by a forward pass; false: as the model's "
@@ -136,6 +139,11 @@ return {
   { "schedule.warmup", "integer", "steps in which the rates rise from 0", min = 0, alias = "warmup" },
   { "clip", "number", "the gradient's norm is cut to this; 0: never", min = 0 },
   { "weight_decay", "number", "decoupled, of AdamW", min = 0 },
+  { "gradients", "string", "of matrices, on a GPU: f32, or bf16 for half their memory, rounded after each micro-batch",
+    choices = { "f32", "bf16" } },
+  { "recompute", "string", "activations that the backward pass computes again: none; mlp: of the MLPs (the same bits, about a sixth more "
+      .. "time); layer: all but keys and values; mlp:N, layer:N: in the first N layers; auto: none, but mlp and then layer where not even "
+      .. "one row fits", free = true },
   { "moments", "string", "AdamW's: f32, or bf16 for half their memory (8 bytes a trained number become 4), or 8bit for a quarter",
     choices = { "f32", "bf16", "8bit" } },
   { "max_bad_steps", "integer", "a step whose loss or gradient is not finite is skipped; so many in a row stop the run", min = 1 },

@@ -57,8 +57,8 @@ local function locate(key, name, folder)
   cli.fail(("%s = %s: not found; looked for %s"):format(key, name, table.concat(candidates, ", ")), cli.exit.usage)
 end
 
--- The teacher as its file has it (quantised weights stay quantised) or quantised here, the student in f32: read, or derived from the
--- teacher's layers.
+-- The teacher as its file has it (quantised weights stay quantised) or quantised here, the student: read, or derived from the teacher's
+-- layers.
 local function load_models(c, places, device)
   local started = kava.clock()
   local path = locate("teacher.path", c.teacher.path, places.models)
@@ -69,10 +69,10 @@ local function load_models(c, places, device)
   if c.student.path then
     if c.student.layers then cli.fail("student.path and student.layers: one of them expected, both given", cli.exit.usage) end
     local from = locate("student.path", c.student.path, places.models)
-    student, origin = try(kava.model.load(from, { dtype = "f32", device = device })), from
+    student, origin = try(kava.model.load(from, { dtype = c.student.dtype, device = device })), from
   else
     local from = quantize and try(kava.model.load(path, { device = device })) or teacher -- what the codes lost is not lost to the student
-    student = configured(kava.model.derive, from, { layers = c.student.layers, dtype = "f32" })
+    student = configured(kava.model.derive, from, { layers = c.student.layers, dtype = c.student.dtype })
     origin = "the teacher's layers " .. table.concat(student.layer_map, " ")
   end
   student:requires_grad(true)
@@ -168,7 +168,8 @@ end
 -- AdamW's two moments, in bytes by those of f32 weights.
 local MOMENTS = { f32 = 2, bf16 = 1, ["8bit"] = 0.51 }
 
--- What tune decides from: the bytes that stay (student, gradients, two moments), the rows, the student's shape.
+-- What tune decides from: the bytes that stay (student, gradients, two moments; the other half of bf16's f32), the rows, the student's
+-- shape.
 local function measure(c, models, data, probe)
   local weights = 0
   for _, t in pairs(models.student:parameters()) do weights = weights + t:numel() * 4 end
@@ -176,7 +177,8 @@ local function measure(c, models, data, probe)
   return {
     weights_bytes = weights,
     device_bytes = place.total and place.free + place.reserved, -- a GPU's
-    fixed_bytes = place.current + weights + MOMENTS[c.moments] * weights,
+    fixed_bytes = math.ceil(place.current + weights * (MOMENTS[c.moments] + (c.student.dtype == "bf16" and 0.5 or 0)
+      + (c.gradients == "bf16" and models.student:device() ~= "cpu" and 0.5 or 1))),
     mapped_bytes = (c.teacher.quantize == "none" and bytes_on_disk(models.path) or 0) + bytes_on_disk(models.student_path),
     row_tokens = c.data.mode == "pack" and c.data.max_length or data.train.longest,
     typical_tokens = c.data.mode == "pack" and c.data.max_length or math.ceil(data.train.tokens / data.train.rows),
@@ -345,19 +347,36 @@ local function finite_only(figures)
   return kept
 end
 
+-- The last resort, where not even one row fits: the backward pass computes activations again. -> what, or nil
+local function relieve(run)
+  local what = run.config.recompute == "auto" and fit.less[run.decided.recompute]
+  if not what then return nil end
+  run.student:recompute(what)
+  run.decided.recompute = what
+  return what
+end
+
 -- f(), and again with half the rows at once where memory runs out: the same rows, in smaller micro-batches. Where one row is too many the
 -- run ends, and its state is saved.
 local function with_room(run, bar, f)
   local say = bar and function(line) bar:line(line) end or print
-  local rows, result = fit.within(run.rows, f, function()
-    run.optimizer:zero_grad()
-    return run.device_step and run.device_step:forget()
-  end, function(rows, message)
-    run.rows, run.decided.rows = rows, rows
-    say(("step %d: %s: %d row%s at once from here on, %d times a step"):format(run.step + 1, message, rows, rows == 1 and "" or "s",
-      math.ceil(run.target / rows)))
-    try(run.log:record { step = run.step, kind = "memory", rows = rows, message = message })
-  end)
+  local rows, result, again
+  repeat
+    rows, result = fit.within(run.rows, f, function()
+      run.optimizer:zero_grad()
+      return run.device_step and run.device_step:forget()
+    end, function(fewer, message)
+      run.rows, run.decided.rows = fewer, fewer
+      say(("step %d: %s: %d row%s at once from here on, %d times a step"):format(run.step + 1, message, fewer, fewer == 1 and "" or "s",
+        math.ceil(run.target / fewer)))
+      try(run.log:record { step = run.step, kind = "memory", rows = fewer, message = message })
+    end)
+    again = not rows and relieve(run)
+    if again then
+      say(("step %d: %s, with one row: activations are computed again from here on (recompute=%s)"):format(run.step + 1, result, again))
+      try(run.log:record { step = run.step, kind = "memory", recompute = again, message = result })
+    end
+  until not again
   if rows then return result end
   local saved, path = false, nil
   if run.mark then saved, path = pcall(save, run) end
@@ -550,13 +569,16 @@ local function tuned(run, facts, models, checkpoint)
   end
   kava.threads(decisions.threads)
   kava.matmul_precision(decisions.precision)
+  kava.gradient_dtype(c.gradients)
+  run.decided = { recompute = decisions.recompute or c.recompute == "auto" and "none" or c.recompute }
+  configured(run.student.recompute, run.student, run.decided.recompute)
   local limit, why_limit = tune.limit(facts, c)
   kava.memory_limit(limit, c.memory_limit ~= "auto" and run.student:device() or "cpu")
   local took, short -- seconds; a warning
   if tune.probing(c) and not checkpoint then
     local started, plan = kava.clock(), tune.plan(facts, c, models)
     local probes = fit.probes({ objective = run.objective, optimizer = run.optimizer, target = c.target_batch,
-      device = run.student:device() }, plan,
+      device = run.student:device(), relieve = function() return relieve(run) end }, plan,
       fit.longest_row(run.data.train, c.data.mode, c.data.max_length), function() leave_if_asked(run) end)
     decisions = tune.decide(facts, c, models, probes)
     if not decisions.batch_size then
@@ -571,11 +593,12 @@ local function tuned(run, facts, models, checkpoint)
   run.batch_size, run.rows = decisions.batch_size, decisions.rows or decisions.batch_size
   run.accumulate, run.target = decisions.accumulate, decisions.target_batch
   run.decided = { batch_size = run.batch_size, accumulate = run.accumulate, target_batch = run.target, rows = run.rows,
-    precision = decisions.precision }
+    precision = decisions.precision, recompute = run.decided.recompute }
   stage("tune", ("micro-batch %d, %d of them a step"):format(run.rows, math.ceil(run.target / run.rows)), decisions.why.batch_size)
   if took then stage("", ("tried with %s"):format(decisions.tried), ("%.1f s"):format(took)) end
   stage("", ("%s on %d threads"):format(decisions.precision, decisions.threads), decisions.why.precision)
   if limit > 0 then stage("", ("at most %s of memory"):format(bytes(limit)), why_limit) end
+  if run.decided.recompute ~= "none" then stage("", ("the backward pass computes again: %s"):format(run.decided.recompute)) end
   if short then stage("", "warning: " .. short) end
   return decisions
 end

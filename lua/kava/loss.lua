@@ -42,6 +42,7 @@ loss.kv_defaults = {
   hidden_ratio = nil, --  of the projector; nil: 1.0 below 30 billion teacher weights, 2.0 from there
   dropout = 0.1, --       of the projector
   initialization = "xavier_uniform", -- of the projector's matrices
+  dtype = "f32", -- of its parameters
   validate_shapes = true, -- try the loss on a test batch while building it
   layers = nil, --  "all", "last", a list of layers to aggregate, or {teacher =, student =}; layer_matched: the student's layers
   weights = nil, -- of the aggregation "weighted": a list, or {teacher = list, student = list}
@@ -140,7 +141,8 @@ function loss.aggregated(context, part)
   if project ~= "none" then
     local into = project == "teacher" and "student" or "teacher"
     projector = kava.projector { in_dim = dims[project], out_dim = dims[into], hidden_ratio = kv.hidden_ratio or context.hidden_ratio,
-      dropout = kv.dropout, initialization = kv.initialization, device = context.student:device() }
+      dropout = kv.dropout, initialization = kv.initialization, dtype = kv.dtype,
+      device = context.student:device() }
   end
   local parameters = {}
   for name, t in pairs(projector and projector:parameters() or {}) do parameters[part .. "." .. name] = t end

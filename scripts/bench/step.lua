@@ -17,8 +17,8 @@
 local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
-  moments = "f32", grads = "f32", projector = "f32", recompute = "none", shape = "smol", device = "cpu", record = 1, models = "", plans = "",
-  loss = "concat", grid = "", overlap = 0, profile = "" }
+  moments = "f32", grads = "f32", projector = "f32", recompute = "none", shape = "smol", device = "cpu", record = 1,
+  models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)

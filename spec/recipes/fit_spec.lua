@@ -181,6 +181,30 @@ describe("fit", function()
     kava.memory_limit(0, "cuda")
   end)
 
+  it("computes activations again where nothing else lets one row fit", function()
+    local ids = fit.longest_row(data, "pack", 64)
+    local run = { objective = objective, optimizer = optimizer, target = 32, device = "cpu" }
+    local function plan(budget)
+      return { rows = { 32 }, budget = budget, fixed = 0, per_row = 1, tokens = #ids, why_top = "" }
+    end
+    local takes, how = {}, "none"
+    for _, what in ipairs { "none", "layer" } do
+      student:recompute(what)
+      takes[what] = fit.probes(run, plan(1 << 40), ids)[1].bytes
+    end
+    student:recompute "none"
+    assert.truthy(takes.none - takes.layer > 100000, ("%d %d"):format(takes.none, takes.layer))
+    function run.relieve()
+      how = fit.less[how]
+      if how then student:recompute(how) end
+      return how
+    end
+    local probes = fit.probes(run, plan(takes.layer + 1000), ids)
+    student:recompute "none"
+    assert.is_true(probes[#probes].fits)
+    assert.equal("layer", how)
+  end)
+
   it("says when not even one row fits", function()
     local ids = fit.longest_row(data, "pack", 64)
     assert.equal(64, #ids)

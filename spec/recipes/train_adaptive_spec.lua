@@ -242,6 +242,17 @@ describe("train_adaptive", function()
     assert.equal(weights(unbroken()), weights(folder))
   end)
 
+  it("learns the same bits when the MLPs' activations are computed again", function()
+    local folder = dir .. "/recompute"
+    local code, out, err = train("recompute=mlp resume=none output=" .. folder)
+    assert.equal(0, code, err)
+    assert.truthy(out:find "the backward pass computes again: mlp")
+    assert.equal(weights(unbroken()), weights(folder))
+    local wrong, _, message = train("recompute=all resume=none output=" .. folder)
+    assert.equal(2, wrong)
+    assert.truthy(message:find("none, mlp, layer, mlp:N or layer:N", 1, true), message)
+  end)
+
   it("keeps AdamW's moments in 8 bits where asked, through a resume too", function()
     local whole8, half8 = dir .. "/moments", dir .. "/moments_half"
     assert.equal(0, (train("moments=8bit resume=none output=" .. whole8)))
