@@ -72,7 +72,8 @@ end
 local function signature(self, parts, step)
   local names, weight = {}, self.objective.weight
   for i, part in ipairs(parts) do
-    names[i] = ("%dx%d%s"):format(part.input_ids.shape[1], part.input_ids.shape[2], part.predicts and "" or " predicts nothing")
+    names[i] = ("%dx%d%s%s"):format(part.input_ids.shape[1], part.input_ids.shape[2], part.predicts and "" or " predicts nothing",
+      part.taught and " taught" or part.keeps and " keeps" or "")
   end
   return ("%s; %.17g %.17g %.17g"):format(table.concat(names, ", "), weight.weight(step), weight.ce(step), weight.kl(step))
 end
@@ -81,7 +82,12 @@ end
 local function places(self, parts)
   local list = {}
   for i, part in ipairs(parts) do
-    local place = { predicts = part.predicts, share = {} }
+    local place = { predicts = part.predicts, share = {}, keeps = part.keeps }
+    if part.taught then
+      local cache, shape = self.objective.cache, part.input_ids.shape
+      place.taught = kava.zeros({ shape[1], shape[2], cache.width }, { dtype = cache.dtype, device = self.device })
+      place.staged = kava.fetch(place.taught):read() -- pinned: from there copies need nobody
+    end
     for _, name in ipairs(TENSORS) do
       place[name] = kava.zeros(part[name].shape, { dtype = part[name].dtype, device = self.device })
     end
@@ -91,8 +97,14 @@ local function places(self, parts)
   return list
 end
 
-local function put(entry, parts, shares)
+local function put(self, entry, parts, shares)
   for i, place in ipairs(entry.places) do
+    if place.taught then
+      if place.copied then place.copied:read() end -- the copy before has left
+      self.objective.cache:fill(parts[i], place.staged)
+      place.taught:copy_(place.staged)
+      place.copied = kava.fetch(place.share.kv)
+    end
     for _, name in ipairs(TENSORS) do place[name]:copy_(parts[i][name]) end
     for name, t in pairs(place.share) do t:copy_(kava.tensor(shares[i][name], { dtype = "f32" })) end
   end
@@ -227,10 +239,15 @@ function Step:run(batches, rows, step, each)
   end
   check_ids(self, parts)
   local shares = kava.loss.shares(parts)
-  for i, part in ipairs(parts) do part.predicts = shares[i].text > 0 end
+  local cache = self.objective.cache
+  for i, part in ipairs(parts) do
+    part.predicts = shares[i].text > 0
+    part.taught = cache and part.pieces and cache:knows(part)
+    part.keeps = cache and part.pieces and not part.taught
+  end
   if each then each() end
   local entry = entry_of(self, signature(self, parts, step), parts)
-  put(entry, parts, shares)
+  put(self, entry, parts, shares)
   local figures, names
   if not entry.replay and self.record and entry.runs > 1 then record(self, entry, step) end
   if entry.replay then
@@ -238,6 +255,11 @@ function Step:run(batches, rows, step, each)
     figures, names = entry.figures, entry.names
   else
     figures, names = body(self, entry.places, step)
+  end
+  if cache then cache:settle() end -- what earlier steps gave
+  for i, place in ipairs(entry.places) do
+    if place.gave then cache:expect(parts[i], kava.fetch(place.gave)) end
+    if not entry.replay then place.gave = nil end
   end
   return setmetatable({ fetch = kava.fetch(figures), names = names, tokens = tokens }, Figures)
 end

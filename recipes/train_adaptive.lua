@@ -204,14 +204,15 @@ local function remember(c, places, models, data, objective, facts, precision)
   local identity = { fingerprint(try(kava.fs.realpath(models.path))), c.teacher.quantize, c.teacher.quantize_parts, precision,
     fingerprint(data.train:stats().cache), models.align and fingerprint(models.student_path) or "" }
   local folder = where ~= "memory" and (where == "disk" and places.cache or where) or nil
-  local cache = try(kava.teacher_cache.open(objective, { folder = folder, dtype = c.teacher.cache_dtype,
+  local exact = models.teacher:device() ~= "cpu" and precision == "bf16" and "bf16" -- what a GPU computes in: nothing is rounded
+  local cache = try(kava.teacher_cache.open(objective, { folder = folder, dtype = exact or c.teacher.cache_dtype,
     identity = table.concat(identity, "\n"), warn = function(message) stage("", "warning: " .. message) end }))
   local needed = data.train.tokens * cache:token_bytes()
   local room = folder and try(kava.fs.free(folder)) or facts.memory and facts.memory - kava.memory().cpu.current
   if room and needed - cache.bytes > room then
     cli.fail(("teacher.cache=%s: %s more are needed (%d tokens of %d bytes, %s are there), but %s are free%s"):format(where,
       bytes(needed - cache.bytes), data.train.tokens, cache:token_bytes(), bytes(cache.bytes), bytes(room),
-      c.teacher.cache_dtype == "f32" and "; teacher.cache_dtype=bf16 takes half" or ""), cli.exit.usage)
+      cache.dtype == "f32" and "; teacher.cache_dtype=bf16 takes half" or ""), cli.exit.usage)
   end
   objective.cache = cache
   stage("cache", ("the teacher's keys and values in %s: %s for %d rows"):format(cache.folder or "memory", bytes(needed), data.train.rows),

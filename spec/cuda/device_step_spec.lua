@@ -1,5 +1,6 @@
 -- The recipe's optimizer step on a GPU: recorded and replayed it gives, bit for bit, what calling it gives, whatever changes between steps.
 local missing = require "spec.cuda.gpu" ()
+local helper = require "spec.helper"
 local kava = require "kava"
 local device_step = require "recipes.device_step"
 
@@ -170,6 +171,69 @@ describe("an optimizer step on a GPU", function()
     assert.equal(0, recordings(one))
     assert.is_true(one.figures[#one.figures].loss > 0)
   end)
+
+  -- 12 rows, 4 a step as two batches; in the second epoch those of a step are batched otherwise. Rows 2, 6 and 10 are shorter.
+  local function epochs(one, first, last)
+    kava.train(true)
+    local before
+    for step = first, last do
+      local list = {}
+      for half = 1, 2 do
+        local base = (step - 1) % 3 * 4
+        local rows = step <= 3 and { base + half, base + half + 2 } or { base + 5 - half, base + 3 - half }
+        local made, pieces = {}, {}
+        for at, row in ipairs(rows) do
+          made[at] = batch(row, 1, row % 4 == 2 and 4 or 5)
+          pieces[at] = { row = row, first = 1, length = made[at].tokens, column = 1, at = at }
+          for name, t in pairs(made[at]) do
+            if type(t) == "userdata" and t.shape[2] == 4 then
+              local fill = { targets = -100, start = 4 }
+              made[at][name] = kava.cat({ t, kava.full({ 1, 1 }, fill[name] or 0, { dtype = t.dtype }) }, 2)
+            end
+          end
+        end
+        local joined = { tokens = made[1].tokens + made[2].tokens, pieces = pieces }
+        for name, t in pairs(made[1]) do
+          if type(t) == "userdata" then joined[name] = kava.cat({ t, made[2][name] }, 1) end
+        end
+        list[half] = joined
+      end
+      local figures = one.step:run(list, 2, step)
+      if before then one.figures[#one.figures + 1] = before:read() end
+      before = figures
+    end
+    one.figures[#one.figures + 1] = before:read()
+    kava.train(false)
+  end
+
+  for _, name in ipairs { "mercator", "layer_matched", "KL and CE" } do
+    it("learns the same bits from a teacher's cache, which knows all rows after an epoch: " .. name, function()
+      local plain = job(LOSSES[name], { record = true })
+      kava.seed(9)
+      epochs(plain, 1, 6)
+      local folder = helper.tmp()
+      local ways = { { record = true }, {}, { record = true, folder = folder }, { record = true, folder = folder } }
+      for i, how in ipairs(ways) do
+        if i > 1 and name ~= "layer_matched" then break end
+        local one = job(LOSSES[name], how)
+        local cache = assert(kava.teacher_cache.open(one.objective, { folder = how.folder }))
+        one.objective.cache = cache
+        assert.equal(i == 4 and 12 or 0, cache.count)
+        local asked, teach = 0, one.objective.teach
+        function one.objective:teach(...)
+          asked = asked + 1
+          return teach(self, ...)
+        end
+        kava.seed(9)
+        epochs(one, 1, 6)
+        assert.equal(({ 4, 6, 4, 0 })[i], asked) -- replays ask nobody
+        assert.equal(12, cache.count)
+        assert.same(plain.figures, one.figures)
+        same_weights(plain, one)
+        cache:flush()
+      end
+    end)
+  end
 
   it("names a token that a model does not know", function()
     local one = job(LOSSES.layer_matched, {})
