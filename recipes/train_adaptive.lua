@@ -630,8 +630,13 @@ local function detect(c)
   if emulated(c) then facts.device, facts.why.device = "cuda", "KAVA_CUDA=emulated" end
   local device, why, replaced = settled(hardware.device(facts, c))
   if device ~= "cpu" then
-    local gpu = try(kava.device(device))
-    stage("", ("%s: %s, %s"):format(device, gpu.name, bytes(gpu.memory)), why)
+    local gpu, problem = kava.device(device)
+    if gpu then
+      stage("", ("%s: %s, %s"):format(device, gpu.name, bytes(gpu.memory)), why)
+    else
+      device, why, replaced = settled(hardware.without(facts, c, problem))
+      stage("", device, why)
+    end
   end
   for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
   if replaced then stage("", "warning: " .. replaced) end

@@ -23,10 +23,14 @@ cudaStream_t kava_cuda_stream(void);
 cudaStream_t kava_cuda_stream_of(int lane);
 int kava_cuda_lane(void);
 void kava_cuda_set_lane(int lane);
+/* Keeps a launch's name: the last ones are told where a kernel fails, which a GPU says only later. */
+void kava_cuda_launching(const char *name);
 /* Keeps the first failure. */
 void kava_cuda_failed(const char *name, cudaError_t error);
 /* The first failure's kernel and error, which are forgotten by it; NULL: there is none. */
 const char *kava_cuda_failure(cudaError_t *error);
+/* The names of the last launches, the latest first, each once, with commas. */
+void kava_cuda_launched(char *names, size_t size);
 /* What the table's caller gets to see as KAVA_UNSUPPORTED: "<kernel>: no code for <dtype>". Returns that. */
 kava_status kava_cuda_unsupported(const char *kernel, kava_dtype dtype);
 

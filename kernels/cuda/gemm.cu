@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <string>
+#include <unistd.h>
 
 #define WORKSPACE ((size_t)32 << 20) /* what NVIDIA recommends for Hopper */
 #define TRIED 16
@@ -281,6 +282,7 @@ kava_status kava_cuda_product(const kava_product *p) {
   bool fp8 = p->in == KAVA_FP8;
   if (!with || with->none) return fp8 ? KAVA_UNSUPPORTED : kava_cuda_unsupported("a product", p->in);
   kava_timed timed("a product");
+  kava_cuda_launching("a product");
   cublasStatus_t status = multiply(p, *with, &with->algorithm, p->c);
   if (fp8 && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)) {
     with->none = true;
@@ -343,7 +345,7 @@ extern "C" kava_status kava_cuda_plans_load(const char *path) {
 
 extern "C" kava_status kava_cuda_plans_save(const char *path) {
   if (!changed) return KAVA_OK;
-  std::string text = heading(), temporary = std::string(path) + ".new";
+  std::string text = heading(), temporary = std::string(path) + "." + std::to_string(getpid());
   std::map<key, plan> all = known;
   for (const auto &entry : plans)
     if (entry.second.microseconds > 0) all[entry.first] = entry.second;

@@ -14,6 +14,24 @@ void kava_cuda_range(const char *name);
 
 /* ---- failures ---- */
 
+/* What leaves the GPU unusable for this process: every later call says the same again. Which launch it was, the error
+ * does not tell, but where every launch is waited for. */
+static bool fatal(cudaError_t error) {
+  switch (error) {
+  case cudaErrorECCUncorrectable:
+  case cudaErrorIllegalAddress:
+  case cudaErrorLaunchTimeout:
+  case cudaErrorAssert:
+  case cudaErrorHardwareStackError:
+  case cudaErrorIllegalInstruction:
+  case cudaErrorMisalignedAddress:
+  case cudaErrorInvalidAddressSpace:
+  case cudaErrorInvalidPc:
+  case cudaErrorLaunchFailure: return true;
+  default: return false;
+  }
+}
+
 static kava_status failure(char *message, size_t size) {
   kava_dtype dtype;
   cudaError_t error;
@@ -24,6 +42,16 @@ static kava_status failure(char *message, size_t size) {
   }
   kernel = kava_cuda_failure(&error);
   if (!kernel) return KAVA_OK;
+  const char *blocking = getenv("CUDA_LAUNCH_BLOCKING");
+  if (fatal(error) && !(blocking && strcmp(blocking, "1") == 0)) {
+    char names[256];
+    kava_cuda_launched(names, sizeof names);
+    snprintf(message, size,
+             "a kernel failed: %s (%s); the last ones begun were: %s; CUDA_LAUNCH_BLOCKING=1 in the environment tells "
+             "which. The GPU is lost to this process; start it again",
+             cudaGetErrorString(error), cudaGetErrorName(error), names);
+    return KAVA_IO;
+  }
   snprintf(message, size, "%s: %s (%s)", kernel, cudaGetErrorString(error), cudaGetErrorName(error));
   return error == cudaErrorMemoryAllocation ? KAVA_MEMORY : KAVA_IO;
 }
@@ -107,6 +135,7 @@ static kava_status record_end(bool keep, kava_graph **out) {
 
 static kava_status replay(kava_graph *graph) {
   kava_timed timed("a recorded step");
+  kava_cuda_launching("a recorded step");
   return done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
 }
 
@@ -262,40 +291,60 @@ static kava_status clear(void *to, size_t bytes) {
 
 /* ---- opening ---- */
 
-static char reason[256];
+static char reason[512];
+static __global__ void __launch_bounds__(32) nothing_kernel() {}
+
+/* Of a GPU that is there, but does not compute: why. */
+static const char *unusable(cudaError_t error, const cudaDeviceProp *prop) {
+  int mode = cudaComputeModeDefault;
+  cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, 0);
+  const char *more = "";
+  if (error == cudaErrorDevicesUnavailable)
+    more = mode == cudaComputeModeExclusiveProcess
+               ? "; it is for one process at a time (its compute mode), and another has it"
+           : mode == cudaComputeModeProhibited ? "; its compute mode forbids computing"
+                                               : "; another process may hold it: nvidia-smi shows which";
+  else if (error == cudaErrorMemoryAllocation)
+    more = "; other processes have its memory: nvidia-smi shows which";
+  else if (error == cudaErrorNoKernelImageForDevice)
+    more = "; this build has no code for it: see KAVA_CUDA_TARGETS in kernels/cuda/native.cmake";
+  snprintf(reason, sizeof reason, "%.100s cannot be used: %s (%s)%s", prop->name[0] ? prop->name : "the GPU",
+           cudaGetErrorString(error), cudaGetErrorName(error), more);
+  return reason;
+}
 
 static const char *problem(kava_device_facts *facts) {
   int count = 0, driver = 0, runtime = 0;
-  cudaDeviceProp prop;
+  cudaDeviceProp prop = {};
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
   cudaError_t error = cudaGetDeviceCount(&count);
   if (driver == 0) return "there is no NVIDIA driver";
   if (error == cudaErrorInsufficientDriver) {
-    snprintf(reason, sizeof reason, "the driver is for CUDA %d.%d, this build needs %d.%d", driver / 1000,
-             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    snprintf(reason, sizeof reason, "the driver is for CUDA %d.%d, this build needs %d.%d: bring the driver up to date",
+             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     return reason;
   }
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
     const char *mask = getenv("CUDA_VISIBLE_DEVICES");
-    snprintf(reason, sizeof reason, "there is no GPU%s%s", mask ? " that CUDA_VISIBLE_DEVICES shows: " : "",
-             mask ? mask : "");
+    if (!mask) return "there is no GPU";
+    snprintf(reason, sizeof reason, "CUDA_VISIBLE_DEVICES hides every GPU: it %s%.100s%s", *mask ? "is '" : "is empty",
+             mask, *mask ? "', and none that is here comes first in it" : "");
     return reason;
   }
   if (error == cudaSuccess) error = cudaGetDeviceProperties(&prop, 0);
-  if (error == cudaSuccess) error = cudaSetDevice(0);
-  size_t free, total;
-  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total); /* makes the context: a busy GPU says no here */
-  if (error != cudaSuccess) {
-    snprintf(reason, sizeof reason, "the GPU cannot be used: %s (%s)", cudaGetErrorString(error),
-             cudaGetErrorName(error));
-    return reason;
-  }
-  if (prop.major < 8) {
+  if (error == cudaSuccess && prop.major < 8) {
     snprintf(reason, sizeof reason, "%.100s has compute capability %d.%d; 8.0 or more expected", prop.name, prop.major,
              prop.minor);
     return reason;
   }
+  if (error == cudaSuccess) error = cudaSetDevice(0);
+  size_t free, total;
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total); /* makes the context: a busy GPU says no here */
+  if (error != cudaSuccess) return unusable(error, &prop);
+  kava_launch("nothing", nothing_kernel, 1, 32, 0); /* is there code for it? */
+  if (!kava_cuda_failure(&error)) error = cudaStreamSynchronize(kava_cuda_stream());
+  if (error != cudaSuccess) return unusable(error, &prop);
   snprintf(facts->name, sizeof facts->name, "%.95s", prop.name);
   facts->major = prop.major;
   facts->minor = prop.minor;

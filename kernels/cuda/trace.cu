@@ -1,7 +1,7 @@
 /* kernels/cuda/trace.cu: when each kernel and copy ran (kernels/device.h: profile_begin). The GPU's own records are
  * best (activity.cuh): true starts and ends, also of what a recorded step runs. Where there are none, events before and
  * after each launch are taken: they hold the next kernel up a little, and a recorded step is one entry, since nothing
- * is launched by name when it runs. KAVA_PROFILE=events asks for these. */
+ * is launched by name when it runs. KAVA_CUDA_PROFILE=events asks for these. */
 #include "kernels/cuda/timed.cuh"
 #include "kernels/cuda/cuda.cuh"
 #include <activity.cuh>
@@ -78,7 +78,7 @@ void kava_cuda_timed_end(void) {
 }
 
 extern "C" kava_status kava_cuda_profile_begin(void) {
-  const char *wanted = getenv("KAVA_PROFILE");
+  const char *wanted = getenv("KAVA_CUDA_PROFILE");
   if (!worked(cudaDeviceSynchronize())) return KAVA_IO;
   spans.clear();
   by_activity = !(wanted && strcmp(wanted, "events") == 0) && kava_activity_begin();

@@ -50,7 +50,7 @@ describe("a GPU's profile", function()
   end)
 
   it("is taken by events where there are no records: more launches than are under way at a time, a recorded step as one", function()
-    local text, code = helper.run(("KAVA_PROFILE=events %s -e '%s'"):format(helper.program(), [[
+    local text, code = helper.run(("KAVA_CUDA_PROFILE=events %s -e '%s'"):format(helper.program(), [[
       local kava = require "kava"
       local x = kava.ones({ 300 }, { device = "cuda" })
       local replay = kava.record(function() return x:exp() end)

@@ -80,8 +80,13 @@ static void *open_module(const char *file) {
     if (snprintf(path, sizeof path, "%s%s%s", own, folders[i], file) >= (int)sizeof path) continue;
     if (access(path, R_OK) != 0) continue;
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!module) snprintf(cuda.why, sizeof cuda.why, "%s", dlerror());
-    return module;
+    if (module) return module;
+    const char *why = dlerror();
+    snprintf(cuda.why, sizeof cuda.why, "%s%s", why,
+             strstr(why, "libcublasLt")
+                 ? " (cuBLAS, of the CUDA toolkit or of pip's nvidia-cublas: LD_LIBRARY_PATH tells where it is)"
+                 : "");
+    return NULL;
   }
   snprintf(cuda.why, sizeof cuda.why, "this build has no %s (cmake --preset cuda makes it, with nvcc)", file);
   return NULL;
@@ -142,9 +147,16 @@ kava_status kava_device_lacks(kava_device device, const char *kernel) {
 }
 
 kava_status kava_device_check(kava_device device, const char *kernel) {
-  char message[256];
+  char message[512];
   kava_status st = cuda.table->failure(message, sizeof message);
   return st == KAVA_OK ? st : kava_fail(st, "%s: device %s: %s", kernel, names[device], message);
+}
+
+static kava_status told(kava_status st, const char *what) {
+  char message[512] = "";
+  if (st == KAVA_OK) return st;
+  cuda.table->failure(message, sizeof message);
+  return kava_fail(st, "device cuda: %s: %s", what, message);
 }
 
 /* ---- memory ---- */
@@ -161,18 +173,20 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
                      names[device], bytes, cuda.used, cuda.limit);
   kava_pool *pool = (cuda.recording ? cuda.recording->recorder->pools : cuda.pools) + cuda.lane;
   kava_status st = kava_pool_alloc(pool, bytes, block);
-  if (st != KAVA_OK && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
+  if (st == KAVA_MEMORY && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
     kava_device_trim(device);
     st = kava_pool_alloc(pool, bytes, block);
   }
+  if (st != KAVA_OK && st != KAVA_MEMORY) return told(st, "memory");
   if (st != KAVA_OK) {
     kava_device_stats s;
     kava_device_memory(device, &s);
+    double others = (double)s.total - (double)s.free - (double)s.reserved;
     return kava_fail(KAVA_MEMORY,
                      "device %s: out of memory: %.1f MiB asked; of %.1f MiB %.1f are free, %.1f are KAVA's, %.1f of "
-                     "them in tensors",
+                     "them in tensors; %.1f are the driver's and other processes'",
                      names[device], (double)bytes / 0x1p20, (double)s.total / 0x1p20, (double)s.free / 0x1p20,
-                     (double)s.reserved / 0x1p20, (double)s.current / 0x1p20);
+                     (double)s.reserved / 0x1p20, (double)s.current / 0x1p20, others > 0 ? others / 0x1p20 : 0);
   }
   (*block)->number = ++cuda.numbers;
   count(*block, true);
@@ -227,13 +241,6 @@ void kava_device_trim(kava_device device) {
 }
 
 /* ---- copies ---- */
-
-static kava_status told(kava_status st, const char *what) {
-  char message[256] = "";
-  if (st == KAVA_OK) return st;
-  cuda.table->failure(message, sizeof message);
-  return kava_fail(st, "device cuda: %s: %s", what, message);
-}
 
 kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_device, const void *from, size_t bytes) {
   if (bytes == 0) return KAVA_OK;

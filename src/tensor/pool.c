@@ -39,9 +39,10 @@ static kava_status new_chunk(kava_pool *p, size_t size, kava_block **out) {
   void *data;
   if (!b) return KAVA_MEMORY;
   if (size < p->chunk) size = p->chunk;
-  if (p->reserve(size, &data) != KAVA_OK) {
+  kava_status st = p->reserve(size, &data);
+  if (st != KAVA_OK) {
     kava_free(b);
-    return KAVA_MEMORY;
+    return st;
   }
   *b = (kava_block){.pool = p, .data = data, .size = size, .free = true};
   p->reserved += size;

@@ -29,7 +29,7 @@ typedef struct kava_pool {
   void *owner;
 } kava_pool;
 
-/* KAVA_MEMORY without a message of its own where neither a block nor a chunk can be had. */
+/* KAVA_MEMORY without a message of its own where neither a block nor a chunk can be had; else what `reserve` says. */
 kava_status kava_pool_alloc(kava_pool *pool, size_t bytes, kava_block **out);
 void kava_pool_free(kava_block *block);
 void kava_pool_trim(kava_pool *pool); /* gives chunks back that hold nothing */

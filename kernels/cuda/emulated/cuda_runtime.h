@@ -6,6 +6,9 @@
  *   - a barrier, shuffle or matrix product that not every thread of its block or warp comes to;
  *   - memory that nothing wrote: device and shared memory begin as bytes 0xff, which are NaNs;
  *   - asynchronous copies into shared memory that are read before they were waited for.
+ * KAVA_CUDA_TROUBLE in the environment says what is wrong with this GPU, in words KEY=VALUE: driver=11040 (a version;
+ * 0: there is none), devices=0, capability=75, busy=1, exclusive=1, image=0 (no code for it), taken=BYTES (by others),
+ * fail=KERNEL:N (the Nth kernel whose name begins so ends in an illegal access, as the GPU tells only later).
  * What it cannot show: speed, races between warps that this order of execution hides (KAVA_CUDA_ORDER=backward runs
  * threads the other way round), and the memory model. The names are CUDA's; nothing here is taken from NVIDIA's files.
  */
@@ -68,9 +71,21 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorECCUncorrectable = 214,
   cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorAssert = 710,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
+  cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureInvalidated = 901,
@@ -90,6 +105,7 @@ enum cudaFuncAttribute {
 enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlock = 8,
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeMode = 20,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
@@ -104,6 +120,7 @@ enum cudaStreamCaptureStatus {
   cudaStreamCaptureStatusActive,
   cudaStreamCaptureStatusInvalidated
 };
+enum cudaComputeMode { cudaComputeModeDefault, cudaComputeModeProhibited = 2, cudaComputeModeExclusiveProcess };
 struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
@@ -186,7 +203,8 @@ static const int warpSize = 32;
 
 namespace kava_emulated {
 /* Runs every thread of every block; called by kava_launch (machine.cuh). */
-void launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream, std::function<void()> body);
+cudaError_t launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                   std::function<void()> body);
 void check_argument(const char *name, const void *argument, size_t bytes); /* holds it a host pointer? */
 void *dynamic_shared();
 void *static_shared(const void *key, size_t bytes); /* one place per block and key */

@@ -10,6 +10,8 @@
 #include <tuple>
 
 cudaStream_t kava_cuda_stream(void);
+void kava_cuda_launching(const char *name);
+void kava_cuda_failed(const char *name, cudaError_t error);
 
 /* Every block is an allocation, with guards of its own. */
 #define KAVA_MEMORY_CHUNK ((size_t)0)
@@ -29,7 +31,10 @@ void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, 
   std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](auto... value) { (kava_emulated_check(name, value), ...); }, values);
   kava_timed timed(name);
-  kava_emulated::launch(name, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
+  kava_cuda_launching(name);
+  cudaError_t error =
+      kava_emulated::launch(name, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
+  if (error != cudaSuccess) kava_cuda_failed(name, error);
 }
 
 static inline float kava_exp2(float x) { return exp2f(x); }

@@ -134,7 +134,29 @@ cudaError_t run(const std::function<cudaError_t()> &work) {
   return error;
 }
 
+/* ---- what is wrong with it ---- */
+const char *wrong(const char *key) { /* the value, in KAVA_CUDA_TROUBLE; NULL: nothing is said */
+  const char *text = getenv("KAVA_CUDA_TROUBLE"), *at = text;
+  size_t length = strlen(key);
+  while (at && (at = strstr(at, key)) && !((at == text || at[-1] == ' ') && at[length] == '=')) at++;
+  return at ? at + length + 1 : nullptr;
+}
+long long wrong(const char *key, long long fallback) {
+  const char *value = wrong(key);
+  return value ? strtoll(value, nullptr, 10) : fallback;
+}
+cudaError_t lost = cudaSuccess; /* what every call says from the failure of a kernel on */
+bool fails(const char *kernel) {
+  static long long count;
+  const char *value = wrong("fail"), *end = value ? strchr(value, ':') : nullptr;
+  if (!end || strncmp(kernel, value, (size_t)(end - value)) != 0 || ++count != strtoll(end + 1, nullptr, 10))
+    return false;
+  lost = cudaErrorIllegalAddress;
+  return true;
+}
+
 cudaError_t note(cudaError_t error) {
+  if (lost != cudaSuccess) error = lost;
   if (error != cudaSuccess) last_error = error;
   return error;
 }
@@ -191,7 +213,8 @@ cudaError_t allocate(void **p, size_t bytes) {
   *p = nullptr;
   if (!bytes) return cudaSuccess;
   size_t rounded = (bytes + ALIGN - 1) / ALIGN * ALIGN, mapped = (rounded + PAGE - 1) / PAGE * PAGE;
-  if (used + mapped > TOTAL) return note(cudaErrorMemoryAllocation);
+  if (lost != cudaSuccess) return note(lost);
+  if (used + mapped + (size_t)wrong("taken", 0) > TOTAL) return note(cudaErrorMemoryAllocation);
   void *pages =
       mmap(nullptr, mapped + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (pages == MAP_FAILED) return note(cudaErrorMemoryAllocation);
@@ -219,19 +242,21 @@ void check_argument(const char *name, const void *argument, size_t bytes) {
   }
 }
 
-void launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream, std::function<void()> body) {
+cudaError_t launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                   std::function<void()> body) {
   install();
   cudaError_t error = check_grid(name, grid, block, shared);
-  if (error != cudaSuccess) {
-    note(error);
-    return;
-  }
+  if (error == cudaSuccess && strcmp(name, "nothing") == 0 && wrong("image", 1) == 0)
+    error = cudaErrorNoKernelImageForDevice;
+  if (error != cudaSuccess || lost != cudaSuccess) return lost != cudaSuccess ? lost : error;
   on_stream(stream, [=] {
     return watched(name, [&] {
-      run_grid(name, grid, block, shared, body);
+      if (lost == cudaSuccess && !fails(name)) run_grid(name, grid, block, shared, body);
       return cudaSuccess;
     });
   });
+  const char *blocking = getenv("CUDA_LAUNCH_BLOCKING");
+  return blocking && strcmp(blocking, "1") == 0 ? lost : cudaSuccess;
 }
 } // namespace kava_emulated
 
@@ -246,6 +271,10 @@ const char *cudaGetErrorName(cudaError_t error) {
   case cudaErrorNoDevice: return "cudaErrorNoDevice";
   case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
   case cudaErrorStreamCaptureUnjoined: return "cudaErrorStreamCaptureUnjoined";
+  case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+  case cudaErrorDevicesUnavailable: return "cudaErrorDevicesUnavailable";
+  case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";
+  case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
   default: return "cudaErrorUnknown";
   }
 }
@@ -258,18 +287,28 @@ const char *cudaGetErrorString(cudaError_t error) {
   case cudaErrorNoDevice: return "no CUDA-capable device is detected";
   case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
   case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
+  case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+  case cudaErrorDevicesUnavailable: return "CUDA-capable device(s) is/are busy or unavailable";
+  case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
+  case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
   default: return "unknown error";
   }
 }
 cudaError_t cudaPeekAtLastError(void) { return last_error; }
 cudaError_t cudaGetLastError(void) {
-  cudaError_t error = last_error;
+  cudaError_t error = lost != cudaSuccess ? lost : last_error;
   last_error = cudaSuccess;
   return error;
 }
-cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int *version) { return *version = (int)wrong("driver", 13000), cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count) {
+  const char *mask = getenv("CUDA_VISIBLE_DEVICES");
+  *count = 0;
+  if (wrong("driver", 13000) < 13000) return note(cudaErrorInsufficientDriver);
+  if (wrong("devices", 1) == 0 || (mask && mask[0] != '0')) return note(cudaErrorNoDevice);
+  return *count = 1, cudaSuccess;
+}
 cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int device) { return note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
@@ -280,7 +319,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
   prop->sharedMemPerBlock = 48 * 1024;
   prop->sharedMemPerBlockOptin = 227 * 1024;
   prop->sharedMemPerMultiprocessor = 228 * 1024;
-  prop->major = 9;
+  prop->major = (int)wrong("capability", 90) / 10;
+  prop->minor = (int)wrong("capability", 90) % 10;
   prop->multiProcessorCount = 4; /* few, so that tiny shapes also take the paths of a grid smaller than the work */
   prop->l2CacheSize = 50 << 20;
   prop->regsPerMultiprocessor = 65536;
@@ -294,6 +334,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
   switch (attribute) {
   case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)prop.sharedMemPerBlock; break;
   case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)prop.sharedMemPerBlockOptin; break;
+  case cudaDevAttrComputeMode:
+    *value = wrong("exclusive", 0) ? cudaComputeModeExclusiveProcess : cudaComputeModeDefault;
+    break;
   case cudaDevAttrMultiProcessorCount: *value = prop.multiProcessorCount; break;
   case cudaDevAttrComputeCapabilityMajor: *value = prop.major; break;
   case cudaDevAttrComputeCapabilityMinor: *value = prop.minor; break;
@@ -301,9 +344,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
-  *free = TOTAL - used;
+  *free = TOTAL - used - (size_t)wrong("taken", 0);
   *total = TOTAL;
-  return cudaSuccess;
+  return note(wrong("busy", 0) ? cudaErrorDevicesUnavailable : cudaSuccess);
 }
 cudaError_t cudaMallocHost(void **p, size_t bytes) {
   return note((*p = malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation);

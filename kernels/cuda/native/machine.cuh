@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 cudaStream_t kava_cuda_stream(void);
+void kava_cuda_launching(const char *name);
 void kava_cuda_failed(const char *name, cudaError_t error);
 
 /* Memory is reserved this much at a time, and cut up. */
@@ -28,6 +29,7 @@ void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, 
   if (shared > 48 * 1024)
     cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
   kava_timed timed(name);
+  kava_cuda_launching(name);
   kernel<<<grid, block, shared, kava_cuda_stream()>>>(static_cast<P>(arguments)...);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) kava_cuda_failed(name, error);
