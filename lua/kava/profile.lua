@@ -47,10 +47,11 @@ end
 
 -- What the runtime has kept, as a report.
 local function report(raw)
-  local gpu = raw.source ~= nil
+  local gpu = raw.source ~= nil and #raw.kernels > 0 -- else it is there, and was not used
   local spans = gpu and raw.kernels or raw.ops
   local gaps, stop = gaps_of(spans)
-  local self = { length = raw.length, source = raw.source or "host", spans = spans, ranges = raw.ranges, ops = gpu and raw.ops or nil }
+  local self = { length = raw.length, source = gpu and raw.source or "host", spans = spans, ranges = raw.ranges }
+  self.ops = gpu and raw.ops or nil
   self.device = gpu and kava.device("cuda").name or "cpu"
   self.window = stop and stop - spans[1].start or 0
   self.kernels = by_name(spans, self.window)

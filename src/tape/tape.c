@@ -371,9 +371,11 @@ kava_status kava_backward(kava_tensor *loss, double seed) {
                      "made under no_grad, or its scope is closed)");
   if (!loss->node->backward)
     return kava_fail(KAVA_MISUSE, "backward(): its records were already consumed by an earlier backward()");
+  int range = kava_range_begin("backward");
   KAVA_TRY(kava_tensor_full_on(loss->device, kava_grad_dtype(loss), loss->dims, loss->shape, seed, 0, &grad));
   st = walk(loss->node, grad, 0);
 out:
+  kava_range_end(range);
   kava_tensor_release(&grad);
   return st;
 }

@@ -199,23 +199,25 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
   double keep = doubles ? read<double>(beta) : (double)read<float>(beta);
   int64_t depth = p.a == CUBLAS_OP_T ? la.rows : la.cols;
   kava_emulated::on_stream(stream, [=] {
-    for (int64_t batch = 0; batch < lc.batch; batch++) {
-      std::vector<double> left = rows_of(la, p.a == CUBLAS_OP_T, a, batch, lc.rows, depth),
-                          right = rows_of(lb, p.b != CUBLAS_OP_T, b, batch, lc.cols, depth);
-      for (int64_t j = 0; j < lc.cols; j++)
-        for (int64_t i = 0; i < lc.rows; i++) {
-          const double *x = left.data() + i * depth, *y = right.data() + j * depth;
-          double sum = 0;
-          for (int64_t k = 0; k < depth; k++) sum += x[k] * y[k];
-          int64_t at = batch * lc.stride + j * lc.ld + i;
-          sum *= by;
-          if (p.scale_a) sum *= (double)p.scale_a[i] * (double)p.scale_b[j];
-          if (keep != 0) sum += keep * get(lc.type, c, at);
-          if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += get(p.bias_type, p.bias, i);
-          put(lc.type, d, at, sum);
-        }
-    }
-    return cudaSuccess;
+    return kava_emulated::watched("a product", [=] {
+      for (int64_t batch = 0; batch < lc.batch; batch++) {
+        std::vector<double> left = rows_of(la, p.a == CUBLAS_OP_T, a, batch, lc.rows, depth),
+                            right = rows_of(lb, p.b != CUBLAS_OP_T, b, batch, lc.cols, depth);
+        for (int64_t j = 0; j < lc.cols; j++)
+          for (int64_t i = 0; i < lc.rows; i++) {
+            const double *x = left.data() + i * depth, *y = right.data() + j * depth;
+            double sum = 0;
+            for (int64_t k = 0; k < depth; k++) sum += x[k] * y[k];
+            int64_t at = batch * lc.stride + j * lc.ld + i;
+            sum *= by;
+            if (p.scale_a) sum *= (double)p.scale_a[i] * (double)p.scale_b[j];
+            if (keep != 0) sum += keep * get(lc.type, c, at);
+            if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += get(p.bias_type, p.bias, i);
+            put(lc.type, d, at, sum);
+          }
+      }
+      return cudaSuccess;
+    });
   });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -58,14 +58,6 @@ std::chrono::steady_clock::time_point watched_since;
 double now() {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - watched_since).count();
 }
-template <class Work> cudaError_t watched(const char *name, const Work &work) {
-  if (!watcher) return work();
-  double start = now();
-  cudaError_t error = work();
-  if (watcher) watcher->push_back({name, start, now() - start});
-  return error;
-}
-
 auto find(uintptr_t at) { /* the allocation whose pages hold `at` */
   auto next = allocations.upper_bound(at | (PAGE - 1));
   if (next == allocations.begin()) return allocations.end();
@@ -185,6 +177,13 @@ cudaError_t move(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, 
 }
 } // namespace
 
+cudaError_t watched(const char *name, const std::function<cudaError_t()> &work) {
+  if (!watcher) return work();
+  double start = now();
+  cudaError_t error = work();
+  if (watcher) watcher->push_back({name, start, now() - start});
+  return error;
+}
 void watch(std::vector<kava_timespan> *into) {
   watcher = into;
   watched_since = std::chrono::steady_clock::now();
