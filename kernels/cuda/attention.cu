@@ -7,13 +7,16 @@
  *   dk, dv   a block has 16 WARPS keys and goes over the queries that see them and over the heads that share them:
  *            S^T = k q^T, P^T, dV += P^T g, dP^T = v g^T, dS^T, dK += dS^T q
  *   dq       as forward: S, P from lse, dP = g v^T, dS, dQ += dS k
+ *            before it, delta and the first key that any of 16 queries sees (`least`), which dk, dv read
  * P is computed twice going back (7 products where 5 would do), and no sum is atomic: the result is the same in every
  * run. Tiles come by cp.async into two stages. Rows in shared memory are 16 bytes longer than they need be, an odd
  * number of 16 bytes, so that ldmatrix finds its 8 rows in different banks.
  *
- * Predicted (H100, mma.sync at about 60 % of 990 TFLOP/s, causal half): Qwen2.5-0.5B, B=8, T=512 a layer: forward 3.8
- * GFLOP, 8-12 us; backward 13 GFLOP, 35-50 us. What to try on the chip: KEYS, WARPS, two tiles of rows a warp. */
-#include "kernels/cuda/attention.cuh"
+ * Before the softcap and masks left the inner loops, an H100 took, with B=8, T=512: 12/2 heads of 128 forward 80 us (81
+ * TFLOP/s), 14/2 of 64 forward 51 us and back 215 us; 147 and 88 TFLOP/s at T=16384. A warp of 16 rows reads as many
+ * bytes from shared memory as it multiplies in registers: that bounds it at about half of what mma.sync could do, and
+ * Hopper has attention_hopper.cu. */
+#include "kernels/cuda/attention_tensor.cuh"
 
 namespace {
 /* The tiles of a head dimension: rows a warp owns are 16; `keys` go past in forward and dq, `queries` in dk, dv. */
@@ -85,15 +88,6 @@ __device__ __forceinline__ void held_by_rows(float (&acc)[C / 8][4], const float
     }
   }
 }
-/* The sum or maximum of a row, whose columns four lanes share. */
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ __forceinline__ float quad_most(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
 /* A warp's 16 rows of accumulators as T, through shared memory (16 rows of its own) to rows of global memory. */
 template <class T, int D>
 __device__ __forceinline__ void put_rows(T *to, int64_t stride, int limit, const float (&acc)[D / 8][4], float low,
@@ -121,148 +115,89 @@ __device__ __forceinline__ void put_rows(T *to, int64_t stride, int limit, const
   }
 }
 
-/* The first of `rows` queries' first keys, for every thread of the block. */
-template <int WARPS> __device__ __forceinline__ int least_first(const attention_job &a, int b, int t0) {
+/* Forward and dq: a block's queries of a head, and the tiles of KEYS keys that they see; the longest come first. */
+struct queries {
+  int lane, warp, b, h, t0, from, count; /* from: the first tile's key */
+  attention_rows rows;
+};
+template <int WARPS, int KEYS> __device__ __forceinline__ queries queries_of(const attention_job &a) {
   KAVA_SHARED(int, room, WARPS);
-  int first = threadIdx.x < 16 * WARPS ? attention_first(a, b, t0 + threadIdx.x) : 0x7fffffff;
-  return -kava_block_most<WARPS>(-first, room);
+  queries w;
+  w.lane = threadIdx.x % 32, w.warp = threadIdx.x / 32, w.h = blockIdx.x, w.b = blockIdx.y;
+  w.t0 = (gridDim.z - 1 - blockIdx.z) * 16 * WARPS;
+  w.rows = attention_rows_of(a, w.b, w.t0 + 16 * w.warp + w.lane / 4);
+  int least = -kava_block_most<WARPS>(-min(w.rows.first0, w.rows.first1), room);
+  int last = min(w.t0 + 16 * WARPS, a.length) - 1;
+  w.from = least / KEYS * KEYS, w.count = least > last ? 0 : (last - w.from) / KEYS + 1;
+  return w;
+}
+/* Calls body(j0, k, v) with each tile of keys and values. What was fetched before belongs to the first. At the end
+ * nothing in shared memory is in use. A barrier a tile: behind it a tile is there, and the one before it done with. */
+template <class T, int D, int WARPS, int KEYS, class Body>
+__device__ __forceinline__ void over_keys(const attention_job &a, const queries &w, T *room, Body body) {
+  constexpr int ROW = tiles<D>::row;
+  int64_t token = (int64_t)w.b * a.length + w.from;
+  const T *k = (const T *)a.k + token * a.k_row + w.h / a.group * D;
+  const T *v = (const T *)a.v + token * a.v_row + w.h / a.group * D;
+  auto fetch_tile = [&](int n) {
+    T *to = room + n % 2 * 2 * KEYS * ROW;
+    fetch<T, D, 32 * WARPS>(to, k + n * KEYS * a.k_row, a.k_row, KEYS, a.length - w.from - n * KEYS);
+    fetch<T, D, 32 * WARPS>(to + KEYS * ROW, v + n * KEYS * a.v_row, a.v_row, KEYS, a.length - w.from - n * KEYS);
+  };
+  if (w.count) fetch_tile(0);
+  kava_copy_commit();
+  for (int n = 0; n < w.count; n++) {
+    kava_copy_wait<0>();
+    __syncthreads();
+    if (n + 1 < w.count) fetch_tile(n + 1);
+    kava_copy_commit();
+    const T *tile = room + n % 2 * 2 * KEYS * ROW;
+    body(w.from + n * KEYS, tile, tile + KEYS * ROW);
+  }
+  kava_copy_wait<0>();
+  __syncthreads();
 }
 
 template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps) forward_kernel(attention_job a) {
-  constexpr int WARPS = tiles<D>::warps, THREADS = 32 * WARPS, KEYS = tiles<D>::keys, ROWS = tiles<D>::rows,
-                ROW = tiles<D>::row;
-  T *sq = (T *)kava_dynamic_shared(), *sk = sq + ROWS * ROW, *sv = sk + 2 * KEYS * ROW;
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int t0 = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z; /* the longest first */
-  int64_t token = (int64_t)b * a.length;
-  const T *q = (const T *)a.q + (token + t0) * a.q_row + h * D;
-  const T *k = (const T *)a.k + token * a.k_row + h / a.group * D;
-  const T *v = (const T *)a.v + token * a.v_row + h / a.group * D;
-  int last = min(t0 + ROWS, a.length) - 1;
-  int least = least_first<WARPS>(a, b, t0);
-  int from = least / KEYS * KEYS, count = least > last ? 0 : (last - from) / KEYS + 1;
-  int row0 = t0 + 16 * warp + lane / 4, row1 = row0 + 8;
-  int first0 = attention_first(a, b, row0), first1 = attention_first(a, b, row1);
+  constexpr int WARPS = tiles<D>::warps, KEYS = tiles<D>::keys, ROWS = tiles<D>::rows, ROW = tiles<D>::row;
+  queries w = queries_of<WARPS, KEYS>(a);
+  T *q = (T *)kava_dynamic_shared(), *mine = q + 16 * w.warp * ROW;
+  int64_t token = (int64_t)w.b * a.length + w.t0;
+  fetch<T, D, 32 * WARPS>(q, (const T *)a.q + token * a.q_row + w.h * D, a.q_row, ROWS, a.length - w.t0);
 
-  fetch<T, D, THREADS>(sq, q, a.q_row, ROWS, a.length - t0);
-  if (count) {
-    fetch<T, D, THREADS>(sk, k + from * a.k_row, a.k_row, KEYS, a.length - from);
-    fetch<T, D, THREADS>(sv, v + from * a.v_row, a.v_row, KEYS, a.length - from);
-  }
-  kava_copy_commit();
-
-  constexpr bool HELD = D <= 128;
+  constexpr bool HELD = D <= 128; /* the queries' operands stay in registers */
   uint32_t held[HELD ? D / 16 : 1][4];
-  float acc[D / 8][4], most0 = -INFINITY, most1 = -INFINITY, sum0 = 0, sum1 = 0;
+  bool first = true;
+  float acc[D / 8][4];
 #pragma unroll
-  for (int c = 0; c < D / 8; c++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) acc[c][i] = 0;
-  float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
-  for (int n = 0; n < count; n++) {
-    int j0 = from + n * KEYS, next = j0 + KEYS, stage = n % 2;
-    if (n + 1 < count) {
-      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.k_row, a.k_row, KEYS, a.length - next);
-      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.v_row, a.v_row, KEYS, a.length - next);
-    }
-    kava_copy_commit();
-    kava_copy_wait<1>();
-    __syncthreads();
+  for (int i = 0; i < D / 2; i++) acc[i / 4][i % 4] = 0;
+  attention_softmax softmax(a);
+  over_keys<T, D, WARPS, KEYS>(a, w, q + ROWS * ROW, [&](int j0, const T *k, const T *v) {
     float s[KEYS / 8][4];
-    if (HELD) { /* the queries' operands stay in registers */
-      if (n == 0)
+    if (HELD) {
+      if (first)
 #pragma unroll
-        for (int i = 0; i < D / 16; i++)
-          left<T, ROW>(held[i % (HELD ? D / 16 : 1)], sq + 16 * warp * ROW, 16 * i, lane);
+        for (int i = 0; i < D / 16; i++) left<T, ROW>(held[HELD ? i : 0], mine, 16 * i, w.lane);
+      first = false;
       by_rows<T, D, KEYS>(
           s,
           [&](int at, uint32_t(&fa)[4]) {
 #pragma unroll
             for (int i = 0; i < 4; i++) fa[i] = held[HELD ? at / 16 : 0][i];
           },
-          sk + stage * KEYS * ROW, lane);
+          k, w.lane);
     } else {
-      rows_by_rows<T, D, KEYS>(s, sq + 16 * warp * ROW, sk + stage * KEYS * ROW, lane);
+      rows_by_rows<T, D, KEYS>(s, mine, k, w.lane);
     }
-    bool masked = j0 + KEYS - 1 > row0 || first0 > j0 || first1 > j0;
-    float top0 = most0, top1 = most1;
-#pragma unroll
-    for (int c = 0; c < KEYS / 8; c++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        int key = j0 + c * 8 + lane % 4 * 2 + i % 2;
-        float x = s[c][i];
-        if (a.softcap > 0) x = attention_cap(x * a.scale, a.softcap);
-        x *= factor;
-        if (masked && (key > (i < 2 ? row0 : row1) || key < (i < 2 ? first0 : first1))) x = -INFINITY;
-        s[c][i] = x;
-        if (i < 2)
-          top0 = fmaxf(top0, x);
-        else
-          top1 = fmaxf(top1, x);
-      }
-    top0 = quad_most(top0), top1 = quad_most(top1);
-    float base0 = top0 == -INFINITY ? 0 : top0, base1 = top1 == -INFINITY ? 0 : top1;
-    float shrink0 = kava_exp2(most0 - base0), shrink1 = kava_exp2(most1 - base1);
-    most0 = top0, most1 = top1;
-    sum0 *= shrink0, sum1 *= shrink1;
-#pragma unroll
-    for (int c = 0; c < D / 8; c++) {
-      acc[c][0] *= shrink0, acc[c][1] *= shrink0;
-      acc[c][2] *= shrink1, acc[c][3] *= shrink1;
-    }
-#pragma unroll
-    for (int c = 0; c < KEYS / 8; c++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) s[c][i] = kava_exp2(s[c][i] - (i < 2 ? base0 : base1));
-      sum0 += s[c][0] + s[c][1];
-      sum1 += s[c][2] + s[c][3];
-    }
-    held_by_rows<T, ROW, KEYS, D>(acc, s, sv + stage * KEYS * ROW, lane);
-    __syncthreads();
-  }
-  kava_copy_wait<0>();
-  __syncthreads();
-  sum0 = quad_sum(sum0), sum1 = quad_sum(sum1);
-  put_rows<T, D>((T *)a.out + (token + t0 + 16 * warp) * a.row + h * D, a.row, a.length - t0 - 16 * warp, acc,
-                 sum0 > 0 ? 1 / sum0 : 0, sum1 > 0 ? 1 / sum1 : 0, sq + 16 * warp * ROW, lane, false);
-  if (lane % 4 == 0 && a.lse) {
-    float *lse = a.lse + ((int64_t)b * a.heads + h) * a.length;
-    if (row0 < a.length) lse[row0] = sum0 > 0 ? most0 * LN2 + logf(sum0) : -INFINITY;
-    if (row1 < a.length) lse[row1] = sum1 > 0 ? most1 * LN2 + logf(sum1) : -INFINITY;
-  }
+    softmax.step(a, w.rows, j0, s, acc);
+    held_by_rows<T, ROW, KEYS, D>(acc, s, v, w.lane);
+  });
+  softmax.finish(a, w.rows, w.b, w.h);
+  put_rows<T, D>((T *)a.out + (token + 16 * w.warp) * a.row + w.h * D, a.row, a.length - w.t0 - 16 * w.warp, acc,
+                 softmax.low(), softmax.high(), mine, w.lane, false);
 }
 
-/* delta, a warp for each (row, head) */
-template <class T, int D> __global__ void __launch_bounds__(256) delta_kernel(attention_job a) {
-  int lane = threadIdx.x % 32;
-  int64_t total = (int64_t)a.batch * a.length * a.heads;
-  for (int64_t at = blockIdx.x * 8 + threadIdx.x / 32; at < total; at += gridDim.x * 8) {
-    int64_t token = at / a.heads;
-    int h = (int)(at % a.heads);
-    const T *o = (const T *)a.o + token * a.row + h * D, *g = (const T *)a.g + token * a.row + h * D;
-    float sum = 0;
-    for (int c = lane * 8; c < D; c += 256) {
-      float x[8], y[8];
-      kava_load<T, 8>(o + c, x);
-      kava_load<T, 8>(g + c, y);
-#pragma unroll
-      for (int j = 0; j < 8; j++) sum += x[j] * y[j];
-    }
-    sum = kava_warp_sum(sum);
-    if (lane == 0) a.delta[(token / a.length * a.heads + h) * a.length + token % a.length] = sum;
-  }
-}
-/* least, a thread for each 16 queries */
-__global__ void __launch_bounds__(128) least_kernel(attention_job a) {
-  int groups = (a.length + 15) / 16, at = blockIdx.x * 128 + threadIdx.x;
-  if (at >= a.batch * groups) return;
-  int least = 0x7fffffff;
-  for (int i = 0; i < 16; i++) least = min(least, attention_first(a, at / groups, at % groups * 16 + i));
-  a.least[at] = least;
-}
-
-/* blockIdx: keys' tile and slice of columns; key head and split; row. */
+/* blockIdx: key head and split; row; keys' tile and slice of columns. */
 template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps) keys_kernel(attention_job a) {
   constexpr int WARPS = tiles<D>::warps, THREADS = 32 * WARPS, QUERIES = tiles<D>::queries, ROWS = tiles<D>::rows,
                 ROW = tiles<D>::row, SLICES = tiles<D>::slices, C = D / SLICES;
@@ -270,8 +205,8 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
   float *slse = (float *)(sg + 2 * QUERIES * ROW), *sdelta = slse + 2 * QUERIES;
   int *sstart = (int *)(sdelta + 2 * QUERIES);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int j0 = blockIdx.x / SLICES * ROWS, slice = blockIdx.x % SLICES * C;
-  int hk = blockIdx.y / a.splits, split = blockIdx.y % a.splits, b = blockIdx.z;
+  int j0 = blockIdx.z / SLICES * ROWS, slice = blockIdx.z % SLICES * C;
+  int hk = blockIdx.x / a.splits, split = blockIdx.x % a.splits, b = blockIdx.y;
   int head = hk * a.group + split * a.group / a.splits, heads_end = hk * a.group + (split + 1) * a.group / a.splits;
   int64_t token = (int64_t)b * a.length;
   int tiles_end = 0, tiles_from = j0 / QUERIES, groups = (a.length + 15) / 16;
@@ -319,6 +254,7 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
     for (int i = 0; i < 4; i++) dk[c][i] = dv[c][i] = 0;
   int key0 = j0 + 16 * warp + lane / 4, key1 = key0 + 8;
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
+  float less = a.softcap > 0 ? 0 : 1; /* of delta, what attention_capped leaves to subtract */
   while (head < heads_end) {
     int t0 = tile * QUERIES;
     tile = seeing(tile + 1);
@@ -336,26 +272,19 @@ template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps
     float p[QUERIES / 8][4], dp[QUERIES / 8][4];
     rows_by_rows<T, D, QUERIES>(p, sk + 16 * warp * ROW, q, lane);
     rows_by_rows<T, D, QUERIES>(dp, sv + 16 * warp * ROW, g, lane);
+    auto column = [&](int i) { return i / 4 * 8 + lane % 4 * 2 + i % 2; };
+    if (a.softcap > 0)
 #pragma unroll
-    for (int c = 0; c < QUERIES / 8; c++)
+      for (int i = 0; i < QUERIES / 2; i++) attention_capped(a, p[i / 4][i % 4], dp[i / 4][i % 4], delta[column(i)]);
+    bool masked = a.start || a.window || t0 < j0 + ROWS; /* queries that are not there have q = g = 0 */
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        int column = c * 8 + lane % 4 * 2 + half, t = t0 + column;
-        int first = attention_from(a, a.start ? start[column] : 0, t);
-        float base = lse[column] * LOG2E, mean = delta[column];
-#pragma unroll
-        for (int i = half; i < 4; i += 2) {
-          int key = i < 2 ? key0 : key1;
-          float x = p[c][i], slope = 1;
-          if (a.softcap > 0) {
-            x = attention_cap(x * a.scale, a.softcap);
-            slope = attention_slope(x, a.softcap);
-          }
-          x = key <= t && key >= first ? kava_exp2(x * factor - base) : 0;
-          p[c][i] = x;
-          dp[c][i] = x * (dp[c][i] - mean) * slope;
-        }
-      }
+    for (int i = 0; i < QUERIES / 2; i++) {
+      int t = t0 + column(i), key = i % 4 < 2 ? key0 : key1;
+      float x = kava_exp2(p[i / 4][i % 4] * factor - lse[column(i)] * LOG2E);
+      if (masked && (key > t || key < attention_from(a, a.start ? start[column(i)] : 0, t))) x = 0;
+      p[i / 4][i % 4] = x;
+      dp[i / 4][i % 4] = x * (dp[i / 4][i % 4] - less * delta[column(i)]);
+    }
     held_by_rows<T, ROW, QUERIES, C>(dv, p, g + slice, lane);
     held_by_rows<T, ROW, QUERIES, C>(dk, dp, q + slice, lane);
     __syncthreads();
@@ -410,71 +339,50 @@ template <class T> __global__ void __launch_bounds__(256) parts_kernel(attention
   }
 }
 
+/* dq; before it delta, and `least`, for the kernel of dk and dv */
 template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps) queries_kernel(attention_job a) {
-  constexpr int WARPS = tiles<D>::warps, THREADS = 32 * WARPS, KEYS = tiles<D>::keys_back, ROWS = tiles<D>::rows,
-                ROW = tiles<D>::row;
-  T *sq = (T *)kava_dynamic_shared(), *sg = sq + ROWS * ROW, *sk = sg + ROWS * ROW, *sv = sk + 2 * KEYS * ROW;
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int t0 = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-  int64_t token = (int64_t)b * a.length;
-  const T *k = (const T *)a.k + token * a.k_row + h / a.group * D;
-  const T *v = (const T *)a.v + token * a.v_row + h / a.group * D;
-  int last = min(t0 + ROWS, a.length) - 1, least = 0x7fffffff, groups = (a.length + 15) / 16;
-  for (int i = t0 / 16; i < min(groups, t0 / 16 + WARPS); i++) least = min(least, a.least[b * groups + i]);
-  int from = least / KEYS * KEYS, count = least > last ? 0 : (last - from) / KEYS + 1;
-  int row0 = t0 + 16 * warp + lane / 4, row1 = row0 + 8;
-  int first0 = attention_first(a, b, row0), first1 = attention_first(a, b, row1);
-  int64_t line = ((int64_t)b * a.heads + h) * a.length;
-  float base0 = row0 < a.length ? a.lse[line + row0] * LOG2E : 0,
-        base1 = row1 < a.length ? a.lse[line + row1] * LOG2E : 0;
-  float mean0 = row0 < a.length ? a.delta[line + row0] : 0, mean1 = row1 < a.length ? a.delta[line + row1] : 0;
+  constexpr int WARPS = tiles<D>::warps, KEYS = tiles<D>::keys_back, ROWS = tiles<D>::rows, ROW = tiles<D>::row;
+  KAVA_SHARED(float, sums, ROWS);
+  queries w = queries_of<WARPS, KEYS>(a);
+  T *q = (T *)kava_dynamic_shared() + 16 * w.warp * ROW, *g = q + ROWS * ROW, *room = (T *)kava_dynamic_shared();
+  int64_t token = (int64_t)w.b * a.length + w.t0, line = ((int64_t)w.b * a.heads + w.h) * a.length;
+  const T *rows_g = (const T *)a.g + token * a.row + w.h * D, *rows_o = (const T *)a.o + token * a.row + w.h * D;
+  fetch<T, D, 32 * WARPS>(room, (const T *)a.q + token * a.q_row + w.h * D, a.q_row, ROWS, a.length - w.t0);
+  fetch<T, D, 32 * WARPS>(room + ROWS * ROW, rows_g, a.row, ROWS, a.length - w.t0);
+  int first = 16 * w.warp, least = -kava_warp_most(-min(w.rows.first0, w.rows.first1));
+  attention_delta<T, D>(rows_o + first * a.row, rows_g + first * a.row, a.row, a.length - w.t0 - first, sums + first,
+                        a.delta + line + w.t0 + first);
+  if (w.h == 0 && w.lane == 0 && w.t0 + first < a.length)
+    a.least[w.b * ((a.length + 15) / 16) + w.t0 / 16 + w.warp] = least;
+  if (!a.dq) w.count = 0;
+  float base0 = w.rows.row0 < a.length ? a.lse[line + w.rows.row0] * LOG2E : 0,
+        base1 = w.rows.row1 < a.length ? a.lse[line + w.rows.row1] * LOG2E : 0;
+  float mean0 = sums[w.rows.row0 - w.t0], mean1 = sums[w.rows.row1 - w.t0];
 
-  fetch<T, D, THREADS>(sq, (const T *)a.q + (token + t0) * a.q_row + h * D, a.q_row, ROWS, a.length - t0);
-  fetch<T, D, THREADS>(sg, (const T *)a.g + (token + t0) * a.row + h * D, a.row, ROWS, a.length - t0);
-  if (count) {
-    fetch<T, D, THREADS>(sk, k + from * a.k_row, a.k_row, KEYS, a.length - from);
-    fetch<T, D, THREADS>(sv, v + from * a.v_row, a.v_row, KEYS, a.length - from);
-  }
-  kava_copy_commit();
   float acc[D / 8][4];
 #pragma unroll
-  for (int c = 0; c < D / 8; c++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) acc[c][i] = 0;
+  for (int i = 0; i < D / 2; i++) acc[i / 4][i % 4] = 0;
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
-  for (int n = 0; n < count; n++) {
-    int j0 = from + n * KEYS, next = j0 + KEYS, stage = n % 2;
-    if (n + 1 < count) {
-      fetch<T, D, THREADS>(sk + (stage ^ 1) * KEYS * ROW, k + next * a.k_row, a.k_row, KEYS, a.length - next);
-      fetch<T, D, THREADS>(sv + (stage ^ 1) * KEYS * ROW, v + next * a.v_row, a.v_row, KEYS, a.length - next);
-    }
-    kava_copy_commit();
-    kava_copy_wait<1>();
-    __syncthreads();
+  float less0 = a.softcap > 0 ? 0 : mean0, less1 = a.softcap > 0 ? 0 : mean1; /* what attention_capped leaves */
+  over_keys<T, D, WARPS, KEYS>(a, w, room + 2 * ROWS * ROW, [&](int j0, const T *k, const T *v) {
     float s[KEYS / 8][4], dp[KEYS / 8][4];
-    rows_by_rows<T, D, KEYS>(s, sq + 16 * warp * ROW, sk + stage * KEYS * ROW, lane);
-    rows_by_rows<T, D, KEYS>(dp, sg + 16 * warp * ROW, sv + stage * KEYS * ROW, lane);
+    rows_by_rows<T, D, KEYS>(s, q, k, w.lane);
+    rows_by_rows<T, D, KEYS>(dp, g, v, w.lane);
+    if (a.softcap > 0)
 #pragma unroll
-    for (int c = 0; c < KEYS / 8; c++)
+      for (int i = 0; i < KEYS / 2; i++)
+        attention_capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], i % 4 < 2 ? mean0 : mean1);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        int key = j0 + c * 8 + lane % 4 * 2 + i % 2;
-        float x = s[c][i], slope = 1;
-        if (a.softcap > 0) {
-          x = attention_cap(x * a.scale, a.softcap);
-          slope = attention_slope(x, a.softcap);
-        }
-        bool sees = key <= (i < 2 ? row0 : row1) && key >= (i < 2 ? first0 : first1);
-        x = sees ? kava_exp2(x * factor - (i < 2 ? base0 : base1)) : 0;
-        s[c][i] = x * (dp[c][i] - (i < 2 ? mean0 : mean1)) * slope;
-      }
-    held_by_rows<T, ROW, KEYS, D>(acc, s, sk + stage * KEYS * ROW, lane);
-    __syncthreads();
-  }
-  kava_copy_wait<0>();
-  __syncthreads();
-  put_rows<T, D>((T *)a.dq + (token + t0 + 16 * warp) * a.dq_row + h * D, a.dq_row, a.length - t0 - 16 * warp, acc,
-                 a.scale, a.scale, sq + 16 * warp * ROW, lane, a.add_q);
+    for (int i = 0; i < KEYS / 2; i++)
+      s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - (i % 4 < 2 ? base0 : base1));
+    attention_mask(s, w.rows, j0, 0);
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) s[i / 4][i % 4] *= dp[i / 4][i % 4] - (i % 4 < 2 ? less0 : less1);
+    held_by_rows<T, ROW, KEYS, D>(acc, s, k, w.lane);
+  });
+  if (a.dq)
+    put_rows<T, D>((T *)a.dq + (token + first) * a.dq_row + w.h * D, a.dq_row, a.length - w.t0 - first, acc, a.scale,
+                   a.scale, q, w.lane, a.add_q);
 }
 
 template <class T> void parts(const attention_job &a) {
@@ -484,27 +392,20 @@ template <class T> void parts(const attention_job &a) {
 template <class T, int D> void forward(const attention_job &a) {
   typedef tiles<D> t;
   size_t shared = (size_t)(t::rows + 4 * t::keys) * t::row * sizeof(T);
-  kava_launch("attention", forward_kernel<T, D>, dim3((a.length + t::rows - 1) / t::rows, a.heads, a.batch),
+  kava_launch("attention", forward_kernel<T, D>, dim3(a.heads, a.batch, (a.length + t::rows - 1) / t::rows),
               32 * t::warps, shared, a);
 }
 template <class T, int D> void backward(const attention_job &a) {
   typedef tiles<D> t;
-  int groups = (a.length + 15) / 16;
-  kava_launch("attention_grad: delta", delta_kernel<T, D>, kava_cuda_blocks((int64_t)a.batch * a.length * a.heads, 8),
-              256, 0, a);
-  kava_launch("attention_grad: least", least_kernel, (a.batch * groups + 127) / 128, 128, 0, a);
   unsigned tile_count = (a.length + t::rows - 1) / t::rows;
-  if (a.dk || a.dv) {
-    size_t shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
-    kava_launch("attention_grad: keys", keys_kernel<T, D>, dim3(tile_count * t::slices, a.kv_heads * a.splits, a.batch),
-                32 * t::warps, shared, a);
-    if (a.splits > 1) parts<T>(a);
-  }
-  if (a.dq) {
-    size_t shared = (size_t)(2 * t::rows + 4 * t::keys_back) * t::row * sizeof(T);
-    kava_launch("attention_grad: queries", queries_kernel<T, D>, dim3(tile_count, a.heads, a.batch), 32 * t::warps,
-                shared, a);
-  }
+  size_t shared = (size_t)(2 * t::rows + 4 * t::keys_back) * t::row * sizeof(T);
+  kava_launch("attention_grad: queries", queries_kernel<T, D>, dim3(a.heads, a.batch, tile_count), 32 * t::warps,
+              shared, a);
+  if (!a.dk && !a.dv) return;
+  shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
+  kava_launch("attention_grad: keys", keys_kernel<T, D>, dim3(a.kv_heads * a.splits, a.batch, tile_count * t::slices),
+              32 * t::warps, shared, a);
+  if (a.splits > 1) parts<T>(a);
 }
 template <class T> bool run(const attention_job &a, bool back) {
   switch (a.dim) {

@@ -1,5 +1,5 @@
-/* kernels/cuda/attention.cuh: what the attention kernels share. Two families of them: attention.cu for bf16 and f16 on
- * the tensor cores, attention_plain.cu for f32 and for head dimensions that those do not have. */
+/* kernels/cuda/attention.cuh: what the attention kernels share. Three families of them: attention_hopper.cu and
+ * attention.cu for bf16 and f16 on the tensor cores, attention_plain.cu for f32 and for what those do not have. */
 #ifndef KAVA_CUDA_ATTENTION_CUH
 #define KAVA_CUDA_ATTENTION_CUH
 #include "kernels/cuda/element.cuh"
@@ -17,7 +17,7 @@ typedef struct attention_job {
   float *lse; /* [B,H,T] */
   /* scratch of the backward pass */
   float *delta; /* [B,H,T]: sum over d of o g */
-  int *least;   /* [B, ceil(T/16)]: the first key that any of 16 queries sees */
+  int *least;   /* [B, ceil(T/n)]: the first key that any of n queries sees; n: 16, attention_hopper.cu's 64 */
   float *partial;
   int splits; /* the heads of a group are summed in so many parts, [splits, B,T,Hkv,D] twice (dk, dv) */
   const int32_t *start;
@@ -69,7 +69,7 @@ void kava_attention_parts(kava_dtype dtype, const attention_job &job);
 bool kava_attention_hopper_takes(kava_dtype dtype, const attention_job &job);
 void kava_attention_hopper(kava_dtype dtype, const attention_job &job);
 void kava_attention_hopper_grad(kava_dtype dtype, const attention_job &job);
-/* delta and least, then the kernels that read them; each returns false where it has no code for the job. */
+/* Each returns false where it has no code for the job. */
 bool kava_attention_tensor(kava_dtype dtype, const attention_job &job);
 bool kava_attention_tensor_grad(kava_dtype dtype, const attention_job &job);
 bool kava_attention_plain(kava_dtype dtype, const attention_job &job);

@@ -17,7 +17,7 @@
  * Predicted for an H100 at 500 of its 990 TFLOP/s in these kernels, B=8, T=512, a layer: 12/2 heads of 128 forward 6.4
  * GFLOP, 13 us and 20 with what starts and ends it; 14/2 of 64 forward 3.8 GFLOP, 16 us, as exp2 takes as long as the
  * products; backward 13.2 GFLOP (7 products), 27 us, and 50 with starts, ends and partial sums. */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_tensor.cuh"
 #include <cstdlib>
 
 namespace {
@@ -66,20 +66,6 @@ template <int PANELS> __device__ __forceinline__ void clear(float (&acc)[PANELS]
 #pragma unroll
   for (int i = 0; i < PANELS * 32; i++) acc[i / 32][i / 4 % 8][i % 4] = 0;
 }
-/* A score with its softcap, and what dp becomes: (dp - mean) times the softcap's derivative. */
-__device__ __forceinline__ void capped(const attention_job &a, float &s, float &dp, float mean) {
-  s = attention_cap(s * a.scale, a.softcap);
-  dp = (dp - mean) * attention_slope(s, a.softcap);
-}
-/* The sum or maximum of a row, whose columns four lanes share. */
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ __forceinline__ float quad_most(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
 /* A warp's 16 rows of an accumulator as T, through those rows of its warpgroup's `tile`, to rows of global memory, of
  * which the warpgroup has `limit`. */
 template <class T, int D>
@@ -117,8 +103,8 @@ template <class T> __device__ __forceinline__ T *tiles_begin() {
 
 /* Forward and dq: which queries a warpgroup has, and which tiles of keys they see: its own, and those of the block. */
 struct queries {
-  int group, thread, b, h, t0, row0, row1, first0, first1; /* row0, row1: a lane's two rows, and their first keys */
-  int least, from, to, block_from, block_to;
+  int group, thread, b, h, t0, least, from, to, block_from, block_to; /* least: the least of the first keys */
+  attention_rows rows;
 };
 template <int GROUPS> __device__ __forceinline__ queries queries_of(const attention_job &a) {
   KAVA_SHARED(int, firsts, 4 * GROUPS);
@@ -130,9 +116,8 @@ template <int GROUPS> __device__ __forceinline__ queries queries_of(const attent
   w.b = blockIdx.y;
   w.h = heads ? blockIdx.x * GROUPS + w.group : blockIdx.x;
   w.t0 = (heads ? tile : tile * GROUPS + w.group) * 64;
-  w.row0 = w.t0 + w.thread / 32 * 16 + lane / 4, w.row1 = w.row0 + 8;
-  w.first0 = attention_first(a, w.b, w.row0), w.first1 = attention_first(a, w.b, w.row1);
-  int least = -kava_warp_most(-min(w.first0, w.first1));
+  w.rows = attention_rows_of(a, w.b, w.t0 + w.thread / 32 * 16 + lane / 4);
+  int least = -kava_warp_most(-min(w.rows.first0, w.rows.first1));
   if (lane == 0) firsts[threadIdx.x / 32] = least;
   __syncthreads();
   w.block_from = 0x7fffffff, w.block_to = 0;
@@ -180,12 +165,11 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) forward_kernel(attention
   queries w = queries_of<GROUPS>(a);
   T *room = tiles_begin<T>(), *q = room + (4 + w.group) * 64 * D;
   int64_t token = (int64_t)w.b * a.length + w.t0;
-  int lane = w.thread % 32;
   fetch<T, D, 128>(q, (const T *)a.q + token * a.q_row + w.h * D, a.q_row, a.length - w.t0, w.thread);
 
-  float acc[D / 64][8][4], most0 = -INFINITY, most1 = -INFINITY, sum0 = 0, sum1 = 0;
+  float acc[D / 64][8][4];
   clear(acc);
-  float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
+  attention_softmax softmax(a);
   over_keys<T, D, GROUPS>(a, w, room, [&](int n, const T *k, const T *v) {
     float s[8][4];
     uint32_t p[4][4];
@@ -194,50 +178,16 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) forward_kernel(attention
     kava_wgmma_end();
     kava_wgmma_wait<0>();
     kava_wgmma_done(s);
-    if (a.softcap > 0)
-#pragma unroll
-      for (int i = 0; i < 32; i++) s[i / 4][i % 4] = attention_cap(s[i / 4][i % 4] * a.scale, a.softcap);
-    int j0 = n * 64;
-    if (j0 + 63 > w.row0 || w.first0 > j0 || w.first1 > j0)
-#pragma unroll
-      for (int i = 0; i < 32; i++) {
-        int key = j0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-        if (key > (i % 4 < 2 ? w.row0 : w.row1) || key < (i % 4 < 2 ? w.first0 : w.first1)) s[i / 4][i % 4] = -INFINITY;
-      }
-    float top0 = most0, top1 = most1;
-#pragma unroll
-    for (int c = 0; c < 8; c++) {
-      top0 = fmaxf(top0, fmaxf(s[c][0], s[c][1]));
-      top1 = fmaxf(top1, fmaxf(s[c][2], s[c][3]));
-    }
-    top0 = quad_most(top0), top1 = quad_most(top1);
-    float base0 = top0 == -INFINITY ? 0 : top0 * factor, base1 = top1 == -INFINITY ? 0 : top1 * factor;
-    float shrink0 = kava_exp2(most0 * factor - base0), shrink1 = kava_exp2(most1 * factor - base1);
-    most0 = top0, most1 = top1;
-    sum0 *= shrink0, sum1 *= shrink1;
-#pragma unroll
-    for (int c = 0; c < 8; c++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) s[c][i] = kava_exp2(s[c][i] * factor - (i < 2 ? base0 : base1));
-      sum0 += s[c][0] + s[c][1];
-      sum1 += s[c][2] + s[c][3];
-    }
-#pragma unroll
-    for (int i = 0; i < D / 2; i++) acc[i / 32][i / 4 % 8][i % 4] *= i % 4 < 2 ? shrink0 : shrink1;
+    softmax.step(a, w.rows, n * 64, s, reinterpret_cast<float(&)[D / 8][4]>(acc));
     hold<T>(p, s);
     kava_wgmma_begin();
     weigh<T, D>(acc, p, v);
     kava_wgmma_end();
     landed(acc);
   });
-  sum0 = quad_sum(sum0), sum1 = quad_sum(sum1);
-  put_rows<T, D>((T *)a.out + token * a.row + w.h * D, a.row, a.length - w.t0, acc, sum0 > 0 ? 1 / sum0 : 0,
-                 sum1 > 0 ? 1 / sum1 : 0, q, w.thread, false);
-  if (lane % 4 == 0 && a.lse) {
-    float *lse = a.lse + ((int64_t)w.b * a.heads + w.h) * a.length;
-    if (w.row0 < a.length) lse[w.row0] = sum0 > 0 ? most0 * factor * LN2 + logf(sum0) : -INFINITY;
-    if (w.row1 < a.length) lse[w.row1] = sum1 > 0 ? most1 * factor * LN2 + logf(sum1) : -INFINITY;
-  }
+  softmax.finish(a, w.rows, w.b, w.h);
+  put_rows<T, D>((T *)a.out + token * a.row + w.h * D, a.row, a.length - w.t0, acc, softmax.low(), softmax.high(), q,
+                 w.thread, false);
 #endif
 }
 
@@ -249,41 +199,23 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(attention
   T *room = tiles_begin<T>(), *q = room + (4 + 2 * w.group) * 64 * D, *g = q + 64 * D;
   int64_t token = (int64_t)w.b * a.length + w.t0, line = ((int64_t)w.b * a.heads + w.h) * a.length;
   const T *rows_g = (const T *)a.g + token * a.row + w.h * D, *rows_o = (const T *)a.o + token * a.row + w.h * D;
-  int lane = w.thread % 32;
   fetch<T, D, 128>(q, (const T *)a.q + token * a.q_row + w.h * D, a.q_row, a.length - w.t0, w.thread);
   fetch<T, D, 128>(g, rows_g, a.row, a.length - w.t0, w.thread);
-  { /* delta of the warp's 16 rows: D / 8 lanes have a row */
-    constexpr int LANES = D / 8;
-#pragma unroll 4
-    for (int i = lane; i < 16 * LANES; i += 32) {
-      int r = w.thread / 32 * 16 + i / LANES, c = i % LANES * 8;
-      float x[8], y[8], sum = 0;
-      if (r < a.length - w.t0) {
-        kava_load<T, 8>(rows_o + r * a.row + c, x);
-        kava_load<T, 8>(rows_g + r * a.row + c, y);
-#pragma unroll
-        for (int j = 0; j < 8; j++) sum += x[j] * y[j];
-      }
-#pragma unroll
-      for (int with = LANES / 2; with > 0; with /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, with);
-      if (i % LANES == 0) {
-        sums[w.group * 64 + r] = sum;
-        if (r < a.length - w.t0) a.delta[line + w.t0 + r] = sum;
-      }
-    }
-    if (a.start && w.h == 0 && w.thread == 0 && w.t0 < a.length)
-      a.least[w.b * ((a.length + 63) / 64) + w.t0 / 64] = w.least;
-    __syncwarp();
-  }
+  int first = w.thread / 32 * 16;
+  attention_delta<T, D>(rows_o + first * a.row, rows_g + first * a.row, a.row, a.length - w.t0 - first,
+                        sums + threadIdx.x / 32 * 16, a.delta + line + w.t0 + first);
+  if (a.start && w.h == 0 && w.thread == 0 && w.t0 < a.length)
+    a.least[w.b * ((a.length + 63) / 64) + w.t0 / 64] = w.least;
   if (!a.dq) w.block_to = 0;
-  float base0 = w.row0 < a.length ? a.lse[line + w.row0] * LOG2E : 0,
-        base1 = w.row1 < a.length ? a.lse[line + w.row1] * LOG2E : 0;
-  float mean0 = sums[w.group * 64 + w.row0 - w.t0], mean1 = sums[w.group * 64 + w.row1 - w.t0];
+  float base0 = w.rows.row0 < a.length ? a.lse[line + w.rows.row0] * LOG2E : 0,
+        base1 = w.rows.row1 < a.length ? a.lse[line + w.rows.row1] * LOG2E : 0;
+  float mean0 = sums[w.group * 64 + w.rows.row0 - w.t0], mean1 = sums[w.group * 64 + w.rows.row1 - w.t0];
 
   float acc[D / 64][8][4];
   clear(acc);
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
-  float less0 = a.softcap > 0 ? 0 : mean0, less1 = a.softcap > 0 ? 0 : mean1; /* what `capped` leaves to subtract */
+  float less0 = a.softcap > 0 ? 0 : mean0,
+        less1 = a.softcap > 0 ? 0 : mean1; /* what attention_capped leaves to subtract */
   over_keys<T, D, GROUPS>(a, w, room, [&](int n, const T *k, const T *v) {
     float s[8][4], dp[8][4];
     uint32_t ds[4][4];
@@ -298,17 +230,11 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(attention
       kava_wgmma_wait<0>();
       kava_wgmma_done(dp);
 #pragma unroll
-      for (int i = 0; i < 32; i++) capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], i % 4 < 2 ? mean0 : mean1);
+      for (int i = 0; i < 32; i++) attention_capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], i % 4 < 2 ? mean0 : mean1);
     }
 #pragma unroll
     for (int i = 0; i < 32; i++) s[i / 4][i % 4] = kava_exp2(s[i / 4][i % 4] * factor - (i % 4 < 2 ? base0 : base1));
-    int j0 = n * 64;
-    if (j0 + 63 > w.row0 || w.first0 > j0 || w.first1 > j0)
-#pragma unroll
-      for (int i = 0; i < 32; i++) {
-        int key = j0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-        if (key > (i % 4 < 2 ? w.row0 : w.row1) || key < (i % 4 < 2 ? w.first0 : w.first1)) s[i / 4][i % 4] = 0;
-      }
+    attention_mask(s, w.rows, n * 64, 0);
     kava_wgmma_wait<0>();
     kava_wgmma_done(dp);
 #pragma unroll
@@ -374,7 +300,7 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
   int key0 = j0 + thread / 32 * 16 + lane / 4, key1 = key0 + 8, pair = lane % 4 * 2;
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
   int back = a.window ? a.window - 1 : 0x7fffffff;
-  float less = a.softcap > 0 ? 0 : 1; /* of delta, what `capped` leaves to subtract */
+  float less = a.softcap > 0 ? 0 : 1; /* of delta, what attention_capped leaves to subtract */
   for (int round = 0; round * GROUPS < items; round++) {
     int item = round * GROUPS + group, stage = round % 2;
     kava_copy_wait<0>();
@@ -401,7 +327,7 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
       kava_wgmma_done(dp);
 #pragma unroll
       for (int i = 0; i < 32; i++)
-        capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], delta[i / 4 * 8 + pair + i % 2]); /* a lane's columns */
+        attention_capped(a, s[i / 4][i % 4], dp[i / 4][i % 4], delta[i / 4 * 8 + pair + i % 2]); /* a lane's columns */
     }
 #pragma unroll
     for (int i = 0; i < 32; i++)
@@ -527,7 +453,6 @@ kava_attention_choice kava_attention_choose;
 bool kava_attention_hopper_takes(kava_dtype dtype, const attention_job &a) {
   static const bool mistrusted = getenv("KAVA_ATTENTION_OLD"); /* until a GPU has run this */
   if (mistrusted || kava_attention_choose.old || !kava_wgmma_built() || kava_cuda_device()->major != 9) return false;
-  if (!(a.softcap > 0 || a.scale > 0)) return false; /* else the largest score is not that of the largest q.k */
   return (dtype == KAVA_BF16 || dtype == KAVA_F16) && (a.dim == 64 || a.dim == 128) && kava_attention_aligned(a);
 }
 void kava_attention_hopper(kava_dtype dtype, const attention_job &job) { run_typed(dtype, job, false); }
