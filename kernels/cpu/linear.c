@@ -150,3 +150,13 @@ kava_status kava_ref_linear_dw(const kava_linear_args *a, const void *x, const v
 }
 
 const char *kava_ref_linear_bf16(void) { return "f32"; }
+
+kava_status kava_ref_linear_gated(const kava_linear_args *a, kava_activation kind, const void *gate, const void *up,
+                                  const void *bias, void *y) {
+  void *x = kava_alloc((size_t)(a->rows * a->in) * (a->dtype == KAVA_F64 ? 8 : 4));
+  if (!x) return KAVA_MEMORY;
+  kava_ref_gated(kind, a->dtype, gate, up, x, a->rows * a->in);
+  kava_status st = kava_ref_linear_forward(a, x, bias, y);
+  kava_free(x);
+  return st;
+}

@@ -2,39 +2,9 @@
  * reference, kernels/cpu/activation.c. Each is one pass over memory, 16 bytes a thread and step. Predicted, bf16
  * at 3.35 TB/s (H100), 4096 tokens of Qwen2.5-1.5B's MLP (8960): gated reads 2 and writes 1 x 73.4 MB, 66 us;
  * gated_grad reads 3 and writes 2, 110 us. */
-#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/activation.cuh"
 
 #define THREADS 256
-#define SQRT_HALF 0.70710678118654752440
-#define SQRT_2_OVER_PI 0.79788456080286535588
-#define INV_SQRT_2PI 0.39894228040143267794
-
-static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
-static __device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-
-template <class F> static __device__ __forceinline__ F value_of(kava_activation kind, F x) {
-  switch (kind) {
-  case KAVA_SILU: return x * sigmoid(x);
-  case KAVA_GELU: return F(0.5) * x * erfc(-x * F(SQRT_HALF));
-  case KAVA_GELU_TANH: return F(0.5) * x * (1 + tanh(F(SQRT_2_OVER_PI) * (x + F(0.044715) * x * x * x)));
-  default: return x > 0 ? x : x <= 0 ? F(0) : x; /* a NaN stays one */
-  }
-}
-template <class F> static __device__ __forceinline__ F slope_of(kava_activation kind, F x) {
-  switch (kind) {
-  case KAVA_SILU: {
-    F s = sigmoid(x);
-    return s * (1 + x * (1 - s));
-  }
-  case KAVA_GELU: return F(0.5) * erfc(-x * F(SQRT_HALF)) + x * F(INV_SQRT_2PI) * exp(F(-0.5) * x * x);
-  case KAVA_GELU_TANH: {
-    F t = tanh(F(SQRT_2_OVER_PI) * (x + F(0.044715) * x * x * x));
-    return F(0.5) * (1 + t) + F(0.5) * x * (1 - t * t) * F(SQRT_2_OVER_PI) * (1 + F(3 * 0.044715) * x * x);
-  }
-  default: return x > 0 ? F(1) : F(0);
-  }
-}
-
 /* body(many<N>(), i) for every element i: the first N vectors elements together, the rest one by one. */
 template <int N> struct many { static constexpr int count = N; };
 template <int N, class Body> static __device__ __forceinline__ void each(int64_t count, int64_t vectors, Body body) {
@@ -71,7 +41,7 @@ static __global__ void __launch_bounds__(THREADS)
     kava_wide<T> v[M];
     kava_load<T, M>(x + i, v);
 #pragma unroll
-    for (int j = 0; j < M; j++) v[j] = value_of(kind, v[j]);
+    for (int j = 0; j < M; j++) v[j] = kava_value_of(kind, v[j]);
     kava_store<T, M>(y + i, v);
   });
 }
@@ -86,7 +56,7 @@ static __global__ void __launch_bounds__(THREADS)
     kava_load<T, M>(x + i, v);
     kava_load<T, M>(grad + i, g);
 #pragma unroll
-    for (int j = 0; j < M; j++) v[j] = g[j] * slope_of(kind, v[j]);
+    for (int j = 0; j < M; j++) v[j] = g[j] * kava_slope_of(kind, v[j]);
     put<M>(dx + i, v, add);
   });
 }
@@ -100,7 +70,7 @@ static __global__ void __launch_bounds__(THREADS)
     kava_load<T, M>(gate + i, v);
     kava_load<T, M>(up + i, u);
 #pragma unroll
-    for (int j = 0; j < M; j++) v[j] = value_of(kind, v[j]) * u[j];
+    for (int j = 0; j < M; j++) v[j] = kava_value_of(kind, v[j]) * u[j];
     kava_store<T, M>(y + i, v);
   });
 }
@@ -115,8 +85,8 @@ static __global__ void __launch_bounds__(THREADS) gated_grad_kernel(kava_gated_a
     kava_load<T, M>((const T *)a.grad + i, g);
 #pragma unroll
     for (int j = 0; j < M; j++) {
-      value[j] = g[j] * value_of(a.kind, v[j]);
-      v[j] = g[j] * u[j] * slope_of(a.kind, v[j]);
+      value[j] = g[j] * kava_value_of(a.kind, v[j]);
+      v[j] = g[j] * u[j] * kava_slope_of(a.kind, v[j]);
     }
     if (a.dgate) put<M>((T *)a.dgate + i, v, a.add_gate);
     if (a.dup) put<M>((T *)a.dup + i, value, a.add_up);

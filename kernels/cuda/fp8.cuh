@@ -6,6 +6,9 @@
 /* y = x W^T + bias, W as fp8 codes with an f32 scale a row, x (bf16 or f16) quantised likewise on the way.
  * KAVA_UNSUPPORTED, and nothing happened: W is none such, or this GPU or its library has no such product. */
 kava_status kava_cuda_linear_fp8(const kava_linear_args *a, const void *x, const void *bias, void *y);
+/* y = (f(gate) up) W^T + bias, likewise: to the same bits as with the product of the two written first. */
+kava_status kava_cuda_linear_gated_fp8(const kava_linear_args *a, kava_activation kind, const void *gate,
+                                       const void *up, const void *bias, void *y);
 /* `rows` rows of x (bf16 or f16, at a multiple of 16 bytes; `width` a multiple of 8) as codes, value = code scale. */
 void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t width, uint8_t *codes, float *scales);
 #endif

@@ -172,3 +172,8 @@ extern "C" kava_status kava_cuda_linear_dw(const kava_linear_args *a, const void
 }
 
 extern "C" const char *kava_cuda_linear_bf16(void) { return "tensor cores"; }
+
+extern "C" kava_status kava_cuda_linear_gated(const kava_linear_args *a, kava_activation kind, const void *gate,
+                                              const void *up, const void *bias, void *y) {
+  return kava_cuda_linear_gated_fp8(a, kind, gate, up, bias, y);
+}

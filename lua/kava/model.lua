@@ -87,10 +87,11 @@ local function hold(path, name, key, t, opts, entry, layer)
     error(("%s: tensor %s is %s; a float or quantised type expected"):format(path, name, t.dtype), 0)
   end
   if encoding and layer and #t.shape == 2 and (parts == "all" or mlp[key]) then
-    local there, ok = place(t, opts.device)
+    local there = place(t, opts.device)
     if families.is_turned(entry, t) then there = there:permute(2, 1) end
-    ok, held = pcall(kava.quant.encode, there, encoding)
-    if not ok then error(("%s: tensor %s: %s"):format(path, name, held), 0) end
+    local ok, made = pcall(kava.quant.encode, there, encoding)
+    if not ok then error(("%s: tensor %s: %s"):format(path, name, made), 0) end
+    held = made
   else
     held = convert(t, opts.dtype)
   end

@@ -22,6 +22,24 @@ static std::vector<double> quantised(const std::vector<double> &x, int64_t width
   return out;
 }
 
+/* (f(gate) up) W^T in one is what it is in two, to the bit. */
+static void gated(const std::string &name, const kava_linear_args &a, array *bias, bool expected) {
+  int64_t count = a.rows * a.in;
+  array gate(a.dtype, count), up(a.dtype, count), x(a.dtype, count), one(a.dtype, a.rows * a.out),
+      two(a.dtype, a.rows * a.out);
+  gate.random(4);
+  up.random();
+  one.fill(NAN);
+  for (kava_activation kind : {KAVA_SILU, KAVA_GELU, KAVA_GELU_TANH}) {
+    kava_status st = gpu->linear_gated(&a, kind, gate.at(), up.at(), bias ? bias->at() : NULL, one.at());
+    expect(name + ", gated", st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
+    if (st != KAVA_OK) return;
+    gpu->gated(kind, a.dtype, gate.at(), up.at(), x.at(), count);
+    gpu->linear_forward(&a, x.at(), bias ? bias->at() : NULL, two.at());
+    expect(name + ", gated as in two", one.download() == two.download());
+  }
+}
+
 static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, int64_t out, int64_t first,
                    bool with_bias, bool expected) {
   setenv("KAVA_EMULATED_FP8", way, 1);
@@ -54,6 +72,7 @@ static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, 
     w_is = rounded.values, x_is = x.values;
     expect(name + ", widened", gpu->linear_forward(&a, x.at(), with_bias ? bias.at() : NULL, y.at()) == KAVA_OK);
   }
+  gated(name, a, with_bias ? &bias : NULL, expected);
   std::vector<double> want((size_t)(rows * out));
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < out; j++) {

@@ -249,12 +249,30 @@ static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **
   }
 }
 
+/* The MLP from gate and up on, where the device does it in one; else *out stays NULL. */
+static kava_status gated_down(const kava_decoder *d, const kava_layer *l, kava_tensor *gate, kava_tensor *up,
+                              kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *w = NULL, *b = NULL;
+  *out = NULL;
+  if (gate->device == KAVA_CPU || l->down.transposed || d->activation == KAVA_RELU) return KAVA_OK;
+  KAVA_TRY(part(&l->down, &w));
+  KAVA_TRY(part(&l->down_bias, &b));
+  KAVA_TRY(kava_linear_gated(d->activation, gate, up, w, b, out));
+out:
+  kava_tensor_release(&w);
+  kava_tensor_release(&b);
+  return st;
+}
+
 static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *gate = NULL, *up = NULL, *act = NULL;
   KAVA_TRY(affine(x, &l->up, &l->up_bias, &up));
   if (l->gate.tensor) {
     KAVA_TRY(affine(x, &l->gate, &l->gate_bias, &gate));
+    KAVA_TRY(gated_down(d, l, gate, up, out));
+    if (*out) goto out;
     if (d->activation == KAVA_SILU)
       KAVA_TRY(kava_op_swiglu(gate, up, &act));
     else if (d->activation == KAVA_GELU)

@@ -105,3 +105,44 @@ out:
   kava_tensor_release(&y);
   return st;
 }
+
+kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *w,
+                              kava_tensor *bias, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  kava_dtype dtype = gate->dtype;
+  *out = NULL;
+  if (gate->device == KAVA_CPU || w->dtype != KAVA_FP8 || w->device != gate->device || up->dtype != dtype ||
+      (bias && bias->dtype != dtype) || !kava_same_shape(gate, up) || !kava_tensor_is_contiguous(gate) ||
+      !kava_tensor_is_contiguous(up) || kava_tape_wanted((kava_tensor *[]){gate, up, w, bias}, 4) ||
+      !kava_kernels_of(gate->device)->linear_gated)
+    return KAVA_OK;
+  KAVA_TRY(check(gate, w, bias));
+  int64_t shape[KAVA_MAX_DIMS];
+  for (int i = 0; i < gate->dims; i++) shape[i] = gate->shape[i];
+  shape[gate->dims - 1] = w->shape[0];
+  KAVA_TRY(kava_tensor_new_on(gate->device, dtype, gate->dims, shape, &y));
+  kava_linear_args a = {.dtype = dtype,
+                        .rows = kava_tensor_numel(gate) / w->shape[1],
+                        .in = w->shape[1],
+                        .out = w->shape[0],
+                        .w = kava_tensor_data(w),
+                        .wtype = w->dtype,
+                        .scaling = kava_tensor_scaling(w),
+                        .first = kava_tensor_first_row(w),
+                        .precision = matmul_precision};
+  st = kava_kernels_of(gate->device)
+           ->linear_gated(&a, kind, kava_tensor_data(gate), kava_tensor_data(up), bias ? kava_tensor_data(bias) : NULL,
+                          kava_tensor_data(y));
+  if (st == KAVA_UNSUPPORTED) {
+    st = KAVA_OK;
+    goto out;
+  }
+  KAVA_TRY(st);
+  KAVA_TRY(kava_device_check(gate->device, "linear_gated"));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}

@@ -9,6 +9,11 @@
  */
 kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out);
 
+/* *out = (f(gate) up) W^T + bias where the device has that in one and nothing is recorded: fp8 codes on a GPU;
+ * elsewhere *out is NULL, and the caller takes swiglu or its like, and linear. */
+kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *w,
+                              kava_tensor *bias, kava_tensor **out);
+
 /* How linear layers multiply from now on: KAVA_F32, or KAVA_BF16 = operands rounded to bf16, summed in f32. A backward
  * pass uses what its forward pass used. KAVA_MISUSE for any other type. */
 kava_status kava_set_matmul_precision(kava_dtype precision);
