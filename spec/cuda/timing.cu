@@ -90,6 +90,8 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
     /* five products are needed; seven are done */
     report(("attention_grad " + which).c_str(), 4 * rows + 4 * keys, 5 * tile,
            [&](int i) { at(i), gpu->attention_grad(&a); });
+    report(("attention_grad, dq alone, " + which).c_str(), 3 * rows + 2 * keys, 3 * tile,
+           [&](int i) { at(i), a.dk = a.dv = nullptr, gpu->attention_grad(&a); });
     if (length > 512 && way == 3) break;
   }
   kava_attention_choose = {};
