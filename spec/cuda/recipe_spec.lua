@@ -30,7 +30,7 @@ describe("train_adaptive with device=cuda", function()
       paths = { output = "DIR/runs", cache = "DIR/cache" } }]]):gsub("DIR", dir))
     local found = {}
     for _, device in ipairs { "cpu", "cuda" } do
-      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=%s profile=true output=%s/%s"):format(
+      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=%s profile=true record=false output=%s/%s"):format(
         helper.program(), experiment, device, dir, device))
       assert.equal(0, code, text)
       if device == "cuda" then assert.truthy(text:find "cuda: ", 1, true) end
