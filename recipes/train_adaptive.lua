@@ -235,11 +235,13 @@ end
 
 local settle -- what the last step gave, read: below
 
-local function save(run, best)
+-- behind: the steps that follow need not wait, where the state lies on a GPU.
+local function save(run, best, behind)
   settle(run)
   local started = kava.clock()
   local tensors, meta = snapshot(run)
-  local path = try(run.store:save(run.step, tensors, meta, best))
+  local how = behind and run.device ~= "cpu" and run.store.behind or run.store.save
+  local path = try(how(run.store, run.step, tensors, meta, best))
   run.deadline:took("save", kava.clock() - started)
   if run.objective.cache then run.objective.cache:flush() end
   return path
@@ -523,10 +525,11 @@ local function train_steps(run)
       run.evaluated = run.step
       if figures.ce and (not run.best or figures.ce < run.best) then
         run.best = figures.ce
-        save(run, "best")
+        save(run, "best", true)
       end
     end
-    if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run) end
+    if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run, nil, true) end
+    try(run.store:advance())
     leave_if_asked(run, "step")
     local started = kava.clock()
     if profile then profile:before(run.step + 1) end
@@ -758,6 +761,10 @@ local function train(c, _, resolved)
     c.learning_rate.student, c.learning_rate.projector, c.schedule.name, c.schedule.warmup))
   local started = kava.clock()
   kava.train(true)
+  local _ <close> = setmetatable({}, { __close = function() -- however it ends, what is being written is finished
+    local written, why = run.store:advance(true)
+    if not written then io.stderr:write(("checkpoint: %s\n"):format(why)) end
+  end })
   train_steps(run)
   kava.train(false)
   stage("trained", ("%s"):format(progress.duration(kava.clock() - started)), ("%d steps skipped"):format(run.skipped))

@@ -1,5 +1,6 @@
 -- kava.checkpoints: which checkpoints a run keeps, and which one it goes on from. How one is written so that no crash can harm it
 -- (temporary file, fsync, rename, checksums) is kava.checkpoint's affair.
+-- On a GPU a state is fetched and written behind the steps that follow (behind, advance): they wait for its copy alone.
 -- It is written under the name of the folder's claim first: what a copy that has lost the folder was writing never gets its final name.
 --   step-00000200.kava   the state after 200 optimizer steps; the newest and `keep` more stay
 --   best.kava            the state with the best figure on the held-out rows
@@ -37,28 +38,88 @@ function Checkpoints:steps()
   return steps
 end
 
--- -> true | nil, message
-local function commit(self, path, tensors, meta)
-  local unnamed = ("%s.%s"):format(path, self.claim.holder)
-  local ok, message = kava.checkpoint.save(unnamed, tensors, meta)
-  if not ok then return nil, message end
-  ok, message = self.claim:held()
-  if ok then ok, message = kava.fs.rename(unnamed, path) end
-  if not ok then os.remove(unnamed) end
-  return ok, message
-end
+local function unnamed(self, path) return ("%s.%s"):format(path, self.claim.holder) end
 
---- Saves a state: tensors { name = tensor }, meta (numbers, strings, booleans, tables of them). The older ones that need not be kept
---- are removed afterwards, never before. -> path | nil, message
-function Checkpoints:save(step, tensors, meta, best)
-  local path = best and self.folder .. "/best.kava" or path_of(self, step)
-  local ok, message = commit(self, path, tensors, meta)
-  if not ok then return nil, message end
-  if best then return path end
-  for i, old in ipairs(self:steps()) do
+-- Gives what was written its name, and removes older ones that need not be kept: afterwards, never before. -> true | nil, message
+local function name_it(self, path, best)
+  local from = unnamed(self, path)
+  local ok, message = self.claim:held()
+  if ok then ok, message = kava.fs.rename(from, path) end
+  if not ok then
+    os.remove(from)
+    return nil, message
+  end
+  for i, old in ipairs(best and {} or self:steps()) do
     if i > 1 + self.keep then os.remove(path_of(self, old)) end
   end
+  return true
+end
+
+local function place(self, step, best) return best and self.folder .. "/best.kava" or path_of(self, step) end
+
+--- Saves a state: tensors { name = tensor }, meta (numbers, strings, booleans, tables of them); what is being written behind comes
+--- first. -> path | nil, message
+function Checkpoints:save(step, tensors, meta, best)
+  local path = place(self, step, best)
+  local ok, message = self:advance(true)
+  if ok then ok, message = kava.checkpoint.save(unnamed(self, path), tensors, meta) end
+  if ok then ok, message = name_it(self, path, best) end
+  if not ok then return nil, message end
   return path
+end
+
+--- As save, of tensors on a GPU, which may change as soon as this returns: advance goes on with it, and says what went wrong.
+function Checkpoints:behind(step, tensors, meta, best)
+  local path, writing = place(self, step, best), self.writing
+  if writing and writing.step == step then -- the same state under another name
+    writing.places[#writing.places + 1] = { path = path, best = best, meta = meta }
+    return path
+  end
+  local ok, message = self:advance(true)
+  if not ok then return nil, message end
+  local fetched = {}
+  local all, problem = pcall(function()
+    for name, t in pairs(tensors) do fetched[name] = kava.fetch(t:contiguous()) end
+  end)
+  if not all then -- no such room on the host: as it is, then
+    for _, fetch in pairs(fetched) do fetch:release() end
+    if not tostring(problem):find("out of memory", 1, true) then error(problem, 0) end
+    return self:save(step, tensors, meta, best)
+  end
+  self.writing = { step = step, fetched = fetched, places = { { path = path, best = best, meta = meta } } }
+  return path
+end
+
+--- Goes on with what is written behind, as far as that goes without waiting; wait: to its end. -> true | nil, message
+function Checkpoints:advance(wait)
+  local writing = self.writing
+  if not writing then return true end
+  if not writing.tensors then
+    for _, fetch in pairs(writing.fetched) do
+      if not wait and not fetch:ready() then return true end
+    end
+    writing.tensors = {}
+    for name, fetch in pairs(writing.fetched) do writing.tensors[name] = fetch:read() end
+  end
+  while writing.places[1] do
+    local to, ok, message = writing.places[1], true, nil
+    if not writing.thread then
+      writing.thread, message = kava.checkpoint.save_behind(unnamed(self, to.path), writing.tensors, to.meta)
+      ok = writing.thread ~= nil
+    end
+    if ok and not wait and not writing.thread:done() then return true end
+    if ok then ok, message = writing.thread:wait() end
+    if ok then ok, message = name_it(self, to.path, to.best) end
+    writing.thread = nil
+    table.remove(writing.places, 1)
+    if not ok then
+      self.writing = nil
+      return nil, message
+    end
+  end
+  for _, t in pairs(writing.tensors) do t:release() end
+  self.writing = nil
+  return true
 end
 
 --- Removes the checkpoints after a step, for a run that takes another road from there; after step 0, the best one as well.

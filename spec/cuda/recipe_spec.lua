@@ -53,4 +53,38 @@ describe("train_adaptive with device=cuda", function()
       assert.is_true((t - found.cuda.student[name]):abs():mean():item() < 2e-4, name)
     end
   end)
+
+  it("learns the same bits recorded, called, and resumed in the middle, with f16's scale too", function()
+    local dir = helper.tmp()
+    require("spec.tiny").model(dir .. "/teacher", { layers = 2, hidden = 16 })
+    local lines = {}
+    for i, row in ipairs(dofile("recipes/problems.lua").rows { seed = 1, count = 8, split = "train" }) do lines[i] = cjson.encode(row) end
+    helper.write(dir .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
+    local experiment = helper.write(dir .. "/toy.lua", ([[return {
+      name = "toy", teacher = { path = "DIR/teacher" }, student = { layers = 1 }, precision = "f16", batch_size = 2, target_batch = 4,
+      data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 12 }, training = { steps = 6 }, schedule = { warmup = 1 },
+      eval = { every = 0, before = false, rows = 2 }, checkpoint = { every = 2, keep = 5 }, paths = { cache = "DIR/cache" } }]])
+      :gsub("DIR", dir))
+    local function train(name, arguments)
+      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=cuda output=%s/%s %s"):format(helper.program(),
+        experiment, dir, name, arguments))
+      assert.equal(0, code, text)
+      local figures = {}
+      for line in io.lines(("%s/%s/metrics.jsonl"):format(dir, name)) do
+        local record = cjson.decode(line)
+        figures[("%d%s"):format(record.step, record.kind)] = { record.loss, record.ce, record.grad_norm, record.scale, record.tokens }
+      end
+      return figures, helper.read(("%s/%s/student/model.safetensors"):format(dir, name))
+    end
+    local figures, weights = train("recorded", "")
+    assert.is_true(figures["1train"][1] ~= figures["6train"][1] and figures["6train"][4] > 1)
+    local called, called_weights = train("called", "record=false")
+    assert.same(figures, called)
+    assert.equal(weights, called_weights)
+    local resumed, resumed_weights = train("resumed", ("resume=%s/recorded/checkpoints/step-00000004.kava"):format(dir))
+    for step, row in pairs(resumed) do assert.same(figures[step], row, step) end
+    assert.is_nil(resumed["4train"])
+    assert.is_truthy(resumed["6train"])
+    assert.equal(weights, resumed_weights)
+  end)
 end)

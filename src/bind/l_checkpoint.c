@@ -2,7 +2,12 @@
  * not there, with checksums. */
 #include "bind/l_formats.h"
 #include "formats/checkpoint.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
 
+#define WRITING_TYPE "kava.Writing"
 #define FILE_TYPE "kava.CheckpointFile"
 
 static int file_gc(lua_State *L) {
@@ -34,6 +39,85 @@ static int l_save(lua_State *L) { /* [-0, +1|3, e] save(path, {name = tensor}, s
   kava_l_list_safetensors(L, 2, 0, &count, &items, &pair_count, &pairs);
   kava_status st = kava_checkpoint_save(path, count, items, state);
   if (st != KAVA_OK) return kava_l_fail(L, st);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* A save by a thread of its own. What it reads is held by the user value. */
+typedef struct writing {
+  pthread_t thread;
+  bool runs, threaded; /* not joined yet; there is a thread */
+  atomic_bool done;
+  const char *path;
+  int64_t count;
+  kava_safetensors_item *items;
+  kava_text state;
+  kava_status st;
+  char message[512];
+} writing;
+
+static void *write_it(void *at) {
+  writing *w = at;
+  w->st = kava_checkpoint_save(w->path, w->count, w->items, w->state);
+  if (w->st != KAVA_OK) snprintf(w->message, sizeof w->message, "%s", kava_message());
+  atomic_store(&w->done, true);
+  return NULL;
+}
+
+static void join(writing *w) {
+  if (w->runs && w->threaded) pthread_join(w->thread, NULL);
+  w->runs = false;
+}
+
+static int writing_gc(lua_State *L) { /* [-0, +0, e] idempotent */
+  join(luaL_checkudata(L, 1, WRITING_TYPE));
+  return 0;
+}
+
+/* [-0, +1|3, e] save_behind(path, {name = tensor}, state) -> writing | nil, message, code */
+static int l_save_behind(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  kava_text(*pairs)[2];
+  int64_t pair_count;
+  lua_settop(L, 3);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  through_json(L, 1);
+  if (lua_isnil(L, 3)) return 3;
+  lua_settop(L, 3);
+  writing *w = lua_newuserdatauv(L, sizeof *w, 1);
+  memset(w, 0, sizeof *w);
+  luaL_setmetatable(L, WRITING_TYPE);
+  lua_createtable(L, 4, 0); /* path, tensors, state, items */
+  for (int i = 1; i <= 3; i++) {
+    lua_pushvalue(L, i);
+    lua_rawseti(L, 5, i);
+  }
+  w->path = path;
+  w->state.data = lua_tolstring(L, 3, &w->state.length);
+  kava_l_list_safetensors(L, 2, 0, &w->count, &w->items, &pair_count, &pairs);
+  for (int64_t i = 0; i < w->count; i++)
+    if (w->items[i].tensor->device != KAVA_CPU)
+      return luaL_error(L, "save_behind: '%s' is on a GPU; kava.fetch brings it here", w->items[i].name.data);
+  lua_settop(L, 6); /* the items; what else the list left is of no use */
+  lua_rawseti(L, 5, 4);
+  lua_setiuservalue(L, 4, 1);
+  w->runs = true;
+  w->threaded = pthread_create(&w->thread, NULL, write_it, w) == 0;
+  if (!w->threaded) write_it(w);
+  return 1;
+}
+
+static int writing_done(lua_State *L) { /* [-0, +1, e] done() -> whether wait() would not wait */
+  writing *w = luaL_checkudata(L, 1, WRITING_TYPE);
+  lua_pushboolean(L, atomic_load(&w->done));
+  return 1;
+}
+
+static int writing_wait(lua_State *L) { /* [-0, +1|3, e] wait() -> true | nil, message, code */
+  writing *w = luaL_checkudata(L, 1, WRITING_TYPE);
+  join(w);
+  if (w->st != KAVA_OK) return kava_l_fail(L, kava_fail(w->st, "%s", w->message));
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -75,9 +159,12 @@ static int l_valid(lua_State *L) { /* [-0, +1|2, e] valid(path) -> true | false,
 }
 
 void kava_l_open_checkpoint(lua_State *L) { /* after json: takes its functions */
-  static const luaL_Reg functions[] = {{"save", l_save}, {"load", l_load}, {"valid", l_valid}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"save", l_save}, {"save_behind", l_save_behind}, {"load", l_load}, {"valid", l_valid}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"done", writing_done}, {"wait", writing_wait}, {NULL, NULL}};
   static const luaL_Reg none[] = {{NULL, NULL}};
   kava_l_class(L, FILE_TYPE, none, file_gc);
+  kava_l_class(L, WRITING_TYPE, methods, writing_gc);
   kava_l_subtable(L, "checkpoint");
   lua_getfield(L, -2, "json");
   lua_getfield(L, -1, "encode");

@@ -211,6 +211,28 @@ function checkpoint.save(path, tensors, state) end
 ---@return string? code
 function checkpoint.load(path) end
 
+--- As save, by a thread of its own: the tensors lie on the CPU and stay as they are until it is done.
+---@param path string
+---@param tensors table<string, kava.Tensor>
+---@param state table
+---@return kava.Writing?
+---@return string? message
+---@return string? code
+function checkpoint.save_behind(path, tensors, state) end
+
+---@class kava.Writing
+local Writing = {}
+--- Whether wait() would not wait.
+---@return boolean
+function Writing:done() end
+--- What save would have returned; waits for it.
+---@return true?
+---@return string? message
+---@return string? code
+function Writing:wait() end
+--- Waits for it.
+function Writing:release() end
+
 --- Whether the file is a whole checkpoint.
 ---@param path string
 ---@return boolean

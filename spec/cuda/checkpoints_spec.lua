@@ -1,0 +1,71 @@
+-- Checkpoints of a state on a GPU are written behind the steps that follow: they hold what was there when they were asked for.
+local missing = require "spec.cuda.gpu" ()
+local checkpoints = require "kava.checkpoints"
+local helper = require "spec.helper"
+local kava = require "kava"
+
+describe("a checkpoint written behind", function()
+  if missing then return it("needs a GPU", function() pending(missing) end) end
+
+  local claim = { holder = "me", held = function() return true end }
+  local function open(dir, keep) return assert(checkpoints.open(dir, { keep = keep or 0, claim = claim })) end
+  local function finish(store)
+    while store.writing do assert(store:advance()) end
+  end
+
+  it("holds the state as it was, whatever comes after", function()
+    local dir = helper.tmp()
+    local store = open(dir)
+    local x, n = kava.arange(1000):to { dtype = "f32", device = "cuda" }, kava.full({ 1 }, 7, { dtype = "i64", device = "cuda" })
+    local path = assert(store:behind(3, { x = x, n = n }, { step = 3 }))
+    x:fill_(0)
+    n:fill_(8)
+    assert.is_false(kava.fs.exists(path))
+    finish(store)
+    local tensors, meta = kava.checkpoint.load(path)
+    assert.equal(999, tensors.x:max():item())
+    assert.equal(7, tensors.n:item())
+    assert.equal(3, meta.step)
+    assert.same({ "step-00000003.kava" }, kava.fs.list(dir))
+  end)
+
+  it("is one state under two names, and comes before a later one", function()
+    local dir = helper.tmp()
+    local store = open(dir)
+    local x = kava.ones({ 4 }, { device = "cuda" })
+    store:behind(1, { x = x }, { step = 1 }, "best")
+    store:behind(1, { x = x }, { step = 1, more = true })
+    x:fill_(2)
+    store:behind(2, { x = x }, { step = 2 })
+    assert.same({ 1 }, store:steps())
+    assert.equal(1, kava.checkpoint.load(dir .. "/best.kava").x:max():item())
+    assert(store:save(3, { x = x }, { step = 3 }))
+    assert.same({ 3 }, store:steps()) -- keep = 0: older ones went, in their turn
+    assert.is_nil(store.writing)
+  end)
+
+  it("leaves the last good one, and says what went wrong", function()
+    local dir = helper.tmp() .. "/kept"
+    local store = open(dir)
+    local x = kava.ones({ 4 }, { device = "cuda" })
+    assert(store:save(1, { x = x }, { step = 1 }))
+    local lost = { holder = "other", held = function() return nil, "the folder is another's" end }
+    store.claim = lost
+    store:behind(2, { x = x }, { step = 2 })
+    assert.same({ nil, "the folder is another's" }, { store:advance(true) })
+    assert.same({ "step-00000001.kava" }, kava.fs.list(dir))
+    store.claim, store.folder = claim, dir .. "/gone"
+    store:behind(3, { x = x }, { step = 3 })
+    local ok, message
+    repeat ok, message = store:advance() until not ok or not store.writing
+    assert.is_nil(ok)
+    assert.truthy(message:find("gone", 1, true), message)
+    assert.is_true(kava.checkpoint.valid(dir .. "/step-00000001.kava"))
+    assert.is_true(store:advance(true))
+  end)
+
+  it("takes tensors of the CPU only where nobody fetches them", function()
+    local x = kava.ones({ 4 }, { device = "cuda" })
+    assert.error_matches(function() kava.checkpoint.save_behind(helper.tmp() .. "/a", { x = x }, {}) end, "'x' is on a GPU")
+  end)
+end)
