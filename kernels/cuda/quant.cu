@@ -9,12 +9,14 @@
 namespace {
 enum { THREADS = 256 };
 
-template <class T>
+/* TYPE: the type where it is one of the frequent ones, so that no other's code is in its way; -1: any. */
+template <class T, int TYPE>
 __global__ void __launch_bounds__(THREADS)
-    widen_kernel(kava_dtype type, const uint8_t *src, const __grid_constant__ kava_table16 values, bool scaled,
+    widen_kernel(kava_dtype any, const uint8_t *src, const __grid_constant__ kava_table16 values, bool scaled,
                  bool by_eights, kava_scaling scaling, int64_t row, int64_t column, int64_t columns, T *dst,
                  int64_t count) {
   KAVA_SHARED(float, table, 16);
+  const kava_dtype type = TYPE < 0 ? any : (kava_dtype)TYPE;
   if (threadIdx.x < 16) table[threadIdx.x] = values.at[threadIdx.x];
   __syncthreads();
   for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < (count + 7) / 8;
@@ -23,7 +25,9 @@ __global__ void __launch_bounds__(THREADS)
     int n = count - 8 * i < 8 ? (int)(count - 8 * i) : 8;
     kava_widen8(type, src, i, n, table, v);
     int64_t at = 8 * i + column;
-    if (scaled) kava_scale8(scaling, by_eights, type, row + at / columns, at % columns, n, v);
+    if (scaled)
+      kava_scale8(scaling, by_eights, type, row + kava_quotient(at, columns), at - kava_quotient(at, columns) * columns,
+                  n, v);
     if (n == 8) {
       kava_store<T, 8 * sizeof(T) <= 16 ? 8 : 4>(dst + 8 * i,
                                                  reinterpret_cast<float(&)[8 * sizeof(T) <= 16 ? 8 : 4]>(v[0]));
@@ -44,7 +48,11 @@ kava_status kava_cuda_widen_matrix(kava_dtype type, const void *src, const kava_
   if (scaling) s = *scaling;
   auto run = [&](auto t) {
     typedef decltype(t) T;
-    kava_launch("widen", widen_kernel<T>, kava_cuda_blocks(count, 8 * THREADS), THREADS, 0, type, (const uint8_t *)src,
+    auto kernel = type == KAVA_NF4    ? widen_kernel<T, KAVA_NF4>
+                  : type == KAVA_INT8 ? widen_kernel<T, KAVA_INT8>
+                  : type == KAVA_FP8  ? widen_kernel<T, KAVA_FP8>
+                                      : widen_kernel<T, -1>;
+    kava_launch("widen", kernel, kava_cuda_blocks(count, 8 * THREADS), THREADS, 0, type, (const uint8_t *)src,
                 kava_table_of(type), scaling != NULL,
                 scaling && kava_scaling_by_eights(s) && column % 8 == 0 && columns % 8 == 0, s, row, column, columns,
                 (T *)dst, count);
