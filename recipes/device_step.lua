@@ -196,7 +196,7 @@ function Step:forget()
   return had
 end
 
-local function record(self, entry, step)
+local function record(self, entry, step, rows)
   self.recorder = self.recorder or kava.recorder()
   local ok, replay, figures, names = pcall(self.recorder.record, self.recorder, body, self, entry.places, step)
   if ok then
@@ -207,10 +207,10 @@ local function record(self, entry, step)
   if not message then error(replay, 0) end
   self.optimizer:zero_grad()
   self:forget()
-  self.record = false
+  self.too_many = rows
   collectgarbage()
   collectgarbage()
-  self.say(("recording: %s: steps are called from here on"):format(message))
+  self.say(("recording: %s: steps with %d row%s at once are called from here on"):format(message, rows, rows == 1 and "" or "s"))
 end
 
 ---@class kava.Figures
@@ -249,7 +249,8 @@ function Step:run(batches, rows, step, each)
   local entry = entry_of(self, signature(self, parts, step), parts)
   put(self, entry, parts, shares)
   local figures, names
-  if not entry.replay and self.record and entry.runs > 1 then record(self, entry, step) end
+  local small = not self.too_many or rows < self.too_many
+  if not entry.replay and self.record and small and entry.runs > 1 then record(self, entry, step, rows) end
   if entry.replay then
     entry.replay:run()
     figures, names = entry.figures, entry.names

@@ -3,6 +3,7 @@ local missing = require "spec.cuda.gpu" ()
 local helper = require "spec.helper"
 local kava = require "kava"
 local device_step = require "recipes.device_step"
+local fit = require "recipes.fit"
 
 local function config(layers)
   return { model_type = "llama", vocab_size = 24, hidden_size = 16, intermediate_size = 24, num_hidden_layers = layers,
@@ -170,6 +171,36 @@ describe("an optimizer step on a GPU", function()
     one.run(3, 5)
     assert.equal(0, recordings(one))
     assert.is_true(one.figures[#one.figures].loss > 0)
+  end)
+
+  it("takes fewer rows at once where memory runs out: the step stays the same", function()
+    local function step(one, rows) return one.step:run({ batch(1, 4, 16) }, rows, 1):read() end
+    local peaks, whole = {}, nil
+    for _, rows in ipairs { 4, 2 } do
+      local one = job(LOSSES.layer_matched, {})
+      kava.train(true)
+      collectgarbage()
+      collectgarbage()
+      kava.memory_reset_peak()
+      local before = kava.memory().cuda.current
+      local figures = step(one, rows)
+      whole = whole or figures
+      peaks[rows] = kava.memory().cuda.peak - before
+    end
+    local one, said = job(LOSSES.layer_matched, { record = true }), {}
+    collectgarbage()
+    collectgarbage()
+    kava.memory_limit(kava.memory().cuda.current + (peaks[4] + peaks[2]) // 2, "cuda")
+    local rows, figures = fit.within(4, function(rows) return step(one, rows) end, function()
+      one.optimizer:zero_grad()
+      return one.step:forget()
+    end, function(rows, message) said[#said + 1] = rows .. message end)
+    kava.memory_limit(0, "cuda")
+    kava.train(false)
+    assert.equal(2, rows)
+    assert.equal(1, #said)
+    assert.truthy(said[1]:find "^2out of memory: %d+ bytes asked for, %d+ in use", said[1])
+    for name, value in pairs(whole) do assert.near(value, figures[name], 1e-5, name) end
   end)
 
   -- 12 rows, 4 a step as two batches; in the second epoch those of a step are batched otherwise. Rows 2, 6 and 10 are shorter.
