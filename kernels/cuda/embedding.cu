@@ -5,7 +5,7 @@
 #include "kernels/cuda/quant.cuh"
 
 namespace {
-enum { THREADS = 256, LISTED = 512, SLICE = 1024 };
+enum { THREADS = 256, LISTED = 512, SLICE = 1024, MOST = 65535 };
 
 /* Rows of `row` pieces of T, moved as they are; a number that is not there gives `none`. */
 template <class T>
@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(THREADS)
   }
 }
 
-/* blockIdx: j, slice of columns, o. The block of the first j that has a number adds up the rows of all that have it. */
+/* blockIdx: j, slice of columns, o (of at most MOST). The block of the first j that has a number adds up the rows of
+ * all that have it. */
 template <class T, class D> __global__ void __launch_bounds__(THREADS) grad_kernel(kava_gather_args a) {
   typedef kava_wide<T> F;
   KAVA_SHARED(int64_t, listed, LISTED);
@@ -126,14 +127,20 @@ extern "C" void kava_cuda_gather(const kava_gather_args *a) {
 
 extern "C" kava_status kava_cuda_gather_grad(const kava_gather_args *a) {
   if (a->outer * a->count * a->inner == 0) return KAVA_OK;
-  dim3 grid((unsigned)a->count, (unsigned)((a->inner + SLICE - 1) / SLICE), (unsigned)a->outer);
-  if (!kava_for_float(a->dtype, [&](auto t) {
-        typedef decltype(t) T;
-        if (a->dx_half)
-          kava_launch("gather_grad", grad_kernel<T, T>, grid, THREADS, 0, *a);
-        else
-          kava_launch("gather_grad", grad_kernel<T, kava_wide<T>>, grid, THREADS, 0, *a);
-      }))
-    return kava_cuda_unsupported("gather_grad", a->dtype);
-  return KAVA_OK;
+  bool known = kava_for_float(a->dtype, [&](auto t) {
+    typedef decltype(t) T;
+    size_t size = a->dx_half ? sizeof(T) : sizeof(kava_wide<T>);
+    for (int64_t o = 0; o < a->outer; o += MOST) {
+      kava_gather_args some = *a;
+      some.outer = a->outer - o < MOST ? a->outer - o : (int64_t)MOST;
+      some.grad = (const T *)a->grad + o * a->count * a->inner;
+      some.dx = (char *)a->dx + (size_t)(o * a->rows * a->inner) * size;
+      dim3 grid((unsigned)a->count, (unsigned)((a->inner + SLICE - 1) / SLICE), (unsigned)some.outer);
+      if (a->dx_half)
+        kava_launch("gather_grad", grad_kernel<T, T>, grid, THREADS, 0, some);
+      else
+        kava_launch("gather_grad", grad_kernel<T, kava_wide<T>>, grid, THREADS, 0, some);
+    }
+  });
+  return known ? KAVA_OK : kava_cuda_unsupported("gather_grad", a->dtype);
 }

@@ -256,21 +256,20 @@ plan *plan_for(const kava_product *p) {
 
 /* What is left of a product over nothing. */
 template <class T>
-static __global__ void __launch_bounds__(256)
-    nothing_kernel(T *c, int64_t m, int64_t n, int64_t ldc, int64_t stride, kava_wide<T> beta, const T *bias) {
-  c += blockIdx.y * stride;
-  for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < m * n; i += (int64_t)gridDim.x * 256) {
-    T *at = c + i / n * ldc + i % n;
+static __global__ void __launch_bounds__(256) nothing_kernel(T *c, int64_t m, int64_t n, int64_t ldc, int64_t batch,
+                                                             int64_t stride, kava_wide<T> beta, const T *bias) {
+  for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < batch * m * n; i += (int64_t)gridDim.x * 256) {
+    int64_t row = i / n, column = i % n;
+    T *at = c + row / m * stride + row % m * ldc + column;
     kava_wide<T> value = beta == 0 ? 0 : beta * kava_widen(*at);
-    *at = kava_narrow<T>(bias ? value + kava_widen(bias[i % n]) : value);
+    *at = kava_narrow<T>(bias ? value + kava_widen(bias[column]) : value);
   }
 }
 static kava_status nothing(const kava_product *p) {
   bool known = kava_for_float(p->out, [&](auto t) {
     typedef decltype(t) T;
-    kava_launch("a product over nothing", nothing_kernel<T>,
-                dim3(kava_cuda_blocks(p->m * p->n, 256), (unsigned)p->batch), 256, 0, (T *)p->c, p->m, p->n, p->ldc,
-                p->stride_c, p->beta, (const T *)p->bias);
+    kava_launch("a product over nothing", nothing_kernel<T>, kava_cuda_blocks(p->batch * p->m * p->n, 256), 256, 0,
+                (T *)p->c, p->m, p->n, p->ldc, p->batch, p->stride_c, p->beta, (const T *)p->bias);
   });
   return known ? KAVA_OK : kava_cuda_unsupported("a product", p->out);
 }

@@ -115,9 +115,30 @@ __device__ __forceinline__ void mercator_slopes(const kava_pair_loss_args &a, do
   *own = norm > KAVA_UNIT_EPS ? a.alpha * scale * st / (n * n * n * m) : 0;
   if (norm > 0 && a.beta != 0) *own += a.beta * scale * 2 * gap / (norm * (norm + a.eps));
 }
+/* dx and dy of every pair of elements of row r, by slopes(x, y, &dx, &dy); a row that is not kept counts as zeros. */
+template <class T, class Slopes>
+__device__ __forceinline__ void along_gradients(const kava_pair_loss_args &a, int64_t r, bool keep, bool packs,
+                                                Slopes slopes) {
+  typedef kava_wide<T> F;
+  int64_t at = r * a.width;
+  along<kava_vector<T>()>(a.width, packs, [&](auto m, int64_t i) {
+    constexpr int M = decltype(m)::count;
+    F x[M], y[M], dx[M], dy[M];
+#pragma unroll
+    for (int j = 0; j < M; j++) x[j] = y[j] = 0;
+    if (keep) {
+      kava_load<T, M>((const T *)a.s + at + i, x);
+      kava_load<T, M>((const T *)a.t + at + i, y);
+    }
+#pragma unroll
+    for (int j = 0; j < M; j++) slopes(x[j], y[j], &dx[j], &dy[j]);
+    if (a.ds) put<M>((T *)a.ds + at + i, dx, a.add_s);
+    if (a.dt) put<M>((T *)a.dt + at + i, dy, a.add_t);
+  });
+}
 template <class T> __global__ void __launch_bounds__(THREADS) mercator_grad_kernel(kava_pair_loss_args a, bool packs) {
   typedef kava_wide<T> F;
-  int64_t r = blockIdx.x, at = r * a.width;
+  int64_t r = blockIdx.x;
   bool keep = !a.keep || a.keep[r];
   double s_own = 0, s_other = 0, t_own = 0, t_other = 0, scale = wide_at(a.dtype, a.grad) / *a.counted;
   if (keep) {
@@ -125,50 +146,24 @@ template <class T> __global__ void __launch_bounds__(THREADS) mercator_grad_kern
     mercator_slopes(a, ss, tt, st, scale, &s_own, &s_other);
     mercator_slopes(a, tt, ss, st, scale, &t_own, &t_other);
   }
-  along<kava_vector<T>()>(a.width, packs, [&](auto m, int64_t i) {
-    constexpr int M = decltype(m)::count;
-    F x[M], y[M], dx[M], dy[M];
-#pragma unroll
-    for (int j = 0; j < M; j++) x[j] = y[j] = 0;
-    if (keep) {
-      kava_load<T, M>((const T *)a.s + at + i, x);
-      kava_load<T, M>((const T *)a.t + at + i, y);
-    }
-#pragma unroll
-    for (int j = 0; j < M; j++) {
-      dx[j] = (F)s_own * x[j] + (F)s_other * y[j];
-      dy[j] = (F)t_own * y[j] + (F)t_other * x[j];
-    }
-    if (a.ds) put<M>((T *)a.ds + at + i, dx, a.add_s);
-    if (a.dt) put<M>((T *)a.dt + at + i, dy, a.add_t);
+  along_gradients<T>(a, r, keep, packs, [&](F x, F y, F *dx, F *dy) {
+    *dx = (F)s_own * x + (F)s_other * y;
+    *dy = (F)t_own * y + (F)t_other * x;
   });
 }
 template <class T> __global__ void __launch_bounds__(THREADS) distance_grad_kernel(kava_pair_loss_args a, bool packs) {
   typedef kava_wide<T> F;
-  int64_t r = blockIdx.x, at = r * a.width;
+  int64_t r = blockIdx.x;
   bool keep = !a.keep || a.keep[r];
   double scale = wide_at(a.dtype, a.grad) / *a.counted, divided = keep ? scale / divisor(a, r) : 0;
   F slope = (F)divided, bend = (F)a.beta;
   /* the teacher also stands in the divisor */
   F inside = keep && a.relative ? (F)(-2 * divided * a.sums[r] / divisor(a, r)) : F(0);
-  along<kava_vector<T>()>(a.width, packs, [&](auto m, int64_t i) {
-    constexpr int M = decltype(m)::count;
-    F x[M], y[M], dx[M], dy[M];
-#pragma unroll
-    for (int j = 0; j < M; j++) x[j] = y[j] = 0;
-    if (keep) {
-      kava_load<T, M>((const T *)a.s + at + i, x);
-      kava_load<T, M>((const T *)a.t + at + i, y);
-    }
-#pragma unroll
-    for (int j = 0; j < M; j++) {
-      F d = x[j] - y[j];
-      d = a.distance == KAVA_SQUARE ? 2 * d : fabs(d) < bend ? d / bend : d > 0 ? F(1) : d < 0 ? F(-1) : d;
-      dx[j] = slope * d;
-      dy[j] = -slope * d + inside * y[j];
-    }
-    if (a.ds) put<M>((T *)a.ds + at + i, dx, a.add_s);
-    if (a.dt) put<M>((T *)a.dt + at + i, dy, a.add_t);
+  along_gradients<T>(a, r, keep, packs, [&](F x, F y, F *dx, F *dy) {
+    F d = x - y;
+    d = a.distance == KAVA_SQUARE ? 2 * d : fabs(d) < bend ? d / bend : d > 0 ? F(1) : d < 0 ? F(-1) : d;
+    *dx = slope * d;
+    *dy = -slope * d + inside * y;
   });
 }
 

@@ -320,9 +320,11 @@ static const char *problem(kava_device_facts *facts) {
   cudaRuntimeGetVersion(&runtime);
   cudaError_t error = cudaGetDeviceCount(&count);
   if (driver == 0) return "there is no NVIDIA driver";
-  if (error == cudaErrorInsufficientDriver) {
+  /* before 12.1 a kernel's arguments were 4 KiB at most, and adamw's are more */
+  if (error == cudaErrorInsufficientDriver || driver < 12010) {
+    int needed = error == cudaErrorInsufficientDriver ? runtime : 12010;
     snprintf(reason, sizeof reason, "the driver is for CUDA %d.%d, this build needs %d.%d: bring the driver up to date",
-             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+             driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
     return reason;
   }
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {

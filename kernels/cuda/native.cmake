@@ -8,6 +8,12 @@ if(NOT KAVA_NVCC OR NOT CMAKE_CXX_COMPILER)
   message(STATUS "KAVA: no nvcc (or no C++ compiler): the CUDA module is not built; the program runs on the CPU")
   return()
 endif()
+execute_process(COMMAND ${KAVA_NVCC} --version OUTPUT_VARIABLE KAVA_NVCC_VERSION)
+string(REGEX MATCH "release ([0-9.]+)" KAVA_NVCC_VERSION "${KAVA_NVCC_VERSION}")
+if(CMAKE_MATCH_1 VERSION_LESS 12.1) # a kernel's arguments were 4 KiB at most before, and adamw's are more
+  message(STATUS "KAVA: ${KAVA_NVCC} is of CUDA ${CMAKE_MATCH_1}, 12.1 or later expected: the CUDA module is not built")
+  return()
+endif()
 set(KAVA_NVCC_FLAGS -std=c++17 -O3 -I${PROJECT_SOURCE_DIR}/kernels/cuda/native -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}
   -Xcompiler=-fPIC -Xptxas=-v)
 foreach(target ${KAVA_CUDA_TARGETS})

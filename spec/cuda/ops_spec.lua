@@ -156,6 +156,17 @@ describe("an op on cuda", function()
     assert.is_true(kava.allclose(kava.dropout(x:to { device = "cuda" }, 0.3), here, { rtol = 1e-6 }))
   end)
 
+  it("works beyond 65535, the most that a grid has in y and z", function()
+    if kava.device("cuda").name == "emulated" then return pending "skipped: 200000 blocks take the emulator half a minute" end
+    local x = kava.ones({ 70000, 3 }, { device = "cuda", requires_grad = true })
+    x:index_select(2, { 1, 3, 1 }):sum():backward()
+    assert.equal(210000, x.grad:sum():item())
+    assert.same({ { 2, 0, 1 } }, x.grad:narrow(1, 70000, 1):totable())
+    local left, right = kava.zeros({ 70000, 2, 0 }, { device = "cuda" }), kava.zeros({ 70000, 0, 2 }, { device = "cuda" })
+    assert.same({ 70000, 2, 2 }, left:matmul(right).shape)
+    assert.equal(0, left:matmul(right):abs():max():item())
+  end)
+
   it("reads quantised weights", function()
     kava.seed(8)
     local w, x = kava.randn { 32, 256 }, kava.randn { 5, 256 }
