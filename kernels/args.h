@@ -124,7 +124,10 @@ typedef struct kava_encode_args {
  * which x's first row is row `first`) and dtype f32, on a GPU f16 or bf16. An id that x has not: on the CPU the caller
  * has looked; a GPU gives NaN (0 for integers).
  * gather_grad: dx[o, ids[j]] += grad[o, j] in the order of j, passing over ids that are `pad`; dx is wide, on a GPU
- * with dx_half of `dtype`: then what one call adds to a row is summed before it is rounded. */
+ * with dx_half of `dtype`: then what one call adds to a row is summed before it is rounded. With slots [rows], on a
+ * GPU, dx has rows of its own: a row of the table is added to in dx[slots[row]], or where that is negative (or base or
+ * more, which is this call's doing) becomes dx[base + j] of the first j that has it; all other rows base + j become 0.
+ */
 typedef struct kava_gather_args {
   kava_dtype dtype, from;
   int64_t outer, rows, inner, count;
@@ -138,6 +141,8 @@ typedef struct kava_gather_args {
   void *dx;
   bool dx_half;
   int64_t pad; /* -1: none */
+  int32_t *slots;
+  int64_t base;
 } kava_gather_args;
 static inline size_t kava_gather_row_bytes(const kava_gather_args *a) {
   return (size_t)(a->inner / kava_dtype_block(a->from)) * (size_t)kava_dtype_block_bytes(a->from);
@@ -319,6 +324,8 @@ typedef struct kava_adamw_span {
   kava_dtype dtype, state_dtype, grad_dtype;
   void *p, *m, *v;
   const void *g;
+  const int32_t *slots; /* on a GPU: g has a row of `width` for each row of p whose slot is not negative; NULL: dense */
+  int64_t width;
   void *master; /* f16: f32; bf16: i16; else NULL */
   float *most;  /* of u8 states */
   int64_t *step;

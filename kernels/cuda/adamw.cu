@@ -22,6 +22,8 @@ typedef struct span {
   float *most;
   int64_t *step;
   double decay;
+  const int32_t *slots;
+  int64_t width;
   uint32_t number, first; /* first: the number of its first piece */
   uint8_t group, dtype, state, grad;
   bool packs; /* EACH elements lie where one access reaches them */
@@ -92,6 +94,25 @@ __device__ __forceinline__ void give(void *to, int64_t i, int n, bool whole, con
 #pragma unroll
   for (int j = 0; j < EACH; j++)
     if (j < n) at[j] = x.at[j];
+}
+
+/* Gradients of which only some rows are there. */
+template <class G>
+__device__ __forceinline__ kava_pack<G, EACH> take_rows(const span &s, int64_t i, int n, bool whole) {
+  kava_pack<G, EACH> x = {};
+  int64_t row = s.count >> 32 ? i / s.width : (int64_t)((uint32_t)i / (uint32_t)s.width), column = i - row * s.width;
+  if (whole && s.width % EACH == 0) { /* all of one row */
+    int32_t slot = s.slots[row];
+    return slot < 0 ? x : take<G>(s.g, slot * s.width + column, n, true);
+  }
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    if (j >= n) break;
+    int32_t slot = s.slots[row];
+    if (slot >= 0) x.at[j] = ((const G *)s.g)[slot * s.width + column];
+    if (++column == s.width) column = 0, row++;
+  }
+  return x;
 }
 
 /* How states are kept: loaded before anything is computed, stored after. kernels/cpu/adamw.h has the same for a CPU. */
@@ -218,7 +239,7 @@ __device__ __forceinline__ void steps(const span &s, const rule<float> &next, ui
     bool whole = s.packs && n == EACH;
     Values values;
     States states;
-    kava_pack<G, EACH> g = take<G>(s.g, i, n, whole);
+    kava_pack<G, EACH> g = s.slots ? take_rows<G>(s, i, n, whole) : take<G>(s.g, i, n, whole);
     values.load(s, i, n, whole);
     states.load(s, i, n, whole);
     float first[EACH], second[EACH];
@@ -431,6 +452,8 @@ extern "C" void kava_cuda_adamw(const kava_adamw_args *a) {
                       s.most,
                       s.step,
                       s.decay,
+                      s.slots,
+                      s.width,
                       s.number,
                       pieces,
                       (uint8_t)s.group,

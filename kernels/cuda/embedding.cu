@@ -1,7 +1,8 @@
 /* kernels/cuda/embedding.cu: rows by their numbers, widened on the way where they are quantised, and the gradient of
  * that (kernels/cpu/embedding.c), which touches only the rows that were asked for, each from one block and in the order
- * of j: the same bits in every run. Predicted, 4096 rows of 1536 in bf16 at 3.35 TB/s: 25 MB, 8 us; the gradient of 896
- * in f32 adds the search for equal numbers, 4096 x 32 KB from the L2 at worst, about 30 us. */
+ * of j: the same bits in every run; into a table with all its rows, or one that has those alone (tensor/rows.h).
+ * Predicted, 4096 rows of 1536 in bf16 at 3.35 TB/s: 25 MB, 8 us; the gradient of 896 in f32 adds the search for equal
+ * numbers, 4096 x 32 KB from the L2 at worst, about 30 us. */
 #include "kernels/cuda/quant.cuh"
 
 namespace {
@@ -49,17 +50,28 @@ template <class T, class D> __global__ void __launch_bounds__(THREADS) grad_kern
   KAVA_SHARED(int64_t, listed, LISTED);
   KAVA_SHARED(int, counts, THREADS / 32);
   int64_t j = blockIdx.x, id = a.ids[j], o = blockIdx.z;
-  if (id == a.pad || id < 0 || id >= a.rows) return;
-  for (int64_t i = threadIdx.x; i - threadIdx.x < j; i += THREADS)
-    if (__syncthreads_or(i < j && a.ids[i] == id)) return; /* an earlier block's */
-  D *to = (D *)a.dx + (o * a.rows + id) * a.inner;
+  bool mine = id != a.pad && id >= 0 && id < a.rows;
+  for (int64_t i = threadIdx.x; i - threadIdx.x < j && mine; i += THREADS)
+    mine = !__syncthreads_or(i < j && a.ids[i] == id); /* else an earlier block's */
+  int64_t columns = (int64_t)blockIdx.y * SLICE;
+  D *own = a.slots ? (D *)a.dx + (a.base + j) * a.inner : NULL, *to = (D *)a.dx + (o * a.rows + id) * a.inner;
+  bool fresh = false; /* what lies there is no sum yet */
+  if (own && mine) {  /* every block of j finds the same, whether another has written it already or not */
+    int64_t slot = a.slots[id];
+    fresh = slot < 0 || slot >= a.base;
+    to = fresh ? own : (D *)a.dx + slot * a.inner;
+    if (fresh && threadIdx.x == 0) a.slots[id] = (int32_t)(a.base + j);
+  }
+  for (int64_t c = columns + threadIdx.x; own && !fresh && c < columns + SLICE && c < a.inner; c += THREADS)
+    own[c] = kava_narrow<D>(F(0));
+  if (!mine) return;
   const T *grad = (const T *)a.grad + o * a.count * a.inner;
-  int64_t begin = (int64_t)blockIdx.y * SLICE, end = begin + SLICE < a.inner ? begin + SLICE : a.inner;
+  int64_t begin = columns, end = begin + SLICE < a.inner ? begin + SLICE : a.inner;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, filled = 0;
   for (int64_t from = j; from < a.count; from += THREADS) {
     int64_t i = from + threadIdx.x;
-    bool mine = i < a.count && a.ids[i] == id;
-    unsigned votes = __ballot_sync(0xffffffffu, mine);
+    bool same = i < a.count && a.ids[i] == id;
+    unsigned votes = __ballot_sync(0xffffffffu, same);
     if (lane == 0) counts[warp] = __popc(votes);
     __syncthreads();
     int before = filled + __popc(votes & ((1u << lane) - 1)), all = filled;
@@ -67,17 +79,18 @@ template <class T, class D> __global__ void __launch_bounds__(THREADS) grad_kern
       if (w < warp) before += counts[w];
       all += counts[w];
     }
-    if (mine) listed[before] = i;
+    if (same) listed[before] = i;
     filled = all;
     __syncthreads();
     if (filled + THREADS <= LISTED && from + THREADS < a.count) continue;
     for (int64_t c = begin + threadIdx.x; c < end; c += THREADS) {
-      F sum = kava_widen(to[c]);
+      F sum = fresh ? F(0) : kava_widen(to[c]);
 #pragma unroll 4
       for (int k = 0; k < filled; k++) sum += kava_widen(grad[listed[k] * a.inner + c]);
       to[c] = kava_narrow<D>(sum);
     }
     filled = 0;
+    fresh = false;
     __syncthreads();
   }
 }

@@ -6,6 +6,7 @@
 #include "ops/compare.h"
 #include "ops/shape.h"
 #include "tape/tape.h"
+#include "tensor/rows.h"
 #include <math.h>
 #include <string.h>
 
@@ -638,6 +639,7 @@ static int t_index(lua_State *L) { /* [-0, +1, e] methods, and shape, dtype, dev
     lua_pushstring(L, kava_device_name(kava_l_check_tensor(L, 1)->device));
   else if (strcmp(key, "grad") == 0) {
     kava_tensor *t = kava_l_check_tensor(L, 1);
+    if (t->grad_rows) kava_l_check(L, kava_rows_spread(t)); /* who looks at it sees all rows */
     if (t->grad)
       kava_l_push_tensor(L, t->grad);
     else
@@ -653,6 +655,7 @@ static int t_newindex(lua_State *L) { /* [-0, +0, e] only grad can be set: to ni
     return luaL_error(L, "a tensor's field '%s' cannot be set", luaL_tolstring(L, 2, NULL));
   if (lua_isnil(L, 3)) {
     kava_tensor_release(&t->grad);
+    kava_rows_release(&t->grad_rows);
     return 0;
   }
   kava_tensor *grad = kava_l_check_tensor(L, 3), **own = kava_l_result(L);
@@ -661,6 +664,7 @@ static int t_newindex(lua_State *L) { /* [-0, +0, e] only grad can be set: to ni
   kava_l_check(L, kava_tensor_new_on(t->device, kava_grad_dtype(t), grad->dims, grad->shape, own));
   kava_l_check(L, kava_copy_into(*own, grad));
   kava_tensor_release(&t->grad);
+  kava_rows_release(&t->grad_rows);
   t->grad = kava_tensor_retain(*own);
   return 0;
 }

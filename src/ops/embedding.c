@@ -3,13 +3,46 @@
 #include "ops/linear.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
+#include "tensor/rows.h"
 #include <string.h>
+
+/* Whether w's gradient need not have all its rows: fewer were looked up than there are, and nothing else (a tied head)
+ * has given one to all. */
+static bool few_rows(const kava_tensor *w, int64_t count, const kava_tensor *grad) {
+  int64_t used = w->grad_rows ? w->grad_rows->used : 0;
+  return w->device != KAVA_CPU && w->requires_grad && !w->node && !w->grad && grad->dtype != KAVA_F64 && count > 0 &&
+         used + count < w->shape[0] && used + count < INT32_MAX &&
+         (kava_grad_dtype(w) == grad->dtype || kava_grad_dtype(w) == KAVA_F32);
+}
 
 /* node: input w; saved[0] ids, i64 contiguous; integers[0] pad */
 static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *ids = node->saved[0], *dw;
+  kava_tensor *ids = node->saved[0], *w = node->inputs[0], *dw;
+  int64_t count = kava_tensor_numel(ids);
   bool add;
+  if (few_rows(w, count, grad)) {
+    KAVA_TRY(kava_rows_room(w, kava_grad_dtype(w), count));
+    struct kava_rows *r = w->grad_rows;
+    KAVA_TRY(kava_device_copy(w->device, kava_i64(r->ids) + r->used, ids->device, kava_i64(ids),
+                              (size_t)count * sizeof(int64_t)));
+    kava_gather_args a = {.dtype = grad->dtype,
+                          .from = grad->dtype,
+                          .outer = 1,
+                          .rows = w->shape[0],
+                          .inner = w->shape[1],
+                          .count = count,
+                          .ids = kava_i64(ids),
+                          .grad = kava_tensor_data(grad),
+                          .dx = kava_tensor_data(r->values),
+                          .dx_half = r->values->dtype != KAVA_F32,
+                          .pad = node->integers[0],
+                          .slots = kava_i32(r->slots),
+                          .base = r->used};
+    KAVA_RUN_TRY(grad->device, gather_grad, &a);
+    r->used += count;
+    goto out;
+  }
   KAVA_TRY(kava_grad_into_half(node->inputs[0], grad->dtype, &dw, &add));
   if (!dw) return st;
   if (!add) KAVA_TRY(kava_tensor_clear(dw));
@@ -18,7 +51,7 @@ static kava_status embedding_backward(kava_node *node, const kava_tensor *grad) 
                         .outer = 1,
                         .rows = dw->shape[0],
                         .inner = dw->shape[1],
-                        .count = kava_tensor_numel(ids),
+                        .count = count,
                         .ids = kava_i64(ids),
                         .grad = kava_tensor_data(grad),
                         .dx = kava_tensor_data(dw),

@@ -1,5 +1,6 @@
 #include "optim/adamw.h"
 #include "kernels/kernels.h"
+#include "tensor/rows.h"
 #include "tensor/profile.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,6 +114,8 @@ kava_tensor *kava_adamw_param(const kava_adamw *opt, int64_t index) { return opt
 double kava_adamw_lr(const kava_adamw *opt, int at) { return opt->groups[at].lr; }
 void kava_adamw_set_lr(kava_adamw *opt, int at, double lr) { opt->groups[at].lr = lr; }
 
+static bool has_grad(const slot *s) { return s->param->grad || s->param->grad_rows; }
+
 static kava_dtype moments_of(const kava_adamw *opt, const slot *s) {
   if (s->param->dtype == KAVA_F64) return KAVA_F64;
   bool coded = opt->options.state_dtype == KAVA_U8;
@@ -160,7 +163,7 @@ out:
 kava_status kava_adamw_reserve(kava_adamw *opt) {
   for (int64_t i = 0; i < opt->count; i++) {
     slot *s = &opt->slots[i];
-    if (!s->param->grad || s->parts[PART_M]) continue;
+    if (!has_grad(s) || s->parts[PART_M]) continue;
     for (int part = 0; part < PARTS; part++) {
       kava_status st = part_new(opt, s, part);
       if (st == KAVA_OK) continue;
@@ -202,26 +205,30 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   if (!spans) return KAVA_MEMORY;
   int range = kava_range_begin("optimizer");
   for (int64_t i = 0; i < opt->count && kava_device_recording(); i++)
-    if (opt->slots[i].param->grad && (!opt->slots[i].parts[PART_M] || !opt->rates))
+    if (has_grad(&opt->slots[i]) && (!opt->slots[i].parts[PART_M] || !opt->rates))
       KAVA_FAIL(KAVA_MISUSE, "adamw: the first step of '%s' cannot be recorded: it makes the state; run it once before",
                 opt->slots[i].name);
   KAVA_TRY(kava_adamw_reserve(opt)); /* everything that can fail comes before anything is changed */
   for (int64_t i = 0; i < opt->count; i++) {
     slot *s = &opt->slots[i];
-    if (!s->param->grad) continue;
+    if (!has_grad(s)) continue;
     if (a.count > 0 && s->param->device != device)
       KAVA_FAIL(KAVA_MISUSE, "adamw: parameters on %s and on %s; one device expected", kava_device_name(device),
                 kava_device_name(s->param->device));
     device = s->param->device;
+    const struct kava_rows *rows = s->param->grad_rows;
+    const kava_tensor *grad = rows ? rows->values : s->param->grad;
     const kava_tensor *master = s->parts[PART_MASTER] ? s->parts[PART_MASTER] : s->parts[PART_LOW];
     spans[a.count++] = (kava_adamw_span){.count = kava_tensor_numel(s->param),
                                          .dtype = s->param->dtype,
                                          .state_dtype = s->parts[PART_M]->dtype,
-                                         .grad_dtype = s->param->grad->dtype,
+                                         .grad_dtype = grad->dtype,
                                          .p = kava_tensor_data(s->param),
                                          .m = kava_tensor_data(s->parts[PART_M]),
                                          .v = kava_tensor_data(s->parts[PART_V]),
-                                         .g = kava_tensor_data(s->param->grad),
+                                         .g = kava_tensor_data(grad),
+                                         .slots = rows ? kava_i32(rows->slots) : NULL,
+                                         .width = grad->dims ? grad->shape[grad->dims - 1] : 1,
                                          .master = master ? kava_tensor_data(master) : NULL,
                                          .most = s->parts[PART_MOST] ? kava_f32(s->parts[PART_MOST]) : NULL,
                                          .step = kava_i64(s->parts[PART_STEP]),
@@ -238,7 +245,7 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
   a.gate = gate ? kava_f64(gate) : NULL;
   KAVA_RUN(device, adamw, &a);
   for (int64_t i = 0; i < opt->count; i++)
-    if (opt->slots[i].param->grad) kava_tensor_touch(opt->slots[i].param);
+    if (has_grad(&opt->slots[i])) kava_tensor_touch(opt->slots[i].param);
 out:
   kava_range_end(range);
   kava_free(spans);
@@ -246,7 +253,10 @@ out:
 }
 
 void kava_adamw_zero_grad(kava_adamw *opt) {
-  for (int64_t i = 0; i < opt->count; i++) kava_tensor_release(&opt->slots[i].param->grad);
+  for (int64_t i = 0; i < opt->count; i++) {
+    kava_tensor_release(&opt->slots[i].param->grad);
+    kava_rows_release(&opt->slots[i].param->grad_rows);
+  }
 }
 
 int64_t kava_adamw_entries(const kava_adamw *opt) { return opt->count * PARTS; }

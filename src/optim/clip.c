@@ -1,5 +1,6 @@
 #include "optim/clip.h"
 #include "kernels/kernels.h"
+#include "tensor/rows.h"
 #include <stdlib.h>
 
 static int by_address(const void *a, const void *b) {
@@ -49,13 +50,15 @@ kava_status kava_clip_grad_norm(kava_tensor *const *params, int64_t count, doubl
   if (!again || !spans) KAVA_TRY(KAVA_MEMORY);
   KAVA_TRY(find_repeats(params, count, again));
   for (int64_t i = 0; i < count; i++) {
-    const kava_tensor *g = params[i]->grad;
+    const struct kava_rows *rows = params[i]->grad_rows;
+    const kava_tensor *g = rows ? rows->values : params[i]->grad;
     if (!g || again[i]) continue;
     if (total > 0 && g->device != device)
       KAVA_FAIL(KAVA_MISUSE, "clip_grad_norm: parameters on %s and on %s; one device expected",
                 kava_device_name(device), kava_device_name(g->device));
     device = g->device;
-    spans[total++] = (kava_array){g->dtype, kava_tensor_numel(g), kava_tensor_data(g)};
+    spans[total++] =
+        (kava_array){g->dtype, rows ? rows->used * g->shape[1] : kava_tensor_numel(g), kava_tensor_data(g)};
   }
   if (scale && (scale->dtype != KAVA_F32 || scale->device != device || kava_tensor_numel(scale) < 1))
     KAVA_FAIL(KAVA_MISUSE, "clip_grad_norm: the scale is %s on %s; f32 on %s expected", kava_dtype_name(scale->dtype),

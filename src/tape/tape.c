@@ -1,6 +1,7 @@
 #include "tape/tape.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
+#include "tensor/rows.h"
 #include "tensor/profile.h"
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,7 @@ kava_dtype kava_grad_dtype(const kava_tensor *t) {
   bool half = t->dtype == KAVA_F16 || t->dtype == KAVA_BF16;
   if (t->node) return half ? t->dtype : KAVA_F32;
   if (t->grad) return t->grad->dtype;
+  if (t->grad_rows) return t->grad_rows->values->dtype;
   return t->dims >= 2 ? tape.parameters : KAVA_F32;
 }
 
@@ -242,6 +244,10 @@ kava_status kava_grad_into_half(kava_tensor *input, kava_dtype half, kava_tensor
 
 static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumulate) {
   kava_tensor **slot = input->node ? &input->node->grad : &input->grad;
+  if (input->grad_rows) {
+    kava_status st = kava_rows_spread(input);
+    if (st != KAVA_OK) return st;
+  }
   *accumulate = *slot != NULL;
   if (!*slot) {
     kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), slot);
@@ -280,7 +286,7 @@ kava_status kava_grad_add(kava_tensor *input, kava_tensor *grad) {
   /* Kept without a copy; a leaf's only where no other tensor shows that storage: two leaves that shared theirs would be
    * clipped twice. A record's may be shared, since it is only read from then on (kava_grad_into). */
   bool own = input->node || __atomic_load_n(&grad->storage->refs, __ATOMIC_RELAXED) == 1;
-  if (!*slot && own && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
+  if (!*slot && !input->grad_rows && own && kava_tensor_is_contiguous(grad)) return kava_tensor_detach(grad, slot);
   kava_tensor *into;
   bool accumulate;
   kava_status st = KAVA_OK;

@@ -1,4 +1,5 @@
 #include "tensor/tensor.h"
+#include "tensor/rows.h"
 #include "tape/node.h"
 #include <stdio.h>
 #include <string.h>
@@ -328,6 +329,7 @@ void kava_tensor_release(kava_tensor **at) {
   *at = NULL;
   if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   kava_tensor_release(&t->grad);
+  kava_rows_release(&t->grad_rows);
   kava_node_release(&t->node);
   kava_scales_release(&t->scales);
   storage_release(t->storage);

@@ -20,6 +20,8 @@ typedef struct kava_storage {
   uint64_t version;  /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
 } kava_storage;
 
+struct kava_rows;
+
 /* What turns a tensor of codes into values: a kernel's scaling, and the tensors that it points into. Made by
  * kava_coded_new; shared by all views. */
 typedef struct kava_scales {
@@ -38,8 +40,9 @@ struct kava_tensor {
   int64_t stride[KAVA_MAX_DIMS]; /* elements; unused for quantised types */
   int64_t offset;                /* elements */
   kava_storage *storage;
-  kava_tensor *grad;      /* leaves only: gradient summed so far, contiguous, of kava_grad_dtype; NULL: none */
-  struct kava_node *node; /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
+  kava_tensor *grad; /* leaves only: gradient summed so far, contiguous, of kava_grad_dtype; NULL: none, but: */
+  struct kava_rows *grad_rows; /* ... this, instead (tensor/rows.h) */
+  struct kava_node *node;      /* the tape's record that produced this tensor; NULL for leaves (tape/tape.h) */
   kava_scales
       *scales; /* of a tensor [rows, columns] of codes (nf4 ... fp8), counted from the storage's first row; else NULL */
 };
