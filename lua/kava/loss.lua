@@ -212,7 +212,7 @@ function loss.matched(context, part)
     local w
     if from ~= into then
       local bound = math.sqrt(6 / (from + into)) -- Glorot and Bengio 2010
-      w = ((kava.rand({ into, from }) - 0.5) * (2 * bound)):requires_grad(true)
+      w = ((kava.rand({ into, from }) - 0.5) * (2 * bound)):to({ device = context.student:device() }):requires_grad(true)
       parameters[("%s.%d.weight"):format(part, i)] = w
     end
     chosen[n] = { student = i, teacher = map[i], weight = w, name = ("%s.%d"):format(part, i) }

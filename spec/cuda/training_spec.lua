@@ -49,6 +49,27 @@ describe("a step of distillation on cuda", function()
     end
   end)
 
+  it("matches layers of unlike widths through maps that lie where the student does", function()
+    local narrow = {}
+    for key, value in pairs(config) do narrow[key] = value end
+    narrow.num_key_value_heads = 1
+    local function total(device)
+      kava.seed(3)
+      local teacher = kava.model.create(config, { device = device })
+      local student = kava.model.create(narrow, { device = device }):requires_grad(true)
+      local loss = kava.loss.build("layer_matched", { teacher = teacher, student = student, kv = { part = "both" } })
+      local value = loss:step({ input_ids = kava.tensor({ { 1, 5, 9, 3, 7, 2 } }, { dtype = "i64", device = device }) }, 1)
+      value:backward()
+      local map = loss:parameters()["keys.1.weight"]
+      return value:item(), map.grad:to { device = "cpu" }, map.device
+    end
+    local expected, gradient = total "cpu"
+    local got, there, device = total "cuda"
+    assert.equal("cuda", device)
+    assert.near(expected, got, 1e-4)
+    assert.is_true(kava.allclose(there, gradient, { rtol = 1e-3, atol = 1e-6 }))
+  end)
+
   it("gives the same bits twice, and goes on from its saved state as if never interrupted", function()
     local first, second = job("cuda", "bf16"), job("cuda", "bf16")
     assert.same(first.run(), second.run())
