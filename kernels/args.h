@@ -166,8 +166,8 @@ typedef struct kava_gemm_args {
 /* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
  * f64, or a quantised one, whose rows are whole blocks; codes come with their scaling, of which W's first row is row
  * `first`. x, y, bias, dx and dy are contiguous and of `dtype`; f64 needs wtype f64 (plain loops: for finite
- * differences). dw and db are wide. Of linear_dw on a GPU: with dw_half dw is of `dtype`, and with dy_row dy's rows are
- * that far apart.
+ * differences). dw and db are wide. Of linear_dw: with dy_row dy's rows are that far apart; with dw_half, on a GPU, dw
+ * is of `dtype`.
  * precision, on the CPU: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
   kava_dtype dtype;

@@ -117,15 +117,16 @@ kava_status kava_ref_linear_dx(const kava_linear_args *a, const void *dy, void *
 
 kava_status kava_ref_linear_dw(const kava_linear_args *a, const void *x, const void *dy, void *dw, bool add_w, void *db,
                                bool add_b) {
+  int64_t dy_row = a->dy_row ? a->dy_row : a->out;
   for (int64_t o = 0; o < a->out && db; o++) {
     double sum = 0;
-    for (int64_t r = 0; r < a->rows; r++) sum += element_get(a->dtype, dy, r * a->out + o);
+    for (int64_t r = 0; r < a->rows; r++) sum += element_get(a->dtype, dy, r * dy_row + o);
     element_put(a->dtype, db, o, sum, add_b);
   }
   if (!dw) return KAVA_OK;
   float *rounded_x = NULL, *rounded_dy = NULL;
   const void *from_x = operand(a, x, a->rows * a->in, &rounded_x);
-  const void *from_dy = operand(a, dy, a->rows * a->out, &rounded_dy);
+  const void *from_dy = operand(a, dy, a->rows ? (a->rows - 1) * dy_row + a->out : 0, &rounded_dy);
   kava_status st = from_x && from_dy ? KAVA_OK : KAVA_MEMORY;
   if (st == KAVA_OK) {
     kava_gemm_args g = {.dtype = a->dtype,
@@ -136,7 +137,7 @@ kava_status kava_ref_linear_dw(const kava_linear_args *a, const void *x, const v
                         .alpha = 1,
                         .beta = add_w ? 1 : 0,
                         .a = from_dy,
-                        .lda = a->out,
+                        .lda = dy_row,
                         .b = from_x,
                         .ldb = a->in,
                         .c = dw,

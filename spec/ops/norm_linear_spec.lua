@@ -16,9 +16,13 @@ local function gradients(list)
 end
 
 describe("norm_linear", function()
-  for _, case in ipairs { { "f64", 7, 5, 3, 1e-11 }, { "f64", 40, 33, 600, 1e-10 }, { "f32", 64, 130, 300, 2e-5 } } do
-    local dtype, rows, inputs, outputs, tolerance = table.unpack(case)
-    it(("equals linear(layer_norm(x)) and its gradients: %s %d x %d -> %d"):format(dtype, rows, inputs, outputs), function()
+  after_each(function() kava.matmul_precision "f32" end)
+
+  for _, case in ipairs { { "f64", 7, 5, 3, 1e-11 }, { "f64", 40, 33, 600, 1e-10 }, { "f32", 64, 130, 300, 2e-5 },
+    { "f32", 10, 17, 2100, 2e-5 }, { "f32", 10, 17, 2100, 1e-2, "bf16" } } do -- gradients of 1024 rows of w at a time
+    local dtype, rows, inputs, outputs, tolerance, precision = table.unpack(case)
+    it(("equals linear(layer_norm(x)) and its gradients: %s %d x %d -> %d"):format(precision or dtype, rows, inputs, outputs), function()
+      kava.matmul_precision(precision or "f32")
       kava.seed(3)
       local x = kava.randn({ 2, rows // 2, inputs }, { dtype = dtype })
       local p = parameters(dtype, inputs, outputs)

@@ -43,16 +43,15 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                              .precision = kava_matmul_precision()};
   KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false,
                kava_tensor_data(sums), false);
-  /* bf16 products on the CPU exist for whole matrices only */
-  bool gpu = dz->device != KAVA_CPU, whole = !gpu && linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
-  int64_t block = whole ? out : rows_a_block(dz->device, out, in);
+  bool gpu = dz->device != KAVA_CPU, rounded = linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
+  int64_t block = rows_a_block(dz->device, out, in);
   KAVA_TRY(kava_tensor_new_on(dz->device, wide, 2, (int64_t[]){block, in}, &g));
   size_t element = (size_t)kava_dtype_block_bytes(wide);
   size_t of_dz = (size_t)kava_dtype_block_bytes(dz->dtype), of_w = (size_t)kava_dtype_block_bytes(w->dtype);
   for (int64_t first = 0; first < out; first += block) {
     int64_t count = out - first < block ? out - first : block;
     const char *dz_block = (const char *)kava_tensor_data(dz) + (size_t)first * of_dz;
-    if (whole || gpu) {
+    if (gpu || rounded) {
       linear.out = count;
       linear.dy_row = out;
       KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), dz_block, kava_tensor_data(g), false, NULL,

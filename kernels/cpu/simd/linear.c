@@ -356,7 +356,7 @@ out:
 typedef struct sum_job {
   const float *dy;
   float *db;
-  int64_t rows, out;
+  int64_t rows, row; /* row: elements from one to the next */
   bool add;
 } sum_job;
 
@@ -366,7 +366,7 @@ static void sum_columns(void *ctx, int64_t begin, int64_t end) {
     for (int64_t j = o; j < least(end, o + 4 * VF_LANES); j += VF_LANES) {
       int64_t n = least(end - j, VF_LANES);
       vf sum = vf_set(0);
-      for (int64_t r = 0; r < job->rows; r++) sum = vf_add(sum, vf_load_n(job->dy + r * job->out + j, n));
+      for (int64_t r = 0; r < job->rows; r++) sum = vf_add(sum, vf_load_n(job->dy + r * job->row + j, n));
       if (job->add) sum = vf_add(sum, vf_load_n(job->db + j, n));
       vf_store_n(job->db + j, sum, n);
     }
@@ -376,8 +376,9 @@ static void sum_columns(void *ctx, int64_t begin, int64_t end) {
 static kava_status dw(const kava_linear_args *a, const void *x, const void *dy, void *out, bool add_w, void *db,
                       bool add_b) {
   if (a->dtype == KAVA_F64 || empty(a)) return kava_ref_linear_dw(a, x, dy, out, add_w, db, add_b);
+  int64_t dy_row = a->dy_row ? a->dy_row : a->out;
   if (db) {
-    sum_job job = {dy, db, a->rows, a->out, add_b};
+    sum_job job = {dy, db, a->rows, dy_row, add_b};
     kava_parallel(a->out, 64, sum_columns, &job);
   }
   if (!out) return KAVA_OK;
@@ -393,7 +394,7 @@ static kava_status dw(const kava_linear_args *a, const void *x, const void *dy, 
     int64_t count = least(a->out - o, part);
     job = (pack_job){.type = type,
                      .x = dy,
-                     .width = a->out,
+                     .width = dy_row,
                      .begin = o,
                      .count = count,
                      .rows = a->rows,
