@@ -66,7 +66,9 @@ void array::upload() {
     const void *from = dtype == KAVA_F64 ? (void *)&values[i] : dtype == KAVA_F32 ? (void *)&single : (void *)&half;
     memcpy(&bytes[i * size_of(dtype)], from, size_of(dtype));
   }
-  if (!bytes.empty()) cudaMemcpy(device, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
+  if (bytes.empty()) return;
+  cudaMemcpy(device, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
+  cudaDeviceSynchronize(); /* a small copy may be on its way still, and kernels' stream does not wait for it */
 }
 std::vector<double> array::download() const {
   std::vector<char> bytes(values.size() * size_of(dtype));

@@ -35,6 +35,7 @@ template <class T> struct list { /* of plain values, the same on both sides */
   void upload() {
     if (!device && !values.empty()) cudaMalloc(&device, values.size() * sizeof(T));
     if (!values.empty()) cudaMemcpy(device, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice);
+    cudaDeviceSynchronize(); /* see array::upload */
   }
   std::vector<T> download() const {
     std::vector<T> to(values.size());
