@@ -5,9 +5,9 @@ local kava = require "kava"
 local device_step = require "recipes.device_step"
 local fit = require "recipes.fit"
 
-local function config(layers)
+local function config(layers, kv_heads)
   return { model_type = "llama", vocab_size = 24, hidden_size = 16, intermediate_size = 24, num_hidden_layers = layers,
-    num_attention_heads = 2, num_key_value_heads = 1, rms_norm_eps = 1e-6, rope_theta = 1e4 }
+    num_attention_heads = 2, num_key_value_heads = kv_heads or 1, rms_norm_eps = 1e-6, rope_theta = 1e4 }
 end
 
 -- Micro-batch `number` of `rows` rows of `length` tokens, the last of a row padding.
@@ -29,6 +29,7 @@ end
 local LOSSES = {
   mercator = { loss = { name = "mercator", ce = 0 }, kv = { part = "keys", project = "teacher", dropout = 0.3 } },
   layer_matched = { loss = { name = "layer_matched", ce = 1 } },
+  ["layer_matched of unlike widths"] = { loss = { name = "layer_matched", ce = 0 }, kv_heads = 2 },
   ["KL and CE"] = { loss = { name = "none", ce = 1, kl = 1 } },
   hybrid = { loss = { name = "hybrid", ce = 0.5, weight = { from = 1, to = 0.5, steps = 2 } },
     kv = { project = "student", dropout = 0.3 } },
@@ -36,7 +37,8 @@ local LOSSES = {
 
 local function job(settings, options)
   kava.seed(5)
-  local teacher, student = kava.model.create(config(2), { device = "cuda" }), kava.model.create(config(1), { device = "cuda" })
+  local teacher = kava.model.create(config(2, settings.kv_heads), { device = "cuda" })
+  local student = kava.model.create(config(1), { device = "cuda" })
   student:requires_grad(true)
   local objective = kava.loss.build(settings.loss.name, { teacher = teacher, student = student, loss = settings.loss, kv = settings.kv,
     seed = 3 })
