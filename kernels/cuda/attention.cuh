@@ -56,10 +56,10 @@ static inline bool kava_attention_aligned(const attention_job &a) {
   return aligned;
 }
 
-/* What spec/cuda compares; 0: the best there is. */
+/* What spec/cuda compares; 0: the best there is. old: as on machines other than Hopper; queries: groups of warps. */
 typedef struct kava_attention_choice {
   bool old;
-  int forward, queries, keys;
+  int queries;
 } kava_attention_choice;
 extern kava_attention_choice kava_attention_choose;
 

@@ -14,11 +14,11 @@
  * Where the heads that share a key head are a multiple of GROUPS, the warpgroups of a block are heads at the same
  * queries, whose work is the same; else they are successive queries of one head. Blocks start longest first.
  *
- * Predicted for an H100 at 500 of its 990 TFLOP/s in these kernels, B=8, T=512, a layer: 12/2 heads of 128 forward 6.4
- * GFLOP, 13 us and 20 with what starts and ends it; 14/2 of 64 forward 3.8 GFLOP, 16 us, as exp2 takes as long as the
- * products; backward 13.2 GFLOP (7 products), 27 us, and 50 with starts, ends and partial sums. */
+ * Predicted for an H100 at 500 of its 990 TFLOP/s in these kernels, B=8, T=512, a layer, and measured there: 12/2 heads
+ * of 128 forward 6.4 GFLOP, 13 us and 20 with what starts and ends it, 29; 14/2 of 64 forward 3.8 GFLOP, 16 us, as exp2
+ * takes as long as the products, 23; back 13.2 GFLOP (7 products), 27 us, and 50 with starts, ends and partial sums,
+ * 85, of which dq 41, dk and dv 40 (mma.sync: 61, 45, 215). */
 #include "kernels/cuda/attention_tensor.cuh"
-#include <cstdlib>
 
 namespace {
 enum { PANEL = 64 * 64 }; /* a tile of 64 rows: a panel for each 64 columns */
@@ -132,9 +132,10 @@ template <int GROUPS> __device__ __forceinline__ queries queries_of(const attent
   return w;
 }
 /* Calls body(n, k, v) with each tile of keys and values that the warpgroup sees. What was fetched before belongs to the
- * first. At the end nothing in shared memory is in use. */
-template <class T, int D, int GROUPS, class Body>
-__device__ __forceinline__ void over_keys(const attention_job &a, const queries &w, T *room, Body body) {
+ * first, while which meanwhile() is called. At the end nothing in shared memory is in use. */
+template <class T, int D, int GROUPS, class Meanwhile, class Body>
+__device__ __forceinline__ void over_keys(const attention_job &a, const queries &w, T *room, Meanwhile meanwhile,
+                                          Body body) {
   int64_t token = (int64_t)w.b * a.length, hk = w.h / a.group;
   const T *k = (const T *)a.k + token * a.k_row + hk * D, *v = (const T *)a.v + token * a.v_row + hk * D;
   auto fetch_tile = [&](int n) {
@@ -145,6 +146,7 @@ __device__ __forceinline__ void over_keys(const attention_job &a, const queries 
   };
   if (w.block_from < w.block_to) fetch_tile(w.block_from);
   kava_copy_commit();
+  meanwhile();
   for (int n = w.block_from; n < w.block_to; n++) {
     kava_copy_wait<0>();
     kava_shared_fence();
@@ -170,21 +172,23 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) forward_kernel(attention
   float acc[D / 64][8][4];
   clear(acc);
   attention_softmax softmax(a);
-  over_keys<T, D, GROUPS>(a, w, room, [&](int n, const T *k, const T *v) {
-    float s[8][4];
-    uint32_t p[4][4];
-    kava_wgmma_begin();
-    scores<T, D>(s, q, k);
-    kava_wgmma_end();
-    kava_wgmma_wait<0>();
-    kava_wgmma_done(s);
-    softmax.step(a, w.rows, n * 64, s, reinterpret_cast<float(&)[D / 8][4]>(acc));
-    hold<T>(p, s);
-    kava_wgmma_begin();
-    weigh<T, D>(acc, p, v);
-    kava_wgmma_end();
-    landed(acc);
-  });
+  over_keys<T, D, GROUPS>(
+      a, w, room, [] {},
+      [&](int n, const T *k, const T *v) {
+        float s[8][4];
+        uint32_t p[4][4];
+        kava_wgmma_begin();
+        scores<T, D>(s, q, k);
+        kava_wgmma_end();
+        kava_wgmma_wait<0>();
+        kava_wgmma_done(s);
+        softmax.step(a, w.rows, n * 64, s, reinterpret_cast<float(&)[D / 8][4]>(acc));
+        hold<T>(p, s);
+        kava_wgmma_begin();
+        weigh<T, D>(acc, p, v);
+        kava_wgmma_end();
+        landed(acc);
+      });
   softmax.finish(a, w.rows, w.b, w.h);
   put_rows<T, D>((T *)a.out + token * a.row + w.h * D, a.row, a.length - w.t0, acc, softmax.low(), softmax.high(), q,
                  w.thread, false);
@@ -201,22 +205,23 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(attention
   const T *rows_g = (const T *)a.g + token * a.row + w.h * D, *rows_o = (const T *)a.o + token * a.row + w.h * D;
   fetch<T, D, 128>(q, (const T *)a.q + token * a.q_row + w.h * D, a.q_row, a.length - w.t0, w.thread);
   fetch<T, D, 128>(g, rows_g, a.row, a.length - w.t0, w.thread);
-  int first = w.thread / 32 * 16;
-  attention_delta<T, D>(rows_o + first * a.row, rows_g + first * a.row, a.row, a.length - w.t0 - first,
-                        sums + threadIdx.x / 32 * 16, a.delta + line + w.t0 + first);
-  if (a.start && w.h == 0 && w.thread == 0 && w.t0 < a.length)
-    a.least[w.b * ((a.length + 63) / 64) + w.t0 / 64] = w.least;
   if (!a.dq) w.block_to = 0;
-  float base0 = w.rows.row0 < a.length ? a.lse[line + w.rows.row0] * LOG2E : 0,
-        base1 = w.rows.row1 < a.length ? a.lse[line + w.rows.row1] * LOG2E : 0;
-  float mean0 = sums[w.group * 64 + w.rows.row0 - w.t0], mean1 = sums[w.group * 64 + w.rows.row1 - w.t0];
-
+  float base0 = 0, base1 = 0, mean0, mean1, less0, less1; /* less: of delta, what attention_capped leaves */
   float acc[D / 64][8][4];
   clear(acc);
   float factor = a.softcap > 0 ? LOG2E : a.scale * LOG2E;
-  float less0 = a.softcap > 0 ? 0 : mean0,
-        less1 = a.softcap > 0 ? 0 : mean1; /* what attention_capped leaves to subtract */
-  over_keys<T, D, GROUPS>(a, w, room, [&](int n, const T *k, const T *v) {
+  auto meanwhile = [&] {
+    if (w.rows.row0 < a.length) base0 = a.lse[line + w.rows.row0] * LOG2E;
+    if (w.rows.row1 < a.length) base1 = a.lse[line + w.rows.row1] * LOG2E;
+    int first = w.thread / 32 * 16;
+    attention_delta<T, D>(rows_o + first * a.row, rows_g + first * a.row, a.row, a.length - w.t0 - first,
+                          sums + threadIdx.x / 32 * 16, a.delta + line + w.t0 + first);
+    if (a.start && w.h == 0 && w.thread == 0 && w.t0 < a.length)
+      a.least[w.b * ((a.length + 63) / 64) + w.t0 / 64] = w.least;
+    mean0 = sums[w.group * 64 + w.rows.row0 - w.t0], mean1 = sums[w.group * 64 + w.rows.row1 - w.t0];
+    less0 = a.softcap > 0 ? 0 : mean0, less1 = a.softcap > 0 ? 0 : mean1;
+  };
+  over_keys<T, D, GROUPS>(a, w, room, meanwhile, [&](int n, const T *k, const T *v) {
     float s[8][4], dp[8][4];
     uint32_t ds[4][4];
     kava_wgmma_begin();
@@ -271,15 +276,15 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
     tiles_end = min(tiles, (int)(((int64_t)j0 + 63 + a.window - 1) / 64 + 1));
   }
   int each = tiles_end - tile, items = (heads_end - head) * each; /* negative: none */
-  int64_t token = (int64_t)b * a.length;
+  int token = b * a.length; /* in 64 bits as a place, but not to be held in so many */
 
   auto fetch_item = [&](int stage, int item) {
     int h = head + item / each, t0 = (tile + item % each) * 64;
     int64_t line = ((int64_t)b * a.heads + h) * a.length + t0;
     T *to = stages + (stage * GROUPS + group) * 2 * 64 * D;
     float *numbers = lines + (stage * GROUPS + group) * 64 * 3;
-    fetch<T, D, 128>(to, (const T *)a.q + (token + t0) * a.q_row + h * D, a.q_row, a.length - t0, thread);
-    fetch<T, D, 128>(to + 64 * D, (const T *)a.g + (token + t0) * a.row + h * D, a.row, a.length - t0, thread);
+    fetch<T, D, 128>(to, (const T *)a.q + (int64_t)(token + t0) * a.q_row + h * D, a.q_row, a.length - t0, thread);
+    fetch<T, D, 128>(to + 64 * D, (const T *)a.g + (int64_t)(token + t0) * a.row + h * D, a.row, a.length - t0, thread);
     if (thread < 64) {
       bool valid = t0 + thread < a.length;
       int at = valid ? thread : 0;
@@ -290,8 +295,10 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
   };
   for (int i = thread; i < 2 * 64 && !a.start; i += 128)
     *reinterpret_cast<int *>(lines + (i / 64 * GROUPS + group) * 64 * 3 + 128 + i % 64) = 0;
-  fetch<T, D, 128 * GROUPS>(k, (const T *)a.k + (token + j0) * a.k_row + hk * D, a.k_row, a.length - j0, threadIdx.x);
-  fetch<T, D, 128 * GROUPS>(v, (const T *)a.v + (token + j0) * a.v_row + hk * D, a.v_row, a.length - j0, threadIdx.x);
+  fetch<T, D, 128 * GROUPS>(k, (const T *)a.k + (int64_t)(token + j0) * a.k_row + hk * D, a.k_row, a.length - j0,
+                            threadIdx.x);
+  fetch<T, D, 128 * GROUPS>(v, (const T *)a.v + (int64_t)(token + j0) * a.v_row + hk * D, a.v_row, a.length - j0,
+                            threadIdx.x);
   if (group < items) fetch_item(0, group);
   kava_copy_commit();
 
@@ -381,14 +388,15 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) keys_kernel(attention_jo
   int limit = a.length - j0;
   if (a.splits == 1) {
     if (a.dk)
-      put_rows<T, D>((T *)a.dk + (token + j0) * a.dk_row + hk * D, a.dk_row, limit, dk, a.scale, a.scale, k, thread,
-                     a.add_k);
+      put_rows<T, D>((T *)a.dk + (int64_t)(token + j0) * a.dk_row + hk * D, a.dk_row, limit, dk, a.scale, a.scale, k,
+                     thread, a.add_k);
     if (a.dv)
-      put_rows<T, D>((T *)a.dv + (token + j0) * a.dv_row + hk * D, a.dv_row, limit, dv, 1, 1, v, thread, a.add_v);
+      put_rows<T, D>((T *)a.dv + (int64_t)(token + j0) * a.dv_row + hk * D, a.dv_row, limit, dv, 1, 1, v, thread,
+                     a.add_v);
     return;
   }
   int64_t size = (int64_t)a.batch * a.length * a.kv_heads * D;
-  float *to = a.partial + split * 2 * size + ((token + j0) * a.kv_heads + hk) * D;
+  float *to = a.partial + split * 2 * size + ((int64_t)(token + j0) * a.kv_heads + hk) * D;
 #pragma unroll
   for (int i = 0; i < D / 2; i += 2) {
     int r = (i % 4 ? key1 : key0) - j0;
@@ -421,24 +429,14 @@ template <class T, int D, int GROUPS, int BLOCKS> void backward_keys(const atten
               dim3(a.kv_heads * a.splits, a.batch, (a.length + 63) / 64), 128 * GROUPS,
               (2 + 4 * GROUPS) * 64 * D * sizeof(T) + 1024, a);
 }
+/* Groups of warps to a block, and blocks to a multiprocessor: what was fastest on an H100. */
 template <class T, int D> void run(const attention_job &a, bool back) {
-  const kava_attention_choice &c = kava_attention_choose;
-  if (!back) {
-    int groups = c.forward ? c.forward : D == 64 ? 2 : 3;
-    if (groups == 1) forward<T, D, 1, D == 64 ? 4 : 2>(a);
-    if (groups == 2) forward<T, D, 2, D == 64 ? 2 : 1>(a);
-    if (groups == 3) forward<T, D, 3, 1>(a);
-    return;
-  }
-  int groups = c.queries ? c.queries : D == 64 ? 3 : 2;
-  if (groups == 1) backward_queries<T, D, 1, D == 64 ? 3 : 2>(a);
-  if (groups == 2) backward_queries<T, D, 2, 1>(a);
-  if (groups == 3) backward_queries<T, D, 3, 1>(a);
-  if (!a.dk && !a.dv) return;
-  groups = c.keys ? c.keys : D == 64 ? 3 : 2;
-  if (groups == 1) backward_keys<T, D, 1, D == 64 ? 3 : 2>(a);
-  if (groups == 2) backward_keys<T, D, 2, 1>(a);
-  if (groups == 3) backward_keys<T, D, D == 64 ? 3 : 2, 1>(a); /* of 128: more would not fit */
+  if (!back) return forward < T, D, D == 64 ? 1 : 3, D == 64 ? 4 : 1 > (a);
+  if (D == 64 && kava_attention_choose.queries == 1)
+    backward_queries<T, 64, 1, 3>(a);
+  else
+    backward_queries<T, D, 3, 1>(a);
+  if (a.dk || a.dv) backward_keys<T, D, D == 64 ? 3 : 2, 1>(a);
 }
 template <class T> void run(const attention_job &a, bool back) {
   a.dim == 64 ? run<T, 64>(a, back) : run<T, 128>(a, back);
@@ -451,8 +449,7 @@ void run_typed(kava_dtype dtype, const attention_job &a, bool back) {
 kava_attention_choice kava_attention_choose;
 
 bool kava_attention_hopper_takes(kava_dtype dtype, const attention_job &a) {
-  static const bool mistrusted = getenv("KAVA_ATTENTION_OLD"); /* until a GPU has run this */
-  if (mistrusted || kava_attention_choose.old || !kava_wgmma_built() || kava_cuda_device()->major != 9) return false;
+  if (kava_attention_choose.old || !kava_wgmma_built() || kava_cuda_device()->major != 9) return false;
   return (dtype == KAVA_BF16 || dtype == KAVA_F16) && (a.dim == 64 || a.dim == 128) && kava_attention_aligned(a);
 }
 void kava_attention_hopper(kava_dtype dtype, const attention_job &job) { run_typed(dtype, job, false); }

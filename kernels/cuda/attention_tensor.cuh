@@ -99,22 +99,32 @@ struct attention_softmax {
 template <class T, int D>
 __device__ __forceinline__ void attention_delta(const T *o, const T *g, int64_t row, int there, float *sums,
                                                 float *delta) {
-  constexpr int LANES = D == 64 ? 8 : D == 128 ? 16 : 32;
-  int lane = threadIdx.x % 32;
-#pragma unroll 4
-  for (int r = lane / LANES; r < 16; r += 32 / LANES) {
-    float x[8], y[8], sum = 0;
-    if (r < there && lane % LANES * 8 < D) {
-      kava_load<T, 8>(o + r * row + lane % LANES * 8, x);
-      kava_load<T, 8>(g + r * row + lane % LANES * 8, y);
+  constexpr int LANES = D == 64 ? 8 : D == 128 ? 16 : 32, PASS = 32 / LANES, EACH = 4; /* EACH passes under way */
+  int lane = threadIdx.x % 32, column = lane % LANES * 8;
+#pragma unroll 1
+  for (int r0 = lane / LANES; r0 < 16; r0 += EACH * PASS) {
+    float part[EACH];
 #pragma unroll
-      for (int j = 0; j < 8; j++) sum += x[j] * y[j];
+    for (int i = 0; i < EACH; i++) {
+      int r = r0 + i * PASS;
+      float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, y[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      if (r < there && column < D) {
+        kava_load<T, 8>(o + r * row + column, x);
+        kava_load<T, 8>(g + r * row + column, y);
+      }
+      part[i] = 0;
+#pragma unroll
+      for (int j = 0; j < 8; j++) part[i] += x[j] * y[j];
     }
 #pragma unroll
-    for (int with = LANES / 2; with > 0; with /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, with);
-    if (lane % LANES == 0) {
-      sums[r] = sum;
-      if (r < there) delta[r] = sum;
+    for (int i = 0; i < EACH; i++) {
+      int r = r0 + i * PASS;
+#pragma unroll
+      for (int with = LANES / 2; with > 0; with /= 2) part[i] += __shfl_xor_sync(0xffffffffu, part[i], with);
+      if (lane % LANES == 0) {
+        sums[r] = part[i];
+        if (r < there) delta[r] = part[i];
+      }
     }
   }
   __syncwarp();
