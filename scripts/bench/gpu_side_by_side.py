@@ -2,7 +2,8 @@
 of the per-round ratios.
 
 usage: gpu_side_by_side.py KAVA [--shape qwen|smol] [--variants strong,compile,eager] [--rounds 7] [--steps 10] [--batch 8] [--seq 512] [--accum 4]
-           [-- key=value ... for scripts/bench/step.lua]
+           [--kava "NAME key=value ..." ...]
+--kava, as often as wanted: a name and keys for scripts/bench/step.lua; all of them take part in every round. Default: one without keys.
 
 The work: teacher's and student's keys of all layers concatenated, a projector on the teacher's side, Mercator loss, AdamW every `accum`
 micro-steps; random weights of Qwen2.5-1.5B -> 0.5B (or SmolLM2-135M -> its half), random tokens, dropout on. PyTorch's variants: eager: no
@@ -11,7 +12,7 @@ follows the last layer's keys drop out. A round is `steps` optimizer steps of ea
 import argparse, json, os, statistics, subprocess, sys, time
 
 ap = argparse.ArgumentParser()
-ap.add_argument("kava")
+ap.add_argument("program")
 ap.add_argument("--shape", default="qwen")
 ap.add_argument("--variants", default="strong")
 ap.add_argument("--rounds", type=int, default=7)
@@ -19,19 +20,32 @@ ap.add_argument("--steps", type=int, default=10)
 ap.add_argument("--batch", type=int, default=8)
 ap.add_argument("--seq", type=int, default=512)
 ap.add_argument("--accum", type=int, default=4)
-ap.add_argument("rest", nargs="*", help="key=value for step.lua")
+ap.add_argument("--kava", dest="ways", action="append", default=[])
 o = ap.parse_args()
 
-started = time.time()
-command = [o.kava, os.path.join(os.path.dirname(os.path.abspath(__file__)), "step.lua"), "device=cuda", f"shape={o.shape}", f"batch={o.batch}",
-           f"seq={o.seq}", f"accum={o.accum}", f"reps={o.steps}", "wait=1", *o.rest]
-kava = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-line = kava.stdout.readline()
-if "until_first_step" in line: print(line, end=""); line = kava.stdout.readline()
-if not line: sys.exit(f"kava ended: exit status {kava.wait()}")
-print(json.dumps({"kava": "ready", "first_step_s": round(time.time() - started, 2), **json.loads(line)}), flush=True)
+class Kava:
+    def __init__(self, words):
+        self.name, *keys = words.split()
+        started = time.time()
+        command = [o.program, os.path.join(os.path.dirname(os.path.abspath(__file__)), "step.lua"), "device=cuda", f"shape={o.shape}",
+                   f"batch={o.batch}", f"seq={o.seq}", f"accum={o.accum}", f"reps={o.steps}", "wait=1", *keys]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        line = self.read()
+        while "ready" not in line: line = self.read()
+        print(json.dumps({"kava": self.name, "keys": keys, "ready_s": round(time.time() - started, 2)}), flush=True)
 
-import torch, torch.nn as nn, torch.nn.functional as F  # after KAVA's start: its time to the first step is its own
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line: sys.exit(f"{self.name}: kava ended: exit status {self.process.wait()}")
+        return json.loads(line)
+
+    def round(self):
+        self.process.stdin.write("\n"); self.process.stdin.flush()
+        return self.read()
+
+ways = [Kava(words) for words in o.ways or ["kava"]]
+
+import torch, torch.nn as nn, torch.nn.functional as F  # after KAVA's start, whose time is its own
 from transformers import Qwen2Config, Qwen2ForCausalLM
 torch.manual_seed(0)
 DEVICE, DTYPE = "cuda", torch.bfloat16
@@ -89,26 +103,26 @@ class Peer:
         torch.cuda.synchronize()
         return (time.perf_counter() - begun) / (count * o.accum) * 1e3
 
-def kava_round():
-    kava.stdin.write("\n"); kava.stdin.flush()
-    line = kava.stdout.readline()
-    if not line: sys.exit(f"kava ended: exit status {kava.wait()}")
-    return json.loads(line)
-
 for variant in o.variants.split(","):
     torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
     peer = Peer(variant)
-    rows = []
+    peer_ms, rows = [], {k.name: [] for k in ways}
     for r in range(o.rounds):
-        p, k = (peer.steps(o.steps), kava_round()) if r % 2 == 0 else tuple(reversed((kava_round(), peer.steps(o.steps))))
-        rows.append((p, k["ms_per_microstep"]))
-        print(json.dumps({"variant": variant, "round": r, "peer_ms": round(p, 2), "kava_ms": k["ms_per_microstep"], "ratio": round(p / rows[-1][1], 3)}), flush=True)
-    ratios = sorted(p / k for p, k in rows)
-    print(json.dumps({"variant": variant, "gpu": torch.cuda.get_device_name(), "shape": o.shape, "batch": o.batch, "seq": o.seq, "accum": o.accum,
-                      "peer_ms": round(statistics.median(p for p, _ in rows), 2), "kava_ms": round(statistics.median(k for _, k in rows), 2),
-                      "median_ratio": round(statistics.median(ratios), 3), "range": [round(ratios[0], 3), round(ratios[-1], 3)],
-                      "peer_warm_s": round(peer.warm, 1), "peer_peak_GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-                      "kava_peak_GiB": k["peak_GiB"]}), flush=True)
+        results, last = {}, {}
+        def peer_turn(): results["peer"] = peer.steps(o.steps)
+        turns = [peer_turn] + [lambda k=k: last.__setitem__(k.name, k.round()) for k in ways]
+        for turn in turns if r % 2 == 0 else reversed(turns): turn()
+        peer_ms.append(results["peer"])
+        for k in ways: rows[k.name].append(last[k.name]["ms_per_microstep"])
+        print(json.dumps({"variant": variant, "round": r, "peer_ms": round(results["peer"], 2), **{n: v[-1] for n, v in rows.items()}}), flush=True)
+    for k in ways:
+        ratios = sorted(p / v for p, v in zip(peer_ms, rows[k.name]))
+        ms = statistics.median(rows[k.name])
+        print(json.dumps({"variant": variant, "kava": k.name, "gpu": torch.cuda.get_device_name(), "shape": o.shape, "batch": o.batch, "seq": o.seq,
+                          "accum": o.accum, "peer_ms": round(statistics.median(peer_ms), 2), "kava_ms": ms,
+                          "kava_tok_s": round(o.batch * o.seq / ms * 1e3), "median_ratio": round(statistics.median(ratios), 3),
+                          "range": [round(ratios[0], 3), round(ratios[-1], 3)], "peer_warm_s": round(peer.warm, 1),
+                          "peer_peak_GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2), "kava_peak_GiB": last[k.name]["peak_GiB"]}), flush=True)
     del peer
     student.zero_grad(set_to_none=True)
-kava.stdin.close(); kava.wait()
+for k in ways: k.process.stdin.close(); k.process.wait()
