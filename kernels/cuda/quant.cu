@@ -9,7 +9,8 @@
 namespace {
 enum { THREADS = 256 };
 
-/* TYPE: the type where it is one of the frequent ones, so that no other's code is in its way; -1: any. */
+/* TYPE: the type where it is a frequent one whose scales go by eights, so that nothing else's code is in its way; -1:
+ * any. */
 template <class T, int TYPE>
 __global__ void __launch_bounds__(THREADS)
     widen_kernel(kava_dtype any, const uint8_t *src, const __grid_constant__ kava_table16 values, bool scaled,
@@ -26,8 +27,8 @@ __global__ void __launch_bounds__(THREADS)
     kava_widen8(type, src, i, n, table, v);
     int64_t at = 8 * i + column;
     if (scaled)
-      kava_scale8(scaling, by_eights, type, row + kava_quotient(at, columns), at - kava_quotient(at, columns) * columns,
-                  n, v);
+      kava_scale8(scaling, TYPE >= 0 || by_eights, type, row + kava_quotient(at, columns),
+                  at - kava_quotient(at, columns) * columns, n, v);
     if (n == 8) {
       kava_store<T, 8 * sizeof(T) <= 16 ? 8 : 4>(dst + 8 * i,
                                                  reinterpret_cast<float(&)[8 * sizeof(T) <= 16 ? 8 : 4]>(v[0]));
@@ -48,14 +49,14 @@ kava_status kava_cuda_widen_matrix(kava_dtype type, const void *src, const kava_
   if (scaling) s = *scaling;
   auto run = [&](auto t) {
     typedef decltype(t) T;
-    auto kernel = type == KAVA_NF4    ? widen_kernel<T, KAVA_NF4>
+    bool by_eights = scaling && kava_scaling_by_eights(s) && column % 8 == 0 && columns % 8 == 0;
+    auto kernel = !by_eights          ? widen_kernel<T, -1>
+                  : type == KAVA_NF4  ? widen_kernel<T, KAVA_NF4>
                   : type == KAVA_INT8 ? widen_kernel<T, KAVA_INT8>
                   : type == KAVA_FP8  ? widen_kernel<T, KAVA_FP8>
                                       : widen_kernel<T, -1>;
     kava_launch("widen", kernel, kava_cuda_blocks(count, 8 * THREADS), THREADS, 0, type, (const uint8_t *)src,
-                kava_table_of(type), scaling != NULL,
-                scaling && kava_scaling_by_eights(s) && column % 8 == 0 && columns % 8 == 0, s, row, column, columns,
-                (T *)dst, count);
+                kava_table_of(type), scaling != NULL, by_eights, s, row, column, columns, (T *)dst, count);
     return KAVA_OK;
   };
   if (!kava_aligned(dst)) return kava_cuda_unsupported("widen, not at a multiple of 16 bytes,", to);
