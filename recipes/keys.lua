@@ -65,7 +65,7 @@ return {
     alias = "student.derive", min = 1 },
 
   { "teacher.cache", "string", "keeps what the teacher gives for a row, so that later epochs need no teacher: none, memory, disk (below "
-    .. "paths.cache) or a folder; the results are the same bits", free = true },
+    .. "paths.cache) or a folder; the results are the same bits (on a GPU, to its rounding)", free = true },
   { "teacher.cache_dtype", "string", "of what is kept; bf16 takes half the room and rounds the targets", choices = { "f32", "bf16" } },
   { "alignment", "string", "where teacher and student read text as different tokens: none: refused; bytes: keys and values are matched "
       .. "where tokens of both end at the same byte", choices = { "none", "bytes" } },

@@ -761,8 +761,10 @@ local function train(c, _, resolved)
     c.learning_rate.student, c.learning_rate.projector, c.schedule.name, c.schedule.warmup))
   local started = kava.clock()
   kava.train(true)
-  local _ <close> = setmetatable({}, { __close = function() -- however it ends, what is being written is finished
-    local written, why = run.store:advance(true)
+  -- However it ends, what is being written is finished.
+  local finishing <close> = setmetatable({}, { __close = function() -- luacheck: ignore 211
+    local ok, written, why = pcall(run.store.advance, run.store, true)
+    if not ok then written, why = nil, written end -- a GPU that has failed
     if not written then io.stderr:write(("checkpoint: %s\n"):format(why)) end
   end })
   train_steps(run)
