@@ -187,7 +187,8 @@ typedef struct kava_linear_args {
  * all that kernels on the CPU take. Every buffer is of `dtype` but start and lse, which is wide. Query t of
  * row b sees keys j with kava_attention_first(..) <= j <= t: start[b*T+t] on (documents packed in a row, left padding;
  * NULL or negative: 0), of which the last `window` (0: all). A query that sees no key (start > t) yields o = 0. lse
- * [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. */
+ * [B,H,T]: log of the softmax's denominator (the scaled maximum included), -inf for such queries. On a GPU tiles are
+ * multiplied whole: a NaN or an infinity may reach queries nearby that do not see it (0 times it). */
 typedef struct kava_attention_args {
   kava_dtype dtype;
   int64_t batch, length, heads, kv_heads, head_dim;
