@@ -65,7 +65,7 @@ describe("a GPU's profile", function()
       local count, ends = {}, 0
       for _, entry in ipairs(report.kernels) do count[entry.name] = entry.calls end
       for _, span in ipairs(report.spans) do
-        assert(span.length >= 0 and span.start >= ends - 1, span.name)
+        assert(span.length >= 0 and span.start >= ends - 3, span.name) -- events are told to half a microsecond
         ends = span.start + span.length
       end
       print(report.source, count.unary, count["a recorded step"])]]))
