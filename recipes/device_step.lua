@@ -174,7 +174,7 @@ local function entry_of(self, key, parts)
       if self.entries[oldest].replay then self.entries[oldest].replay:release() end
       self.entries[oldest] = nil
     end
-    entry = { places = places(self, parts), runs = 0 }
+    entry = { key = key, places = places(self, parts), runs = 0 }
     self.entries[key] = entry
   end
   entry.last, entry.runs = self.clock, entry.runs + 1
@@ -206,10 +206,14 @@ local function record(self, entry, step, rows)
   local message = fit.out_of_memory(replay)
   if not message then error(replay, 0) end
   self.optimizer:zero_grad()
-  self:forget()
+  local others = self:forget()
+  collectgarbage()
+  collectgarbage()
+  if others then -- what they held may do for this one
+    self.entries[entry.key] = entry
+    return record(self, entry, step, rows)
+  end
   self.too_many = rows
-  collectgarbage()
-  collectgarbage()
   self.say(("recording: %s: steps with %d row%s at once are called from here on"):format(message, rows, rows == 1 and "" or "s"))
 end
 

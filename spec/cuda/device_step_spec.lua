@@ -175,6 +175,24 @@ describe("an optimizer step on a GPU", function()
     assert.is_true(one.figures[#one.figures].loss > 0)
   end)
 
+  it("lets other recordings go for one that finds no room beside them", function()
+    local one = job(LOSSES.layer_matched, { record = true })
+    one.run(1, 2)
+    assert.equal(1, recordings(one))
+    one.run(4, 4) -- another shape
+    local real, tried = one.step.recorder, 0
+    one.step.recorder = { release = function() real:release() end, record = function()
+      tried = tried + 1
+      error("out of memory: as if", 0)
+    end }
+    one.run(4, 4)
+    assert.equal(1, tried)
+    assert.equal(1, recordings(one))
+    assert.same({}, one.lines)
+    one.run(4, 4)
+    for _, figures in ipairs(one.figures) do assert.is_nil(figures.skipped) end
+  end)
+
   it("takes fewer rows at once where memory runs out: the step stays the same", function()
     local function step(one, rows) return one.step:run({ batch(1, 4, 16) }, rows, 1):read() end
     local peaks, whole = {}, nil
