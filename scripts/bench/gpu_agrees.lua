@@ -13,8 +13,8 @@ local program = assert(kava.fs.realpath "/proc/self/exe")
 local function losses(device, precision, seed)
   local folder = ("%s/%s-%s-%d"):format(o.out, device, precision, seed)
   local ok = os.execute(("'%s' recipes/train_adaptive.lua device=%s precision=%s seed=%d training.steps=%s output='%s' "
-    .. "resume=none eval.before=false eval.every=0 eval.generate=0 eval.rows=2 checkpoint.every=0 log.every=1 %s >'%s.log' 2>&1"):format(program,
-    device, precision, seed, o.steps, folder, table.concat(others, " "), folder))
+    .. "resume=none eval.before=false eval.every=0 eval.generate=0 eval.rows=2 checkpoint.every=0 log.every=1 %s >'%s.log' 2>&1"):format(
+    program, device, precision, seed, o.steps, folder, table.concat(others, " "), folder))
   assert(ok, folder .. ".log tells why it failed")
   local list = {}
   for line in io.lines(folder .. "/metrics.jsonl") do
