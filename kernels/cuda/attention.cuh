@@ -56,12 +56,8 @@ static inline bool kava_attention_aligned(const attention_job &a) {
   return aligned;
 }
 
-/* What spec/cuda compares; 0: the best there is. old: as on machines other than Hopper; queries: groups of warps. */
-typedef struct kava_attention_choice {
-  bool old;
-  int queries;
-} kava_attention_choice;
-extern kava_attention_choice kava_attention_choose;
+/* For spec/cuda: a Hopper does what other machines do. */
+extern bool kava_attention_old;
 
 /* Going back: the splits' sums, [splits, dk and dv], into dk and dv. */
 void kava_attention_parts(kava_dtype dtype, const attention_job &job);

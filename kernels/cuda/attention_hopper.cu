@@ -429,13 +429,10 @@ template <class T, int D, int GROUPS, int BLOCKS> void backward_keys(const atten
               dim3(a.kv_heads * a.splits, a.batch, (a.length + 63) / 64), 128 * GROUPS,
               (2 + 4 * GROUPS) * 64 * D * sizeof(T) + 1024, a);
 }
-/* Groups of warps to a block, and blocks to a multiprocessor: what was fastest on an H100. */
+/* Groups of warps to a block, and blocks to a multiprocessor: what was fastest on an H100 and an H200. */
 template <class T, int D> void run(const attention_job &a, bool back) {
   if (!back) return forward < T, D, D == 64 ? 1 : 3, D == 64 ? 4 : 1 > (a);
-  if (D == 64 && kava_attention_choose.queries == 1)
-    backward_queries<T, 64, 1, 3>(a);
-  else
-    backward_queries<T, D, 3, 1>(a);
+  backward_queries<T, D, D == 64 ? 1 : 3, D == 64 ? 3 : 1>(a);
   if (a.dk || a.dv) backward_keys<T, D, D == 64 ? 3 : 2, 1>(a);
 }
 template <class T> void run(const attention_job &a, bool back) {
@@ -446,10 +443,10 @@ void run_typed(kava_dtype dtype, const attention_job &a, bool back) {
 }
 } // namespace
 
-kava_attention_choice kava_attention_choose;
+bool kava_attention_old;
 
 bool kava_attention_hopper_takes(kava_dtype dtype, const attention_job &a) {
-  if (kava_attention_choose.old || !kava_wgmma_built() || kava_cuda_device()->major != 9) return false;
+  if (kava_attention_old || !kava_wgmma_built() || kava_cuda_device()->major != 9) return false;
   return (dtype == KAVA_BF16 || dtype == KAVA_F16) && (a.dim == 64 || a.dim == 128) && kava_attention_aligned(a);
 }
 void kava_attention_hopper(kava_dtype dtype, const attention_job &job) { run_typed(dtype, job, false); }

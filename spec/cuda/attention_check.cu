@@ -128,11 +128,10 @@ void check_attention() {
   };
   for (const shape &s : shapes) check_shape(KAVA_BF16, s);
   for (int i = 0; i < 2; i++) check_shape(KAVA_F16, shapes[i]);
-  kava_attention_choose = {false, 1};
   check_shape(KAVA_BF16, {1, 260, 3, 1, 64, 0, 0});
-  kava_attention_choose = {true, 0}; /* what machines other than Hopper have */
+  kava_attention_old = true;
   for (const shape &s : {shapes[0], shapes[2], shapes[6]}) check_shape(KAVA_BF16, s);
-  kava_attention_choose = {};
+  kava_attention_old = false;
   for (const shape &s : plain)
     for (kava_dtype dtype : {KAVA_F32, KAVA_BF16}) check_shape(dtype, s);
 }

@@ -82,10 +82,10 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
   };
   double tile = (double)(batch * heads * length * length * dim) / 2; /* a product over the causal half */
   double rows = (double)(batch * length * heads * dim) * 2, keys = (double)(batch * length * kv_heads * dim) * 2;
-  for (int way : {0, 1, 4}) { /* 0: as chosen, 1: dq by blocks of one group of warps, 4: mma.sync */
-    if (length > 512 && way == 4) continue;
-    kava_attention_choose = {way == 4, way % 4};
-    std::string which = name + (way ? ", way " + std::to_string(way) : std::string());
+  for (bool old : {false, true}) {
+    if (length > 512 && old) continue;
+    kava_attention_old = old;
+    std::string which = name + (old ? ", mma.sync" : std::string());
     report(("attention " + which).c_str(), 2 * rows + 2 * keys, 2 * tile, [&](int i) { at(i), gpu->attention(&a); });
     for (int i = 0; i < TURNS; i++) at(i), gpu->attention(&a);
     /* five products are needed; seven are done */
@@ -94,7 +94,7 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
     report(("attention_grad, dq alone, " + which).c_str(), 3 * rows + 2 * keys, 3 * tile,
            [&](int i) { at(i), a.dk = a.dv = nullptr, gpu->attention_grad(&a); });
   }
-  kava_attention_choose = {};
+  kava_attention_old = false;
 }
 
 void time_kernels(bool tiny) {
