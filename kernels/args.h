@@ -33,13 +33,15 @@ static inline int64_t kava_norm_blocks(int64_t rows) {
 
 /* x, y: [tokens, heads, dim] of `dtype`; cosine, sine: [period, rotated/2], wide, token i uses row i % period. With j <
  * rotated/2 and k = j + rotated/2: y[j] = x[j] cos - x[k] sin, y[k] = x[k] cos + x[j] sin; elements from `rotated` on
- * are copied. `inverse` negates the sine. x may be y. */
+ * are copied. `inverse` negates the sine. x may be y. *_row: elements from one token to the next; 0: contiguous, all
+ * that kernels on the CPU take. */
 typedef struct kava_rope_args {
   kava_dtype dtype;
   int64_t tokens, period, heads, dim, rotated;
   const void *x, *cosine, *sine;
   void *y;
   bool inverse, add;
+  int64_t x_row, y_row;
 } kava_rope_args;
 
 /* Rows of cosines and sines [rows, half], wide, of the angle position inv_freq[j], times scale; a row's position is
@@ -56,7 +58,9 @@ typedef struct kava_rope_table_args {
 /* silu: x*sigmoid(x). gelu: x*Phi(x), exact. gelu_tanh: 0.5x(1+tanh(sqrt(2/pi)(x+0.044715x^3))). relu: max(x,0) */
 typedef enum kava_activation { KAVA_SILU, KAVA_GELU, KAVA_GELU_TANH, KAVA_RELU, KAVA_ACTIVATIONS } kava_activation;
 
-/* y = f(gate) * up: dgate = grad * up * f'(gate), dup = grad * f(gate); either may be NULL. */
+/* y = f(gate) * up: dgate = grad * up * f'(gate), dup = grad * f(gate); either may be NULL. Rows of `width` of gate and
+ * up may lie `row` elements apart, of dgate and dup `grad_row`: columns of one buffer. 0: contiguous, all that kernels
+ * on the CPU take, as y and grad always are. */
 typedef struct kava_gated_args {
   kava_activation kind;
   kava_dtype dtype;
@@ -64,6 +68,8 @@ typedef struct kava_gated_args {
   const void *gate, *up, *grad;
   void *dgate, *dup;
   bool add_gate, add_up;
+  void *y;
+  int64_t width, row, grad_row;
 } kava_gated_args;
 
 /* y[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are 8 successive Philox blocks of

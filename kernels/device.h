@@ -12,7 +12,7 @@
 /* Of this header and of what it includes: a module built from other sources is refused. The first number is raised with
  * every change of a signature; what else may differ mostly shows in a size. */
 #define KAVA_DEVICE_ABI                                                                                                \
-  (6 * 65536 + (int)(sizeof(kava_device_table) + sizeof(kava_norm_args) + 3 * sizeof(kava_gather_args) +               \
+  (7 * 65536 + (int)(sizeof(kava_device_table) + sizeof(kava_norm_args) + 3 * sizeof(kava_gather_args) +               \
                      5 * sizeof(kava_linear_args) + 7 * sizeof(kava_attention_args) + 11 * sizeof(kava_rows_args) +    \
                      13 * sizeof(kava_pair_loss_args) + 17 * sizeof(kava_logits_args) + 19 * sizeof(kava_adamw_args)))
 

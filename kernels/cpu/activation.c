@@ -45,9 +45,10 @@ void kava_ref_activation_grad(kava_activation kind, kava_dtype dtype, const void
     element_put(dtype, dx, i, element_get(dtype, grad, i) * slope_of(kind, element_get(dtype, x, i)), add);
 }
 
-void kava_ref_gated(kava_activation kind, kava_dtype dtype, const void *gate, const void *up, void *y, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
-    element_put(dtype, y, i, value_of(kind, element_get(dtype, gate, i)) * element_get(dtype, up, i), false);
+void kava_ref_gated(const kava_gated_args *a) {
+  for (int64_t i = 0; i < a->count; i++)
+    element_put(a->dtype, a->y, i,
+                value_of(a->kind, element_get(a->dtype, a->gate, i)) * element_get(a->dtype, a->up, i), false);
 }
 
 void kava_ref_gated_grad(const kava_gated_args *a) {

@@ -156,7 +156,8 @@ kava_status kava_ref_linear_gated(const kava_linear_args *a, kava_activation kin
                                   const void *bias, void *y) {
   void *x = kava_alloc((size_t)(a->rows * a->in) * (a->dtype == KAVA_F64 ? 8 : 4));
   if (!x) return KAVA_MEMORY;
-  kava_ref_gated(kind, a->dtype, gate, up, x, a->rows * a->in);
+  kava_ref_gated(
+      &(kava_gated_args){.kind = kind, .dtype = a->dtype, .count = a->rows * a->in, .gate = gate, .up = up, .y = x});
   kava_status st = kava_ref_linear_forward(a, x, bias, y);
   kava_free(x);
   return st;

@@ -61,17 +61,23 @@ static __global__ void __launch_bounds__(THREADS)
   });
 }
 
-template <class T>
-static __global__ void __launch_bounds__(THREADS)
-    gated_kernel(kava_activation kind, const T *gate, const T *up, T *y, int64_t count, int64_t vectors) {
-  each<kava_vector<T>()>(count, vectors, [&](auto m, int64_t i) {
+/* where element i of rows `row` apart is */
+static __device__ __forceinline__ int64_t apart(int64_t i, int64_t width, int64_t row) {
+  if (row == 0) return i;
+  int64_t r = (i | width) >> 32 ? i / width : (int64_t)((uint32_t)i / (uint32_t)width);
+  return i + r * (row - width);
+}
+
+template <class T> static __global__ void __launch_bounds__(THREADS) gated_kernel(kava_gated_args a, int64_t vectors) {
+  each<kava_vector<T>()>(a.count, vectors, [&](auto m, int64_t i) {
     constexpr int M = decltype(m)::count;
     kava_wide<T> v[M], u[M];
-    kava_load<T, M>(gate + i, v);
-    kava_load<T, M>(up + i, u);
+    int64_t from = apart(i, a.width, a.row);
+    kava_load<T, M>((const T *)a.gate + from, v);
+    kava_load<T, M>((const T *)a.up + from, u);
 #pragma unroll
-    for (int j = 0; j < M; j++) v[j] = kava_value_of(kind, v[j]) * u[j];
-    kava_store<T, M>(y + i, v);
+    for (int j = 0; j < M; j++) v[j] = kava_value_of(a.kind, v[j]) * u[j];
+    kava_store<T, M>((T *)a.y + i, v);
   });
 }
 
@@ -80,16 +86,17 @@ static __global__ void __launch_bounds__(THREADS) gated_grad_kernel(kava_gated_a
   each<kava_vector<T>()>(a.count, vectors, [&](auto m, int64_t i) {
     constexpr int M = decltype(m)::count;
     kava_wide<T> v[M], u[M], g[M], value[M];
-    kava_load<T, M>((const T *)a.gate + i, v);
-    kava_load<T, M>((const T *)a.up + i, u);
+    int64_t from = apart(i, a.width, a.row), to = apart(i, a.width, a.grad_row);
+    kava_load<T, M>((const T *)a.gate + from, v);
+    kava_load<T, M>((const T *)a.up + from, u);
     kava_load<T, M>((const T *)a.grad + i, g);
 #pragma unroll
     for (int j = 0; j < M; j++) {
       value[j] = g[j] * kava_value_of(a.kind, v[j]);
       v[j] = g[j] * u[j] * kava_slope_of(a.kind, v[j]);
     }
-    if (a.dgate) put<M>((T *)a.dgate + i, v, a.add_gate);
-    if (a.dup) put<M>((T *)a.dup + i, value, a.add_up);
+    if (a.dgate) put<M>((T *)a.dgate + to, v, a.add_gate);
+    if (a.dup) put<M>((T *)a.dup + to, value, a.add_up);
   });
 }
 
@@ -142,21 +149,28 @@ extern "C" void kava_cuda_activation_grad(kava_activation kind, kava_dtype dtype
     kava_cuda_unsupported("activation_grad", dtype);
 }
 
-extern "C" void kava_cuda_gated(kava_activation kind, kava_dtype dtype, const void *gate, const void *up, void *y,
-                                int64_t count) {
-  if (count && !kava_for_float(dtype, [&](auto t) {
+/* Rows that lie apart go by vectors where each begins at a multiple of one. */
+template <class T> static int64_t gated_vectors(const kava_gated_args *a, const void *result) {
+  int64_t lengths = a->row | a->grad_row, n = kava_vector<T>();
+  if (lengths && (lengths | a->width) % n) return 0;
+  return vectors_of<T>(a->count, a->gate, a->up, result, a->dgate, a->dup);
+}
+
+extern "C" void kava_cuda_gated(const kava_gated_args *a) {
+  if (a->count && !kava_for_float(a->dtype, [&](auto t) {
         typedef decltype(t) T;
-        kava_launch("gated", gated_kernel<T>, blocks_of<T>(count), THREADS, 0, kind, (const T *)gate, (const T *)up,
-                    (T *)y, count, vectors_of<T>(count, gate, up, y));
+        kava_gated_args own = *a;
+        own.dgate = own.dup = NULL;
+        kava_launch("gated", gated_kernel<T>, blocks_of<T>(a->count), THREADS, 0, own, gated_vectors<T>(&own, a->y));
       }))
-    kava_cuda_unsupported("gated", dtype);
+    kava_cuda_unsupported("gated", a->dtype);
 }
 
 extern "C" void kava_cuda_gated_grad(const kava_gated_args *a) {
   if (a->count && !kava_for_float(a->dtype, [&](auto t) {
         typedef decltype(t) T;
         kava_launch("gated_grad", gated_grad_kernel<T>, blocks_of<T>(a->count), THREADS, 0, *a,
-                    vectors_of<T>(a->count, a->gate, a->up, a->grad, a->dgate, a->dup));
+                    gated_vectors<T>(a, a->grad));
       }))
     kava_cuda_unsupported("gated_grad", a->dtype);
 }

@@ -12,8 +12,9 @@ template <class T, int N> static __global__ void __launch_bounds__(THREADS) rope
   for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < total; i += (int64_t)gridDim.x * THREADS) {
     int64_t row = i / packs, token = row / a.heads;
     int j = (int)(i % packs) * N;
-    const T *x = (const T *)a.x + row * a.dim;
-    T *y = (T *)a.y + row * a.dim;
+    int64_t head = row % a.heads * a.dim;
+    const T *x = (const T *)a.x + token * a.x_row + head;
+    T *y = (T *)a.y + token * a.y_row + head;
     F low[N], high[N], old[N];
     if (j >= half) { /* behind what is rotated */
       j += half;
@@ -55,10 +56,14 @@ extern "C" void kava_cuda_rope(const kava_rope_args *a) {
         typedef decltype(t) T;
         constexpr int N = kava_vector<T>();
         int64_t total = a->tokens * a->heads * (a->dim - a->rotated / 2);
-        if (a->rotated / 2 % N == 0 && a->dim % N == 0 && kava_aligned(a->x) && kava_aligned(a->y))
-          kava_launch("rope", rope_kernel<T, N>, kava_cuda_blocks(total / N, THREADS), THREADS, 0, *a);
+        kava_rope_args own = *a;
+        if (!own.x_row) own.x_row = a->heads * a->dim;
+        if (!own.y_row) own.y_row = a->heads * a->dim;
+        if (a->rotated / 2 % N == 0 && (a->dim | own.x_row | own.y_row) % N == 0 && kava_aligned(a->x) &&
+            kava_aligned(a->y))
+          kava_launch("rope", rope_kernel<T, N>, kava_cuda_blocks(total / N, THREADS), THREADS, 0, own);
         else
-          kava_launch("rope", rope_kernel<T, 1>, kava_cuda_blocks(total, THREADS), THREADS, 0, *a);
+          kava_launch("rope", rope_kernel<T, 1>, kava_cuda_blocks(total, THREADS), THREADS, 0, own);
       }))
     kava_cuda_unsupported("rope", a->dtype);
 }

@@ -26,9 +26,37 @@ local function settle_biases(layer)
   end
 end
 
+-- What one product can compute: matrices of one x, and their biases.
+local side_by_side = { { "q", "k", "v" }, { "gate", "up" }, { "q_bias", "k_bias", "v_bias" }, { "gate_bias", "up_bias" } }
+
+-- On a GPU such weights are put behind one another, views of one buffer. They stay parameters of their own.
+local function join(layer)
+  for _, keys in ipairs(side_by_side) do
+    local list, alike = {}, true
+    for i, key in ipairs(keys) do
+      local t = layer[key]
+      alike = alike and t ~= nil and t.device ~= "cpu" and t.dtype:find "^[bf]*f%d+$" and t.dtype == layer[keys[1]].dtype
+      list[i] = t
+    end
+    if alike then
+      local whole, first = kava.cat(list, 1), 1
+      for i, key in ipairs(keys) do
+        local rows = list[i].shape[1]
+        layer[key] = whole:narrow(1, first, rows)
+        first = first + rows
+      end
+    end
+  end
+end
+
 -- weights: {embed=, …, layer = {{q=, …}, …}} in canonical names -> a model
 local function assemble(family, config, spec, weights, fields)
-  for _, layer in ipairs(weights.layer) do settle_biases(layer) end
+  kava.no_grad(function()
+    for _, layer in ipairs(weights.layer) do
+      settle_biases(layer)
+      join(layer)
+    end
+  end)
   local self = setmetatable(fields or {}, Model)
   self.family, self.config, self.spec, self.weights = family, config, spec, weights
   self.decoder = kava.decoder(spec, families.decoder_weights(family, spec, weights))

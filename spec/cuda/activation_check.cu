@@ -1,9 +1,48 @@
 /* spec/cuda/activation_check.cu: activation.cu against the reference. */
 #include "check.h"
 
+/* gate and up as columns of one buffer, their gradients as columns of another: as rows that lie together give them */
+static void check_columns(kava_dtype dtype, int64_t rows, int64_t width, int64_t row, int64_t first) {
+  array x(dtype, rows * row), dx(dtype, rows * (row + width)), grad(dtype, rows * width), y(dtype, rows * width);
+  x.random(2), dx.random(), grad.random();
+  int64_t size = kava_dtype_block_bytes(dtype), grad_row = row + width, n = rows * width;
+  std::vector<double> gate((size_t)n), up((size_t)n), want((size_t)n), want_x = dx.values, dgate((size_t)n),
+                                                                       dup((size_t)n);
+  for (int64_t i = 0; i < n; i++) {
+    size_t at = (size_t)(i / width * row + i % width + first);
+    gate[(size_t)i] = x.values[at], up[(size_t)i] = x.values[at + (size_t)width];
+  }
+  kava_gated_args a = {}, r = {};
+  a.kind = r.kind = KAVA_SILU, a.count = r.count = n, a.dtype = dtype, r.dtype = KAVA_F64;
+  a.width = width, a.row = row, a.grad_row = grad_row;
+  a.gate = (const char *)x.at() + first * size, a.up = (const char *)a.gate + width * size, a.y = y.at();
+  r.gate = gate.data(), r.up = up.data(), r.y = want.data();
+  gpu->gated(&a);
+  cpu->gated(&r);
+  std::string name = std::to_string(rows) + " x " + std::to_string(width) + " of " + std::to_string(row);
+  double tolerance = 2 * unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6);
+  compare("gated, columns, " + name, y, want, tolerance);
+  a.grad = grad.at(), r.grad = grad.f64(), a.add_up = r.add_up = true;
+  a.dgate = (char *)dx.at() + first * size, a.dup = (char *)a.dgate + width * size;
+  r.dgate = dgate.data(), r.dup = dup.data();
+  for (int64_t i = 0; i < n; i++) dup[(size_t)i] = want_x[(size_t)(i / width * grad_row + i % width + first + width)];
+  gpu->gated_grad(&a);
+  cpu->gated_grad(&r);
+  for (int64_t i = 0; i < n; i++) {
+    size_t at = (size_t)(i / width * grad_row + i % width + first);
+    want_x[at] = dgate[(size_t)i], want_x[at + (size_t)width] = dup[(size_t)i];
+  }
+  compare("gated_grad, columns, " + name, dx, want_x, tolerance);
+}
+
 void check_activation() {
   static const kava_dtype types[] = {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64};
   static const int64_t counts[] = {1, 7, 64, 1003, 20011};
+  for (kava_dtype dtype : types) {
+    check_columns(dtype, 9, 48, 96, 0);
+    check_columns(dtype, 5, 8, 40, 16);
+    check_columns(dtype, 7, 5, 13, 2);
+  }
   for (kava_dtype dtype : types)
     for (int64_t n : counts)
       for (int odd = 0; odd < 2; odd++)
@@ -28,18 +67,22 @@ void check_activation() {
           cpu->activation_grad(kind, KAVA_F64, x.f64(), grad.f64(), want.data(), n, add);
           compare("activation_grad " + name, dx, want, tolerance);
 
-          gpu->gated(kind, dtype, x.at(), up.at(), y.at(), n);
-          cpu->gated(kind, KAVA_F64, x.f64(), up.f64(), want.data(), n);
+          kava_gated_args a = {}, r = {};
+          a.kind = r.kind = kind, a.count = r.count = n, a.dtype = dtype, r.dtype = KAVA_F64;
+          a.gate = x.at(), a.up = up.at(), a.y = y.at();
+          r.gate = x.f64(), r.up = up.f64(), r.y = want.data();
+          gpu->gated(&a);
+          cpu->gated(&r);
           compare("gated " + name, y, want, tolerance);
 
           dx.random();
           dup.random();
           want = dx.values;
           want_up = dup.values;
-          kava_gated_args a = {kind, dtype, n, x.at(), up.at(), grad.at(), dx.at(), dup.at(), add, !add};
+          a.grad = grad.at(), a.dgate = dx.at(), a.dup = dup.at(), a.add_gate = r.add_gate = add;
+          r.grad = grad.f64(), r.dgate = want.data(), r.dup = want_up.data(), a.add_up = r.add_up = !add;
           gpu->gated_grad(&a);
-          a = {kind, KAVA_F64, n, x.f64(), up.f64(), grad.f64(), want.data(), want_up.data(), add, !add};
-          cpu->gated_grad(&a);
+          cpu->gated_grad(&r);
           compare("gated_grad " + name, dx, want, tolerance);
           compare("gated_grad, up, " + name, dup, want_up, tolerance);
 

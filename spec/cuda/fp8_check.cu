@@ -34,7 +34,10 @@ static void gated(const std::string &name, const kava_linear_args &a, array *bia
     kava_status st = gpu->linear_gated(&a, kind, gate.at(), up.at(), bias ? bias->at() : NULL, one.at());
     expect(name + ", gated", st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
     if (st != KAVA_OK) return;
-    gpu->gated(kind, a.dtype, gate.at(), up.at(), x.at(), count);
+    kava_gated_args both = {};
+    both.kind = kind, both.dtype = a.dtype, both.count = count, both.gate = gate.at(), both.up = up.at(),
+    both.y = x.at();
+    gpu->gated(&both);
     gpu->linear_forward(&a, x.at(), bias ? bias->at() : NULL, two.at());
     expect(name + ", gated as in two", one.download() == two.download());
   }

@@ -41,12 +41,39 @@ static void check_rope(kava_dtype dtype, int64_t tokens, int64_t heads, int64_t 
   array x(dtype, n), c(wide, period * rotated / 2), s(wide, period * rotated / 2), y(dtype, n);
   x.random(), c.random(), s.random(), y.random();
   std::vector<double> want = y.values;
-  kava_rope_args a = {dtype, tokens, period, heads, dim, rotated, x.at(), c.at(), s.at(), y.at(), inverse, add};
+  kava_rope_args a = {dtype, tokens, period, heads, dim, rotated, x.at(), c.at(), s.at(), y.at(), inverse, add, 0, 0};
   gpu->rope(&a);
-  a = {KAVA_F64, tokens, period, heads, dim, rotated, x.f64(), c.f64(), s.f64(), want.data(), inverse, add};
+  a = {KAVA_F64, tokens, period, heads, dim, rotated, x.f64(), c.f64(), s.f64(), want.data(), inverse, add, 0, 0};
   cpu->rope(&a);
   std::string name = std::to_string(dim) + " of which " + std::to_string(rotated);
   compare("rope " + name, y, want, unit(dtype));
+  if (dim % 8 == 0 && !add) { /* columns of a buffer, into columns of another */
+    int64_t row = heads * dim, x_row = row + 16, y_row = row + 8;
+    array wide_x(dtype, tokens * x_row), wide_y(dtype, tokens * y_row);
+    wide_x.random(), wide_y.random();
+    std::vector<double> given((size_t)n), whole = wide_y.values;
+    for (int64_t i = 0; i < n; i++) given[(size_t)i] = wide_x.values[(size_t)(i / row * x_row + i % row + 8)];
+    kava_rope_args apart = a;
+    apart.x = given.data(), apart.y = want.data();
+    cpu->rope(&apart);
+    for (int64_t i = 0; i < n; i++) whole[(size_t)(i / row * y_row + i % row)] = want[(size_t)i];
+    apart = {dtype,
+             tokens,
+             period,
+             heads,
+             dim,
+             rotated,
+             (const char *)wide_x.at() + 8 * kava_dtype_block_bytes(dtype),
+             c.at(),
+             s.at(),
+             wide_y.at(),
+             inverse,
+             add,
+             x_row,
+             y_row};
+    gpu->rope(&apart);
+    compare("rope of columns " + name, wide_y, whole, unit(dtype));
+  }
   want = x.values;
   a.x = a.y = want.data();
   a.add = false;

@@ -113,11 +113,16 @@ void time_kernels(bool tiny) {
   {
     int64_t n = tokens * mlp;
     buffers gate(KAVA_BF16, n), up(KAVA_BF16, n), y(KAVA_BF16, n), dgate(KAVA_BF16, n), dup(KAVA_BF16, n);
-    report("gated silu, teacher", 6.0 * (double)n, 0,
-           [&](int i) { gpu->gated(KAVA_SILU, KAVA_BF16, gate.at(i), up.at(i), y.at(i), n); });
+    report("gated silu, teacher", 6.0 * (double)n, 0, [&](int i) {
+      kava_gated_args a = {};
+      a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = n, a.gate = gate.at(i), a.up = up.at(i);
+      a.y = y.at(i);
+      gpu->gated(&a);
+    });
     report("gated_grad silu, at the teacher's width", 10.0 * (double)n, 0, [&](int i) {
-      kava_gated_args a = {KAVA_SILU, KAVA_BF16,   n,         gate.at(i), up.at(i),
-                           y.at(i),   dgate.at(i), dup.at(i), false,      false};
+      kava_gated_args a = {};
+      a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = n, a.gate = gate.at(i), a.up = up.at(i), a.grad = y.at(i);
+      a.dgate = dgate.at(i), a.dup = dup.at(i);
       gpu->gated_grad(&a);
     });
     report("accumulate", 6.0 * (double)n, 0, [&](int i) { gpu->accumulate(KAVA_BF16, gate.at(i), y.at(i), n); });
@@ -143,7 +148,8 @@ void time_kernels(bool tiny) {
     int64_t heads = quick ? 2 : 14, dim = 64, n = tokens * heads * dim;
     buffers x(KAVA_BF16, n), c(KAVA_F32, length * dim / 2);
     report("rope, student's queries", 4.0 * (double)n, 0, [&](int i) {
-      kava_rope_args a = {KAVA_BF16, tokens, length, heads, dim, dim, x.at(i), c.at(i), c.at(i), x.at(i), false, false};
+      kava_rope_args a = {KAVA_BF16, tokens,  length,  heads, dim,   dim, x.at(i),
+                          c.at(i),   c.at(i), x.at(i), false, false, 0,   0};
       gpu->rope(&a);
     });
   }

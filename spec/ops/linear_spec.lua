@@ -27,6 +27,56 @@ describe("linear", function()
     gradcheck(function(x, w, b) return kava.linear(x:permute(2, 1), w:permute(2, 1), b) end, { f64(5, 3), f64(5, 2), f64(2) })
   end)
 
+  -- leaves that lie behind one another
+  local function cut(whole, ...)
+    local list, first = {}, 1
+    for i, rows in ipairs { ... } do
+      list[i] = whole:detach():narrow(1, first, rows)
+      first = first + rows
+    end
+    return list
+  end
+
+  -- the gradients of x, the weights and the biases, where `trained` says so, of a loss that does not use every y alike
+  local function gradients(joined, trained, used, twice)
+    kava.seed(4)
+    local x, w, b = f64(2, 3, 5):requires_grad(true), f64(9, 5), f64(9)
+    local ws, bs = cut(w, 4, 2, 3), cut(b, 4, 2, 3)
+    for i = 1, 3 do
+      ws[i]:requires_grad(trained[i])
+      bs[i]:requires_grad(trained[i])
+    end
+    for _ = 1, twice and 2 or 1 do
+      local ys = joined and { kava.linear_joined(x, ws, bs) } or {}
+      local loss
+      for i, factor in pairs(used) do
+        local y = ys[i] or kava.linear(x, ws[i], bs[i])
+        local term = (y * y):sum() * factor + y:sum()
+        loss = loss and loss + term or term
+      end
+      loss:backward()
+    end
+    return { x.grad, ws[1].grad or false, ws[2].grad or false, ws[3].grad or false, bs[1].grad or false, bs[2].grad or false,
+      bs[3].grad or false }
+  end
+
+  it("gives several layers of one x at once: linear_joined", function()
+    for _, trained in ipairs { { true, true, true }, { false, true, false }, { false, false, false } } do
+      for _, used in ipairs { { 1, 2, 3 }, { 1, nil, 3 }, { nil, 2 } } do
+        for _, twice in ipairs { false, true } do
+          local expected, got = gradients(false, trained, used, twice), gradients(true, trained, used, twice)
+          for i = 1, 7 do
+            if expected[i] then assert.is_true(off(expected[i], got[i]) < 1e-12, "gradient " .. i)
+            else assert.is_true(not got[i] or got[i]:abs():max():item() == 0, "gradient " .. i) end
+          end
+        end
+      end
+    end
+    local w = f64(4, 5)
+    assert.error_matches(function() kava.linear_joined(f64(2, 5), { w, f64(3, 5) }) end, "do not lie behind one another")
+    assert.error_matches(function() kava.linear_joined(f64(2, 5), cut(w, 1, 1, 1, 1), cut(f64(4), 2, 2)) end, "as many biases")
+  end)
+
   it("agrees with f64 at odd sizes, whatever the threads", function()
     for _, rows in ipairs { 1, 3, 9, 17, 65 } do
       for _, size in ipairs { { 1, 1 }, { 17, 5 }, { 33, 40 }, { 450, 129 } } do

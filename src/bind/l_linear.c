@@ -1,5 +1,5 @@
 /* bind/l_linear.c: kava.linear, attention, attention_map, matmul_precision, blas. */
-#include "bind/bind.h"
+#include "bind/l_tensor.h"
 #include "kernels/cpu/blas.h"
 #include "kernels/kernels.h"
 #include "ops/attention.h"
@@ -11,6 +11,24 @@ static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias]) -> x w^
   kava_tensor **y = kava_l_new_tensor_box(L);
   kava_l_check(L, kava_op_linear(x, w, bias, y));
   return 1;
+}
+
+/* [-0, +n, e] linear_joined(x, weights [, biases]) -> y of each */
+static int l_linear_joined(lua_State *L) {
+  int count, biases = 0;
+  kava_tensor *x = kava_l_check_tensor(L, 1), *outs[KAVA_LINEAR_PARTS] = {NULL};
+  lua_settop(L, 3);
+  bool biased = !lua_isnil(L, 3);
+  kava_tensor **w = kava_l_check_tensors(L, 2, &count), **b = biased ? kava_l_check_tensors(L, 3, &biases) : NULL;
+  luaL_argcheck(L, count >= 1 && count <= KAVA_LINEAR_PARTS, 2, "1 to 4 weights expected");
+  luaL_argcheck(L, !biased || biases == count, 3, "as many biases as weights expected");
+  kava_part part[KAVA_LINEAR_PARTS];
+  for (int i = 0; i < count; i++) part[i] = (kava_part){w[i]->dims > 0 ? w[i]->shape[0] : 0, 0};
+  kava_tensor **box[KAVA_LINEAR_PARTS];
+  for (int i = 0; i < count; i++) box[i] = kava_l_new_tensor_box(L);
+  kava_l_check(L, kava_op_linear_joined(x, count, w, b, count, part, outs));
+  for (int i = 0; i < count; i++) *box[i] = outs[i];
+  return count;
 }
 
 static int l_attention(lua_State *L) { /* [-0, +1, e] attention{q=, k=, v=, start=, scale=1/sqrt(D), softcap=0} -> o */
@@ -69,6 +87,7 @@ static int l_blas(lua_State *L) { /* [-0, +1, m] blas() -> {library=, core=, con
 
 void kava_l_open_linear(lua_State *L) {
   static const luaL_Reg functions[] = {{"linear", l_linear},
+                                       {"linear_joined", l_linear_joined},
                                        {"attention", l_attention},
                                        {"attention_map", l_attention_map},
                                        {"matmul_precision", l_matmul_precision},

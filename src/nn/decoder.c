@@ -184,6 +184,39 @@ out:
   return st;
 }
 
+#define JOINED_MOST 3
+/* x times several of a layer's matrices as one product, where they lie behind one another or are the rows of one
+ * tensor: outs[i] [.., heads_i, ..] or, with heads 0, [.., rows_i]; *done says whether. Only on a GPU: there a few
+ * large products are faster than more small ones. */
+static kava_status together(kava_tensor *x, int count, const kava_weight *const *w, const kava_weight *const *b,
+                            const int *heads, kava_tensor **const *outs, bool *done) {
+  kava_tensor *ws[JOINED_MOST], *bs[JOINED_MOST], *made[JOINED_MOST];
+  kava_part part[JOINED_MOST];
+  int64_t next = 0, next_bias = 0, shape[2];
+  bool rows = true, biased = b[0]->tensor != NULL;
+  *done = false;
+  if (x->device == KAVA_CPU) return KAVA_OK;
+  for (int i = 0; i < count; i++) {
+    if (!w[i]->tensor || w[i]->transposed || (b[i]->tensor != NULL) != biased || !part_shape(w[i], shape))
+      return KAVA_OK;
+    ws[i] = w[i]->tensor;
+    bs[i] = b[i]->tensor;
+    part[i] = (kava_part){shape[0], heads[i]};
+    rows = rows && w[i]->rows && ws[i] == ws[0] && w[i]->first == next;
+    rows = rows && (!biased || (b[i]->rows && bs[i] == bs[0] && b[i]->first == next_bias));
+    if (!rows && (w[i]->rows || b[i]->rows)) return KAVA_OK;
+    next += w[i]->rows;
+    next_bias += b[i]->rows;
+  }
+  rows = rows && ws[0]->shape[0] == next;
+  int tensors = rows ? 1 : count;
+  if (!kava_linear_joins(tensors, ws, biased ? bs : NULL)) return KAVA_OK;
+  kava_status st = kava_op_linear_joined(x, tensors, ws, biased ? bs : NULL, count, part, made);
+  for (int i = 0; i < count && st == KAVA_OK; i++) *outs[i] = made[i];
+  *done = st == KAVA_OK;
+  return st;
+}
+
 /* Without a weight: x itself. */
 static kava_status norm(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *b, kava_tensor **out) {
   kava_status st = KAVA_OK;
@@ -226,7 +259,7 @@ out:
 }
 
 /* The angles of a rotation are made for the first layer that asks for them. */
-static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x,
+static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x, bool in_place,
                           kava_tensor **out) {
   if (!l->rope) {
     *out = kava_tensor_retain(x);
@@ -237,7 +270,22 @@ static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forwa
   kava_status st = angles->cosine ? KAVA_OK
                                   : kava_rope_angles("rope", f->positions, x->shape[1], rope->inv_freq, rope->scale,
                                                      x->dtype, x->device, angles);
-  return st == KAVA_OK ? kava_op_rotate(x, angles, out) : st;
+  if (st == KAVA_OK) st = in_place ? kava_rotate_in_place(x, angles, out) : kava_op_rotate(x, angles, out);
+  return st;
+}
+
+/* A layer's queries, keys and values of one product, where nothing but the rotation comes between it and the attention.
+ * Queries stay in its result, whose keys and values are asked for anyway; without a record they would outlive their use
+ * so, and have a product of their own. q NULL: not wanted. What is not done here is left NULL. */
+static kava_status project_together(const kava_layer *l, kava_forward *f, int index, kava_tensor *h, kava_tensor **q) {
+  const kava_weight *w[] = {&l->q, &l->k, &l->v}, *b[] = {&l->q_bias, &l->k_bias, &l->v_bias};
+  kava_tensor **outs[] = {q, &f->out_keys_before[index], &f->out_values[index]};
+  int heads[] = {l->heads, l->kv_heads, l->kv_heads};
+  bool done = false;
+  if (l->q_norm.tensor || l->k_norm.tensor) return KAVA_OK;
+  bool recorded = q && kava_tape_wanted((kava_tensor *[]){h, l->q.tensor, l->k.tensor, l->v.tensor}, 4);
+  kava_status st = recorded ? together(h, 3, w, b, heads, outs, &done) : KAVA_OK;
+  return done || st != KAVA_OK ? st : together(h, 2, w + 1, b + 1, heads + 1, outs + 1, &done);
 }
 
 static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **out) {
@@ -268,9 +316,13 @@ out:
 static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *gate = NULL, *up = NULL, *act = NULL;
-  KAVA_TRY(affine(x, &l->up, &l->up_bias, &up));
+  bool both;
+  KAVA_TRY(together(x, 2, (const kava_weight *[]){&l->gate, &l->up},
+                    (const kava_weight *[]){&l->gate_bias, &l->up_bias}, (int[]){0, 0}, (kava_tensor * *[]){&gate, &up},
+                    &both));
+  if (!both) KAVA_TRY(affine(x, &l->up, &l->up_bias, &up));
   if (l->gate.tensor) {
-    KAVA_TRY(affine(x, &l->gate, &l->gate_bias, &gate));
+    if (!both) KAVA_TRY(affine(x, &l->gate, &l->gate_bias, &gate));
     KAVA_TRY(gated_down(d, l, gate, up, out));
     if (*out) goto out;
     if (d->activation == KAVA_SILU)
@@ -386,7 +438,7 @@ static kava_status again_run(void *context, kava_tensor *const *inputs, kava_ten
     if (l->rope) f.angles[l->rope - 1] = a->angles; /* borrowed */
     KAVA_TRY(norm(d, x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
     KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, &f, y, &q));
+    KAVA_TRY(rotate(d, l, &f, y, false, &q));
     kava_tensor_release(&h);
     kava_tensor_release(&y);
     KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], &y));
@@ -443,9 +495,11 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   bool less = l->recompute != KAVA_KEEP && !keys_only && trains(l, *x);
   bool layer = less && l->recompute == KAVA_RECOMPUTE_LAYER && !f->queries;
   KAVA_TRY(norm(d, *x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
-  KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
-  KAVA_TRY(rotate(d, l, f, f->out_keys_before[index], &f->out_keys[index]));
-  if (!keys_only || f->values)
+  if (!keys_only) KAVA_TRY(project_together(l, f, index, h, layer ? NULL : &y));
+  if (!f->out_keys_before[index])
+    KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
+  KAVA_TRY(rotate(d, l, f, f->out_keys_before[index], false, &f->out_keys[index]));
+  if (!f->out_values[index] && (!keys_only || f->values))
     KAVA_TRY(project(d, h, &l->v, &l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
   if (layer) {
     kava_tensor_release(&h);
@@ -453,8 +507,9 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
     goto out;
   }
   if (!keys_only || f->queries) {
-    KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, f, y, &q));
+    bool mine = y != NULL; /* columns that nobody else sees */
+    if (!mine) KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
+    KAVA_TRY(rotate(d, l, f, y, mine, &q));
     kava_tensor_release(&y);
     if (f->queries) f->out_queries[index] = kava_tensor_retain(q);
   }

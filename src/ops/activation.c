@@ -89,8 +89,14 @@ out:
   return st;
 }
 
-/* node: inputs gate, up; saved[0], saved[1] the same, contiguous; integers[0] kind, integers[1] whether the two are one
- */
+/* Rows of gate and up that lie alike may lie apart, columns of one buffer. */
+static void set_rows(kava_gated_args *a, const kava_tensor *gate) {
+  a->width = gate->dims ? gate->shape[gate->dims - 1] : 1;
+  a->row = kava_operand_row(gate, 1);
+}
+
+/* node: inputs gate, up; saved[0], saved[1] the same as the kernel read them; integers[0] kind, integers[1] whether the
+ * two are one */
 static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *dgate, *dup;
@@ -101,17 +107,37 @@ static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
                        .up = kava_tensor_data(node->saved[1]),
                        .grad = kava_tensor_data(grad)};
   bool one = node->integers[1]; /* gate is up */
+  set_rows(&a, node->saved[0]);
+  if (!one && kava_needs_grad(node->inputs[0]) && kava_needs_grad(node->inputs[1])) {
+    KAVA_TRY(kava_grad_into_rows(node->inputs[0], &dgate, &a.add_gate));
+    KAVA_TRY(kava_grad_into_rows(node->inputs[1], &dup, &a.add_up));
+    a.grad_row = kava_operand_row(dgate, 1);
+    if (kava_operand_row(dup, 1) == a.grad_row) {
+      a.dgate = kava_tensor_data(dgate);
+      a.dup = kava_tensor_data(dup);
+      KAVA_RUN(grad->device, gated_grad, &a);
+      goto out;
+    }
+    /* one of them is contiguous: one after the other */
+    a.dgate = kava_tensor_data(dgate);
+    KAVA_RUN(grad->device, gated_grad, &a);
+    a.dgate = NULL;
+    a.grad_row = kava_operand_row(dup, 1);
+    a.dup = kava_tensor_data(dup);
+    KAVA_RUN(grad->device, gated_grad, &a);
+    goto out;
+  }
   KAVA_TRY(kava_grad_into(node->inputs[0], &dgate, &a.add_gate));
-  if (one && dgate) {
-    /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
+  if (dgate) { /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
     a.dgate = kava_tensor_data(dgate);
     KAVA_RUN(grad->device, gated_grad, &a);
     a.dgate = NULL;
   }
   KAVA_TRY(kava_grad_into(node->inputs[1], &dup, &a.add_up));
-  if (dgate && !one) a.dgate = kava_tensor_data(dgate);
-  if (dup) a.dup = kava_tensor_data(dup);
-  KAVA_RUN(grad->device, gated_grad, &a);
+  if (dup) {
+    a.dup = kava_tensor_data(dup);
+    KAVA_RUN(grad->device, gated_grad, &a);
+  }
 out:
   return st;
 }
@@ -121,8 +147,14 @@ static kava_status gated_again(kava_node *node, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
   KAVA_TRY(kava_tensor_empty_like(gate, gate->dtype, &y));
-  KAVA_RUN(gate->device, gated, (kava_activation)node->integers[0], gate->dtype, kava_tensor_data(gate),
-           kava_tensor_data(up), kava_tensor_data(y), kava_tensor_numel(gate));
+  kava_gated_args a = {.kind = (kava_activation)node->integers[0],
+                       .dtype = gate->dtype,
+                       .count = kava_tensor_numel(gate),
+                       .gate = kava_tensor_data(gate),
+                       .up = kava_tensor_data(up),
+                       .y = kava_tensor_data(y)};
+  set_rows(&a, gate);
+  KAVA_RUN(gate->device, gated, &a);
   *out = y;
   y = NULL;
 out:
@@ -137,11 +169,23 @@ static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate
   kava_node *node;
   KAVA_TRY(kava_operand_dtype(op, 2, inputs, (const char *const[]){"gate", "up"}, &dtype));
   KAVA_TRY(kava_operand_shape(op, "up", up, gate->dims, gate->shape));
-  KAVA_TRY(kava_operand(op, "gate", gate, dtype, &cg));
-  KAVA_TRY(kava_operand(op, "up", up, dtype, &cu));
+  KAVA_TRY(kava_operand_rows(op, "gate", gate, dtype, 1, &cg));
+  KAVA_TRY(kava_operand_rows(op, "up", up, dtype, 1, &cu));
+  if (kava_operand_row(cg, 1) != kava_operand_row(cu, 1)) {
+    kava_tensor_release(&cg);
+    kava_tensor_release(&cu);
+    KAVA_TRY(kava_operand(op, "gate", gate, dtype, &cg));
+    KAVA_TRY(kava_operand(op, "up", up, dtype, &cu));
+  }
   KAVA_TRY(kava_tensor_empty_like(gate, dtype, &y));
-  KAVA_RUN(gate->device, gated, kind, dtype, kava_tensor_data(cg), kava_tensor_data(cu), kava_tensor_data(y),
-           kava_tensor_numel(y));
+  kava_gated_args a = {.kind = kind,
+                       .dtype = dtype,
+                       .count = kava_tensor_numel(y),
+                       .gate = kava_tensor_data(cg),
+                       .up = kava_tensor_data(cu),
+                       .y = kava_tensor_data(y)};
+  set_rows(&a, cg);
+  KAVA_RUN(gate->device, gated, &a);
   if (kava_tape_wanted(inputs, 2)) {
     KAVA_TRY(kava_tape_record(op, gated_backward, 2, inputs, y, &node));
     node->integers[0] = kind;

@@ -23,13 +23,16 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .q = kava_tensor_data(q),
                                .k = kava_tensor_data(k),
                                .v = v ? kava_tensor_data(v) : NULL,
+                               .q_row = kava_operand_row(q, 2),
+                               .k_row = kava_operand_row(k, 2),
+                               .v_row = v ? kava_operand_row(v, 2) : 0,
                                .start = start ? kava_i32(start) : NULL,
                                .window = window,
                                .lse = lse ? kava_tensor_data(lse) : NULL};
 }
 
-/* node: inputs q, k, v; saved q, k, v, start, lse, o (contiguous, in the output's dtype); numbers: scale, softcap;
- * integers[0]: window */
+/* node: inputs q, k, v; saved q, k, v, start, lse, o (as the kernel read them, in the output's dtype); numbers: scale,
+ * softcap; integers[0]: window */
 static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor **saved = node->saved, *dq, *dk, *dv;
@@ -37,12 +40,15 @@ static kava_status attention_backward(kava_node *node, const kava_tensor *grad) 
                                     node->numbers[0], node->numbers[1]);
   a.o = kava_tensor_data(saved[5]);
   a.grad_o = kava_tensor_data(grad);
-  KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
-  KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
-  KAVA_TRY(kava_grad_into(node->inputs[2], &dv, &a.add_v));
+  KAVA_TRY(kava_grad_into_rows(node->inputs[0], &dq, &a.add_q));
+  KAVA_TRY(kava_grad_into_rows(node->inputs[1], &dk, &a.add_k));
+  KAVA_TRY(kava_grad_into_rows(node->inputs[2], &dv, &a.add_v));
   a.dq = dq ? kava_tensor_data(dq) : NULL;
   a.dk = dk ? kava_tensor_data(dk) : NULL;
   a.dv = dv ? kava_tensor_data(dv) : NULL;
+  a.dq_row = dq ? kava_operand_row(dq, 2) : 0;
+  a.dk_row = dk ? kava_operand_row(dk, 2) : 0;
+  a.dv_row = dv ? kava_operand_row(dv, 2) : 0;
   KAVA_RUN_TRY(grad->device, attention_grad, &a);
 out:
   return st;
@@ -118,7 +124,7 @@ static kava_status attend(const char *op, kava_tensor *q, kava_tensor *k, kava_t
     KAVA_TRY(kava_operand_shape(op, "start", start, 2, q->shape));
     KAVA_TRY(start_keys(op, start, q->device, &given[3]));
   }
-  for (int i = 0; i < 3; i++) KAVA_TRY(kava_operand(op, names[i], inputs[i], dtype, &given[i]));
+  for (int i = 0; i < 3; i++) KAVA_TRY(kava_operand_rows(op, names[i], inputs[i], dtype, 2, &given[i]));
   bool recorded = kava_tape_wanted(inputs, 3);
   if (recorded)
     KAVA_TRY(kava_tensor_new_on(q->device, kava_dtype_wide(dtype), 3,

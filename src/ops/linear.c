@@ -1,5 +1,6 @@
 #include "ops/linear.h"
 #include "kernels/kernels.h"
+#include "ops/cast.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
 
@@ -53,13 +54,23 @@ static kava_status check(const kava_tensor *x, const kava_tensor *w, const kava_
   return bias ? kava_operand_shape("linear", "bias", bias, 1, w->shape) : KAVA_OK;
 }
 
-kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out) {
+/* What a product read, for its record: x and w as the kernel had them. */
+typedef struct product {
+  kava_tensor *x, *w, *y;
+} product;
+
+static void product_release(product *p) {
+  kava_tensor_release(&p->x);
+  kava_tensor_release(&p->w);
+  kava_tensor_release(&p->y);
+}
+
+static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, product *p) {
   kava_status st = KAVA_OK;
-  kava_tensor *inputs[3] = {x, w, bias}, *cx = NULL, *cw = NULL, *cb = NULL, *y = NULL;
+  kava_tensor *cb = NULL;
   static const char *const names[3] = {"x", "w", "bias"};
   bool quantised = kava_dtype_is_quantised(w->dtype);
   kava_dtype dtype;
-  kava_node *node;
   int64_t shape[KAVA_MAX_DIMS];
   KAVA_TRY(check(x, w, bias));
   KAVA_TRY(kava_operand_dtype("linear", 3, (kava_tensor *[]){x, quantised ? NULL : w, bias}, names, &dtype));
@@ -69,40 +80,185 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
   if (quantised && w->requires_grad)
     KAVA_FAIL(KAVA_MISUSE, "linear: w is %s and requires a gradient; a quantised weight cannot be trained",
               kava_dtype_name(w->dtype));
-  KAVA_TRY(kava_operand("linear", "x", x, dtype, &cx));
+  KAVA_TRY(kava_operand("linear", "x", x, dtype, &p->x));
   KAVA_TRY(kava_operand("linear", "bias", bias, dtype, &cb));
   if (quantised || kava_tensor_is_contiguous(w))
-    cw = kava_tensor_retain(w);
+    p->w = kava_tensor_retain(w);
   else
-    KAVA_TRY(kava_operand("linear", "w", w, dtype, &cw));
+    KAVA_TRY(kava_operand("linear", "w", w, dtype, &p->w));
   for (int i = 0; i < x->dims; i++) shape[i] = x->shape[i];
   shape[x->dims - 1] = w->shape[0];
-  KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &y));
+  KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &p->y));
   kava_linear_args a = {.dtype = dtype,
                         .in = w->shape[1],
                         .out = w->shape[0],
-                        .w = kava_tensor_data(cw),
-                        .wtype = cw->dtype,
-                        .scaling = kava_tensor_scaling(cw),
-                        .first = kava_tensor_first_row(cw),
+                        .w = kava_tensor_data(p->w),
+                        .wtype = p->w->dtype,
+                        .scaling = kava_tensor_scaling(p->w),
+                        .first = kava_tensor_first_row(p->w),
                         .precision = matmul_precision};
-  a.rows = a.out ? kava_tensor_numel(y) / a.out : 0;
+  a.rows = a.out ? kava_tensor_numel(p->y) / a.out : 0;
   if (a.rows && a.out)
-    KAVA_RUN_TRY(x->device, linear_forward, &a, kava_tensor_data(cx), cb ? kava_tensor_data(cb) : NULL,
-                 kava_tensor_data(y));
-  if (kava_tape_wanted(inputs, 3)) {
-    KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, y, &node));
-    node->integers[0] = a.precision;
-    KAVA_TRY(kava_tape_keep(node, 0, 0, cx));
-    KAVA_TRY(kava_tape_save(node, 1, cw));
-  }
-  *out = y;
-  y = NULL;
+    KAVA_RUN_TRY(x->device, linear_forward, &a, kava_tensor_data(p->x), cb ? kava_tensor_data(cb) : NULL,
+                 kava_tensor_data(p->y));
 out:
-  kava_tensor_release(&cx);
-  kava_tensor_release(&cw);
   kava_tensor_release(&cb);
-  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[3] = {x, w, bias};
+  product p = {0};
+  kava_node *node;
+  KAVA_TRY(multiply(x, w, bias, &p));
+  if (kava_tape_wanted(inputs, 3)) {
+    KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, p.y, &node));
+    node->integers[0] = matmul_precision;
+    KAVA_TRY(kava_tape_keep(node, 0, 0, p.x));
+    KAVA_TRY(kava_tape_save(node, 1, p.w));
+  }
+  *out = kava_tensor_retain(p.y);
+out:
+  product_release(&p);
+  return st;
+}
+
+/* ---- several layers of one x as one product ---- */
+
+/* The gradients of one weight and bias of several: dy's columns from `first` on, in rows of their own. */
+static kava_status apart_dw(const kava_linear_args *all, const kava_tensor *x, const kava_tensor *dy, int64_t first,
+                            kava_tensor *w, kava_tensor *bias) {
+  kava_status st = KAVA_OK;
+  kava_tensor *columns = NULL, *own = NULL, *dw, *db;
+  bool add_w = false, add_b = false;
+  kava_linear_args a = *all;
+  a.out = w->shape[0];
+  KAVA_TRY(kava_grad_into_half(w, a.dtype, &dw, &add_w));
+  KAVA_TRY(kava_grad_into_wide(bias, &db, &add_b));
+  if (!dw && !db) goto out;
+  a.dw_half = dw && dw->dtype != kava_dtype_wide(a.dtype);
+  KAVA_TRY(kava_tensor_view(dy, 2, (int64_t[]){a.rows, a.out}, (int64_t[]){all->out, 1}, dy->offset + first, &columns));
+  KAVA_TRY(kava_contiguous_as(columns, dy->dtype, &own));
+  KAVA_RUN_TRY(dy->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(own), dw ? kava_tensor_data(dw) : NULL,
+               add_w, db ? kava_tensor_data(db) : NULL, add_b);
+out:
+  kava_tensor_release(&columns);
+  kava_tensor_release(&own);
+  return st;
+}
+
+/* node: inputs x, the weights, the biases if any; saved[0] x unless it can be made again, saved[1] the joined weight;
+ * integers: precision, number of weights, of parts, widths of all parts but the last */
+static kava_status joined_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x, *w = node->saved[1], *dx, *dw = NULL, *db = NULL;
+  int count = (int)node->integers[1], parts = (int)node->integers[2];
+  kava_tensor **ws = node->inputs + 1, **bs = node->input_count > 1 + count ? ws + count : NULL;
+  kava_part part[KAVA_LINEAR_PARTS];
+  bool add_x, add_w = false, add_b = false, joined_w = true, joined_b = true;
+  kava_linear_args a = {.dtype = grad->dtype,
+                        .in = w->shape[1],
+                        .out = w->shape[0],
+                        .w = kava_tensor_data(w),
+                        .wtype = w->dtype,
+                        .precision = (kava_dtype)node->integers[0]};
+  a.rows = kava_tensor_numel(grad) / a.out;
+  int64_t rest = a.out;
+  for (int i = 0; i < parts; i++) {
+    part[i] = (kava_part){i + 1 < parts ? node->integers[3 + i] : rest, 0};
+    rest -= part[i].width;
+  }
+  KAVA_TRY(kava_tape_parts_done(node, parts, part));
+  KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add_x));
+  if (dx) KAVA_RUN_TRY(grad->device, linear_dx, &a, kava_tensor_data(grad), kava_tensor_data(dx), add_x);
+  /* a weight whose part nobody used gets no gradient, as if its product had not been */
+  bool used = count != parts || node->written == (1u << parts) - 1;
+  if (used) KAVA_TRY(kava_grad_into_joined(count, ws, a.dtype, &joined_w, &dw, &add_w));
+  if (used && bs) KAVA_TRY(kava_grad_into_joined(count, bs, a.dtype, &joined_b, &db, &add_b));
+  if (used && joined_w && joined_b && !dw && !db) goto out;
+  KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
+  if (used && joined_w && joined_b) {
+    a.dw_half = dw && dw->dtype != kava_dtype_wide(a.dtype);
+    KAVA_RUN_TRY(grad->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(grad),
+                 dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
+    goto out;
+  }
+  int64_t first = 0;
+  for (int i = 0; i < count; i++) {
+    if (used || node->written >> i & 1) KAVA_TRY(apart_dw(&a, x, grad, first, ws[i], bs ? bs[i] : NULL));
+    first += ws[i]->shape[0];
+  }
+out:
+  return st;
+}
+
+static bool adjoin(int count, kava_tensor *const *t, int dims) {
+  for (int i = 0; i < count; i++) {
+    if (!t[i] || t[i]->dims != dims || !kava_dtype_is_float(t[i]->dtype) || t[i]->dtype != t[0]->dtype ||
+        !kava_tensor_is_contiguous(t[i]) || kava_tensor_numel(t[i]) == 0)
+      return false;
+    if (i > 0 && (t[i]->storage != t[0]->storage || t[i]->offset != t[i - 1]->offset + kava_tensor_numel(t[i - 1]) ||
+                  (dims == 2 && t[i]->shape[1] != t[0]->shape[1])))
+      return false;
+  }
+  return true;
+}
+
+bool kava_linear_joins(int count, kava_tensor *const *w, kava_tensor *const *bias) {
+  if (!adjoin(count, w, 2)) return false;
+  if (!bias) return true;
+  if (!adjoin(count, bias, 1)) return false;
+  for (int i = 0; i < count; i++)
+    if (bias[i]->shape[0] != w[i]->shape[0]) return false;
+  return true;
+}
+
+/* t[0 .. count) as one, without a record */
+static kava_status joined(int count, kava_tensor *const *t, kava_tensor **out) {
+  int64_t shape[2] = {0, t[0]->shape[t[0]->dims - 1]}, stride[2] = {shape[1], 1};
+  for (int i = 0; i < count; i++) shape[0] += t[i]->shape[0];
+  if (t[0]->dims == 1) stride[0] = 1;
+  return kava_tensor_view(t[0], t[0]->dims, shape, stride, t[0]->offset, out);
+}
+
+kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const *w, kava_tensor *const *bias, int parts,
+                                  const kava_part *part, kava_tensor **outs) {
+  kava_status st = KAVA_OK;
+  kava_tensor *inputs[1 + 2 * KAVA_LINEAR_PARTS] = {x}, *whole = NULL, *whole_bias = NULL;
+  product p = {0};
+  kava_node *node;
+  int64_t width = 0, rows = 0;
+  if (count < 1 || count > KAVA_LINEAR_PARTS || parts < 1 || parts > KAVA_LINEAR_PARTS ||
+      !kava_linear_joins(count, w, bias))
+    return kava_fail(KAVA_MISUSE, "linear_joined: the weights or biases do not lie behind one another");
+  for (int i = 0; i < count; i++) {
+    rows += w[i]->shape[0];
+    inputs[1 + i] = w[i];
+    if (bias) inputs[1 + count + i] = bias[i];
+  }
+  for (int i = 0; i < parts; i++) width += part[i].width;
+  if (width != rows)
+    return kava_fail(KAVA_MISUSE, "linear_joined: parts of %lld elements, but %lld rows of weights", (long long)width,
+                     (long long)rows);
+  int all = 1 + (bias ? 2 : 1) * count;
+  KAVA_TRY(joined(count, w, &whole));
+  if (bias) KAVA_TRY(joined(count, bias, &whole_bias));
+  KAVA_TRY(multiply(x, whole, whole_bias, &p));
+  if (kava_tape_wanted(inputs, all)) {
+    KAVA_TRY(kava_tape_record("linear_joined", joined_backward, all, inputs, p.y, &node));
+    node->integers[0] = matmul_precision;
+    node->integers[1] = count;
+    node->integers[2] = parts;
+    for (int i = 0; i + 1 < parts; i++) node->integers[3 + i] = part[i].width;
+    KAVA_TRY(kava_tape_keep(node, 0, 0, p.x));
+    KAVA_TRY(kava_tape_save(node, 1, p.w));
+  }
+  KAVA_TRY(kava_tape_parts(p.y, parts, part, outs));
+out:
+  product_release(&p);
+  kava_tensor_release(&whole);
+  kava_tensor_release(&whole_bias);
   return st;
 }
 

@@ -45,6 +45,29 @@ kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_
   return kava_contiguous_as(t, dtype, out);
 }
 
+/* Whether all but the last `inner` dimensions, which are contiguous, are one run of rows. */
+static bool is_rows(const kava_tensor *t, int inner) {
+  int64_t step = 1;
+  for (int d = t->dims - 1; d >= 0; d--) {
+    if (d == t->dims - 1 - inner) step = t->stride[d];
+    if (t->stride[d] != step) return false;
+    step *= t->shape[d];
+  }
+  return t->dims > inner;
+}
+
+int64_t kava_operand_row(const kava_tensor *t, int inner) {
+  return kava_tensor_is_contiguous(t) ? 0 : t->stride[t->dims - 1 - inner];
+}
+
+kava_status kava_operand_rows(const char *op, const char *name, kava_tensor *t, kava_dtype dtype, int inner,
+                              kava_tensor **out) {
+  if (!t || t->device == KAVA_CPU || t->dtype != dtype || !is_rows(t, inner))
+    return kava_operand(op, name, t, dtype, out);
+  *out = kava_tensor_retain(t);
+  return KAVA_OK;
+}
+
 kava_status kava_operand_ids(const char *op, const char *name, kava_tensor *t, kava_device device, kava_tensor **out) {
   kava_tensor *whole = NULL;
   if (t && (t->dtype < KAVA_I64 || t->dtype > KAVA_U8))

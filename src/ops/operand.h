@@ -13,6 +13,12 @@ kava_status kava_operand_dtype(const char *op, int count, kava_tensor *const *te
 /* One reference to t's values as a contiguous tensor of `dtype`: t itself where it is that. NULL gives NULL.
  * t may be of any plain dtype, any strides. */
 kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_dtype dtype, kava_tensor **out);
+/* The same for kernels that take rows lying apart (on a GPU): t itself also where all but its last `inner` dimensions
+ * are one run of rows. */
+kava_status kava_operand_rows(const char *op, const char *name, kava_tensor *t, kava_dtype dtype, int inner,
+                              kava_tensor **out);
+/* Elements from one such row of t to the next; 0: it is contiguous. */
+int64_t kava_operand_row(const kava_tensor *t, int inner);
 /* KAVA_MISUSE unless t, where there is one, is on `device`. */
 kava_status kava_operand_device(const char *op, const char *name, const kava_tensor *t, kava_device device);
 /* The same for ids and positions: i64 from any integer dtype, on `device`: moved there from wherever they are.

@@ -14,7 +14,9 @@ static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine,
                           .x = kava_tensor_data(x),
                           .cosine = kava_tensor_data(cosine),
                           .sine = kava_tensor_data(sine),
-                          .y = kava_tensor_data(y)};
+                          .y = kava_tensor_data(y),
+                          .x_row = kava_operand_row(x, 2),
+                          .y_row = kava_operand_row(y, 2)};
 }
 
 /* node: input x; saved[0] cosine, saved[1] sine. The gradient is rotated back: the rotation is orthogonal up to scale,
@@ -22,7 +24,7 @@ static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine,
 static kava_status rope_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
   bool add;
-  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  kava_status st = kava_grad_into_rows(node->inputs[0], &dx, &add);
   if (st != KAVA_OK || !dx || kava_tensor_numel(dx) == 0) return st;
   kava_rope_args a = arguments(grad, node->saved[0], node->saved[1], dx);
   a.inverse = true;
@@ -77,7 +79,8 @@ static kava_status check_shape(const kava_tensor *x) {
   return kava_fail(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
 }
 
-kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
+/* in_place: y's elements are x's, which nobody else reads */
+static kava_status rotate(kava_tensor *x, const kava_angles *angles, bool in_place, kava_tensor **out) {
   static const char op[] = "rope";
   kava_status st = KAVA_OK;
   kava_tensor *cx = NULL, *y = NULL;
@@ -89,8 +92,8 @@ kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tenso
       (angles->cosine->shape[0] != x->shape[1] && angles->cosine->shape[0] != x->shape[0] * x->shape[1]))
     KAVA_FAIL(KAVA_MISUSE, "rope: angles for %lld tokens of %lld dimensions, not for x",
               (long long)angles->cosine->shape[0], (long long)angles->cosine->shape[1] * 2);
-  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
-  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  KAVA_TRY(kava_operand_rows(op, "x", x, dtype, 2, &cx));
+  KAVA_TRY(in_place && cx == x ? kava_tensor_detach(x, &y) : kava_tensor_empty_like(x, dtype, &y));
   kava_rope_args a = arguments(cx, angles->cosine, angles->sine, y);
   if (kava_tensor_numel(y)) KAVA_RUN(x->device, rope, &a);
   if (kava_tape_wanted(&x, 1)) {
@@ -104,6 +107,13 @@ out:
   kava_tensor_release(&cx);
   kava_tensor_release(&y);
   return st;
+}
+
+kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
+  return rotate(x, angles, false, out);
+}
+kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
+  return rotate(x, angles, true, out);
 }
 
 kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,

@@ -20,4 +20,6 @@ kava_status kava_rope_angles(const char *op, kava_tensor *positions, int64_t len
                              double scale, kava_dtype dtype, kava_device device, kava_angles *out);
 void kava_angles_release(kava_angles *angles);
 kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
+/* The same where nobody but the caller knows x, which is used up: y shows x's elements, where they can be read so. */
+kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
 #endif

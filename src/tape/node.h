@@ -37,7 +37,8 @@ struct kava_node {
   void *context; /* kava_tape_rerun's, and what frees it */
   kava_status (*run)(void *context, kava_tensor *const *inputs, kava_tensor **out);
   void (*forget)(void *context);
-  kava_tensor *grad;        /* of the output, during a backward walk */
+  kava_tensor *grad; /* of the output, during a backward walk */
+  unsigned written;  /* where the output is cut into parts: a bit for each whose columns of grad hold something */
   kava_node *older, *newer; /* all live nodes, by seq: what a scope closes */
 };
 

@@ -220,6 +220,24 @@ static kava_status gather_apart(kava_status st) {
 
 static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumulate);
 
+/* to = from, of one shape and type, whatever their strides; from NULL: 0 */
+static kava_status copy_strided(const kava_tensor *to, const kava_tensor *from) {
+  kava_status st = KAVA_OK;
+  kava_tensor *zero = NULL;
+  kava_strided a = {.dims = to->dims, .out = kava_tensor_data(to)};
+  for (int d = 0; d < to->dims; d++) {
+    a.shape[d] = to->shape[d];
+    a.out_stride[d] = to->stride[d];
+    a.in_stride[0][d] = from ? from->stride[d] : 0;
+  }
+  if (!from) KAVA_TRY(kava_tensor_zeros_on(to->device, to->dtype, 0, NULL, &zero));
+  a.in[0] = kava_tensor_data(from ? from : zero);
+  KAVA_RUN(to->device, copy, to->dtype, to->dtype, &a);
+out:
+  kava_tensor_release(&zero);
+  return st;
+}
+
 /* The type of what an op made, or of its input: differs from kava_grad_dtype on a GPU alone. */
 static kava_status grad_as(kava_tensor *input, kava_dtype dtype, kava_tensor **out, bool *accumulate) {
   *out = NULL;
@@ -258,7 +276,7 @@ static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumu
     kava_tensor *own = NULL;
     kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), &own);
     if (st != KAVA_OK) return st;
-    st = kava_device_copy(own->device, own->storage->data, own->device, kava_tensor_data(*slot), own->storage->bytes);
+    st = copy_strided(own, *slot); /* of a part they may be columns */
     if (st != KAVA_OK) {
       kava_tensor_release(&own);
       return st;
@@ -321,6 +339,149 @@ static kava_status push(node_list *list, kava_node *n) {
   }
   list->at[list->count++] = n;
   return KAVA_OK;
+}
+
+/* ---- parts ---- */
+
+/* part [.., width] or [.., heads, width / heads] of the rows of `whole`, from column `first` on */
+static kava_status columns(const kava_tensor *whole, int64_t first, kava_part part, kava_tensor **out) {
+  int64_t shape[KAVA_MAX_DIMS], stride[KAVA_MAX_DIMS];
+  int dims = whole->dims;
+  memcpy(shape, whole->shape, sizeof shape);
+  memcpy(stride, whole->stride, sizeof stride);
+  shape[dims - 1] = part.width;
+  if (part.heads) {
+    shape[dims - 1] = part.heads;
+    shape[dims] = stride[dims - 1] = part.width / part.heads;
+    stride[dims++] = 1;
+  }
+  return kava_tensor_view(whole, dims, shape, stride, whole->offset + first, out);
+}
+
+/* A part's record: its input is y. integers: its number, its first column, width, heads. */
+static kava_status grad_columns(const kava_node *part, kava_tensor **out) {
+  kava_tensor *y = part->inputs[0];
+  kava_node *whole = y->node;
+  if (!whole->grad) {
+    kava_status st = kava_tensor_empty_like(y, kava_grad_dtype(y), &whole->grad);
+    if (st != KAVA_OK) return st;
+    whole->written = 0;
+  }
+  whole->written |= 1u << part->integers[0];
+  return columns(whole->grad, part->integers[1], (kava_part){part->integers[2], part->integers[3]}, out);
+}
+
+static bool lies_in_place(const kava_node *part) {
+  const kava_node *whole = part->inputs[0]->node;
+  return part->grad && whole->grad && part->grad->storage == whole->grad->storage;
+}
+
+static kava_status part_backward(kava_node *node, const kava_tensor *grad) {
+  kava_tensor *to = NULL;
+  if (lies_in_place(node)) return KAVA_OK;
+  kava_status st = grad_columns(node, &to);
+  if (st == KAVA_OK) st = copy_strided(to, grad);
+  kava_tensor_release(&to);
+  return st;
+}
+
+kava_status kava_tape_parts(kava_tensor *y, int count, const kava_part *parts, kava_tensor **outs) {
+  kava_status st = KAVA_OK;
+  kava_node *node;
+  int64_t first = 0;
+  int made = 0;
+  while (made < count) {
+    KAVA_TRY(columns(y, first, parts[made], &outs[made]));
+    made++;
+    if (y->node) {
+      KAVA_TRY(kava_tape_record("part", part_backward, 1, &y, outs[made - 1], &node));
+      node->integers[0] = made - 1;
+      node->integers[1] = first;
+      node->integers[2] = parts[made - 1].width;
+      node->integers[3] = parts[made - 1].heads;
+    }
+    first += parts[made - 1].width;
+  }
+  return KAVA_OK;
+out:
+  while (made > 0) kava_tensor_release(&outs[--made]);
+  return st;
+}
+
+kava_status kava_tape_parts_done(kava_node *node, int count, const kava_part *parts) {
+  kava_status st = KAVA_OK;
+  int64_t first = 0;
+  for (int i = 0; i < count && st == KAVA_OK; i++) {
+    kava_tensor *to = NULL;
+    if (!(node->written >> i & 1)) {
+      st = columns(node->grad, first, parts[i], &to);
+      if (st == KAVA_OK) st = copy_strided(to, NULL);
+      kava_tensor_release(&to);
+    }
+    first += parts[i].width;
+  }
+  return st;
+}
+
+kava_status kava_grad_into_rows(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+  kava_node *node = input ? input->node : NULL;
+  bool part =
+      node && node->backward == part_backward && input->device != KAVA_CPU && kava_grad_dtype(input) == input->dtype;
+  if (!part || (node->grad && !lies_in_place(node))) return kava_grad_into(input, out, accumulate);
+  *accumulate = node->grad != NULL;
+  kava_status st = node->grad ? KAVA_OK : grad_columns(node, &node->grad);
+  *out = node->grad;
+  return st;
+}
+
+/* Whether the leaves' gradients lie behind one another in a storage that shows nothing else. */
+static bool are_joined(int count, kava_tensor *const *leaves) {
+  const kava_tensor *first = leaves[0]->grad;
+  int64_t at = first->offset;
+  for (int i = 0; i < count; i++) {
+    const kava_tensor *g = leaves[i]->grad;
+    if (g->storage != first->storage || g->dtype != first->dtype || g->offset != at || !kava_tensor_is_contiguous(g) ||
+        __atomic_load_n(&g->refs, __ATOMIC_RELAXED) > 1)
+      return false;
+    at += kava_tensor_numel(g);
+  }
+  return __atomic_load_n(&first->storage->refs, __ATOMIC_RELAXED) == count;
+}
+
+kava_status kava_grad_into_joined(int count, kava_tensor *const *leaves, kava_dtype half, bool *there,
+                                  kava_tensor **first, bool *accumulate) {
+  kava_status st = KAVA_OK;
+  kava_tensor *whole = NULL;
+  int needed = 0, had = 0;
+  int64_t total = 0;
+  kava_dtype dtype = kava_grad_dtype(leaves[0]);
+  bool plain = dtype == half || dtype == kava_dtype_wide(half);
+  for (int i = 0; i < count; i++) {
+    needed += kava_needs_grad(leaves[i]);
+    had += leaves[i]->grad != NULL;
+    total += kava_tensor_numel(leaves[i]);
+    plain = plain && !leaves[i]->node && kava_grad_dtype(leaves[i]) == dtype;
+  }
+  *first = NULL;
+  *accumulate = had > 0;
+  *there = needed == 0 || (needed == count && plain && (had == 0 || (had == count && are_joined(count, leaves))));
+  if (needed == 0 || !*there) return KAVA_OK;
+  if (had == 0) {
+    KAVA_TRY(kava_tensor_new_on(leaves[0]->device, dtype, 1, &total, &whole));
+    total = 0;
+    for (int i = 0; i < count; i++) {
+      int64_t stride[KAVA_MAX_DIMS], step = 1;
+      for (int d = leaves[i]->dims - 1; d >= 0; step *= leaves[i]->shape[d--]) stride[d] = step;
+      KAVA_TRY(kava_tensor_view(whole, leaves[i]->dims, leaves[i]->shape, stride, total, &leaves[i]->grad));
+      total += step;
+    }
+  }
+  *first = leaves[0]->grad;
+out:
+  kava_tensor_release(&whole);
+  if (st != KAVA_OK && had == 0)
+    for (int i = 0; i < count; i++) kava_tensor_release(&leaves[i]->grad);
+  return st;
 }
 
 /* Back from `root`, whose output has the gradient `grad`, over the records made after `after`. */

@@ -32,6 +32,17 @@ typedef kava_status (*kava_run_fn)(void *context, kava_tensor *const *inputs, ka
 kava_status kava_tape_rerun(const char *op, kava_run_fn run, void (*forget)(void *context), void *context, int count,
                             kava_tensor *const *inputs, kava_tensor **out);
 
+/* `width` elements of a row, shown as two dimensions, heads and width / heads; heads 0: as one. */
+typedef struct kava_part {
+  int64_t width, heads;
+} kava_part;
+/* The parts of y's rows, whose widths fill them side by side: views of y. Of y itself nobody else may know: its
+ * gradient is the parts' gradients side by side, and who can write rows that lie apart (kava_grad_into_rows) writes
+ * them there at once. Where y is recorded, its backward function calls kava_tape_parts_done first. */
+kava_status kava_tape_parts(kava_tensor *y, int count, const kava_part *parts, kava_tensor **outs);
+/* Parts that got no gradient: their columns of y's become 0. */
+kava_status kava_tape_parts_done(kava_node *node, int count, const kava_part *parts);
+
 /* The type of t's gradient: f64 for f64 and f32 for all else; but on a GPU what an op has made in f16 or bf16 has its
  * gradient in that, and a parameter that is a matrix in what was last set here: f32 (to begin with), or bf16, which
  * takes half the room and rounds once a backward pass. */
@@ -42,6 +53,12 @@ kava_dtype kava_parameter_grads(void);
  * of the input's dtype on a GPU, else of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says
  * whether to add (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
+/* The same for who can write rows that lie apart: of a part *out may be columns of a larger gradient. */
+kava_status kava_grad_into_rows(kava_tensor *input, kava_tensor **out, bool *accumulate);
+/* For leaves whose gradients one kernel writes behind one another, wide or in `half`: *there says whether they lie so,
+ * since all of them have them so, or none had one and now they do. *first: the first's; NULL where none needs one. */
+kava_status kava_grad_into_joined(int count, kava_tensor *const *leaves, kava_dtype half, bool *there,
+                                  kava_tensor **first, bool *accumulate);
 /* The same for what kernels write wide, f64 for f64 and else f32: parameters' gradients. _half: or in `half`, where the
  * gradient is kept in that: (*out)->dtype says. */
 kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate);

@@ -135,13 +135,13 @@ static void activation_grad(kava_activation kind, kava_dtype dtype, const void *
     kava_parallel(count, GRAIN, loops[kind], &j);
 }
 
-static void gated(kava_activation kind, kava_dtype dtype, const void *gate, const void *up, void *y, int64_t count) {
+static void gated(const kava_gated_args *a) {
   static const kava_range_fn loops[] = {silu_gates, gelu_gates, gelu_tanh_gates, relu_gates};
-  job j = {.x = gate, .up = up, .y = y};
-  if (dtype == KAVA_F64)
-    kava_ref_gated(kind, dtype, gate, up, y, count);
+  job j = {.x = a->gate, .up = a->up, .y = a->y};
+  if (a->dtype == KAVA_F64)
+    kava_ref_gated(a);
   else
-    kava_parallel(count, GRAIN, loops[kind], &j);
+    kava_parallel(a->count, GRAIN, loops[a->kind], &j);
 }
 
 static void gated_grad(const kava_gated_args *a) {

@@ -12,6 +12,14 @@ local kava = {}
 ---@return kava.Tensor [.., out]
 function kava.linear(x, w, bias) end
 
+--- Several linear layers of one x as one product. The weights lie behind one another in one storage, as rows of a matrix that
+--- `narrow` shows do, and so do the biases; raises where they do not.
+---@param x kava.Tensor [.., in]
+---@param weights kava.Tensor[] 1 to 4 of [out, in]
+---@param biases kava.Tensor[]? of [out]
+---@return kava.Tensor ... [.., out] of each, columns of one buffer
+function kava.linear_joined(x, weights, biases) end
+
 ---@class kava.AttentionArguments
 ---@field q kava.Tensor [B, T, H, D]
 ---@field k kava.Tensor [B, T, Hkv, D], H a multiple of Hkv: head h reads key head h // (H / Hkv)

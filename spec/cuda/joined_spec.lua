@@ -1,0 +1,96 @@
+-- Products that a GPU does as one (queries, keys and values of a layer; gate and up): what they give, and the gradients of their parts
+-- however few of them are trained or used, against the CPU, where each is a product of its own.
+local missing = require "spec.cuda.gpu" ()
+local kava = require "kava"
+
+local config = { model_type = "qwen2", vocab_size = 40, hidden_size = 32, intermediate_size = 48, num_hidden_layers = 3,
+  num_attention_heads = 4, num_key_value_heads = 2, rms_norm_eps = 1e-6, rope_theta = 1e4, tie_word_embeddings = true }
+local ids = kava.tensor({ { 1, 5, 9, 3, 7, 2 }, { 3, 8, 3, 11, 30, 39 } }, { dtype = "i64" })
+
+local function like(changes)
+  local out = {}
+  for key, value in pairs(config) do out[key] = value end
+  for key, value in pairs(changes) do out[key] = value end
+  return out
+end
+
+-- loss(out) of a fresh model on each device, twice backward -> the parameters' gradients by name
+local function gradients(device, of, trained, loss)
+  kava.seed(5)
+  local model = kava.model.create(of, { device = device })
+  for name, t in pairs(model:parameters()) do t:requires_grad(trained(name)) end
+  for _ = 1, 2 do
+    local out = model:forward { input_ids = ids, logits = true, queries = true }
+    loss(out):backward()
+  end
+  local found = {}
+  for name, t in pairs(model:parameters()) do found[name] = t.grad end
+  return found, model
+end
+
+local function same(of, trained, loss)
+  local expected = gradients("cpu", of, trained, loss)
+  local got = gradients("cuda", of, trained, loss)
+  for name, g in pairs(expected) do
+    local size = g:abs():max():item()
+    assert.is_not_nil(got[name], name)
+    assert.is_true(kava.allclose(got[name]:to { device = "cpu" }, g, { rtol = 0, atol = 1e-4 * size + 1e-7 }), name)
+  end
+  for name in pairs(got) do assert.is_not_nil(expected[name], name) end
+end
+
+local function all() return true end
+local function of_logits(out) return kava.loss.cross_entropy(out.logits, ids) end
+local function of_everything(out)
+  local total = of_logits(out)
+  for i = 1, out.kv:layers() do
+    for _, t in ipairs { out.kv:keys(i), out.kv:keys(i, { rope = "pre" }), out.kv:values(i), out.kv:queries(i) } do
+      total = total + (t * t):sum() * 1e-2
+    end
+  end
+  return total
+end
+
+describe("joined products", function()
+  if missing then return it("needs a GPU", function() pending(missing) end) end
+
+  it("have the gradients that products of their own have", function()
+    same(config, all, of_logits)
+    same(config, all, of_everything)
+    same(config, all, function(out) return (out.kv:keys(2) * out.kv:keys(2)):sum() end)
+    same(config, all, function(out) return (out.kv:values(2) * out.kv:values(2)):sum() end)
+  end)
+
+  it("also where some of the parts are trained", function()
+    same(config, function(name) return name:find "k_proj" ~= nil end, of_logits)
+    same(config, function(name) return not name:find "v_proj" and not name:find "gate_proj" end, of_everything)
+    same(config, function(name) return name:find "bias$" ~= nil end, of_logits)
+  end)
+
+  it("also of families that keep them as one tensor, or normalise heads", function()
+    same(like { model_type = "phi3", pad_token_id = 0 }, all, of_everything)
+    same(like { model_type = "qwen3", head_dim = 8 }, all, of_everything)
+    same(like { model_type = "gemma2", head_dim = 8, hidden_activation = "gelu_pytorch_tanh" }, all, of_logits)
+  end)
+
+  it("stay parameters of their own, whose gradients may be held", function()
+    local _, model = gradients("cuda", config, all, of_logits)
+    local held = model:parameters()["model.layers.0.self_attn.k_proj.weight"].grad
+    local before = held:to { device = "cpu" }:clone()
+    of_logits(model:forward { input_ids = ids }):backward()
+    local after = model:parameters()["model.layers.0.self_attn.k_proj.weight"].grad:to { device = "cpu" }
+    assert.is_true(kava.allclose(after, before * 1.5, { rtol = 0, atol = 1e-4 * before:abs():max():item() }))
+    for name, t in pairs(model:parameters()) do
+      if name:find "k_proj.weight" then assert.same({ 16, 32 }, t.shape) end
+    end
+  end)
+
+  it("are taken where the weights lie behind one another alone", function()
+    kava.seed(1)
+    local whole = kava.randn({ 9, 5 }):to { device = "cuda" }
+    local x = kava.randn({ 4, 5 }):to { device = "cuda" }
+    local a, b = kava.linear_joined(x, { whole:narrow(1, 1, 4), whole:narrow(1, 5, 5) })
+    assert.is_true(kava.allclose(a:to { device = "cpu" }, kava.linear(x, whole:narrow(1, 1, 4)):to { device = "cpu" }))
+    assert.is_true(kava.allclose(b:to { device = "cpu" }, kava.linear(x, whole:narrow(1, 5, 5)):to { device = "cpu" }))
+  end)
+end)
