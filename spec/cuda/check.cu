@@ -67,6 +67,7 @@ void array::upload() {
     memcpy(&bytes[i * size_of(dtype)], from, size_of(dtype));
   }
   if (bytes.empty()) return;
+  cudaDeviceSynchronize(); /* kernels may still read what was there */
   cudaMemcpy(device, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
   cudaDeviceSynchronize(); /* a small copy may be on its way still, and kernels' stream does not wait for it */
 }

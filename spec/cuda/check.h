@@ -34,6 +34,7 @@ template <class T> struct list { /* of plain values, the same on both sides */
   ~list() { cudaFree(device); }
   void upload() {
     if (!device && !values.empty()) cudaMalloc(&device, values.size() * sizeof(T));
+    cudaDeviceSynchronize(); /* kernels may still read what was there */
     if (!values.empty()) cudaMemcpy(device, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice);
     cudaDeviceSynchronize(); /* see array::upload */
   }

@@ -67,7 +67,17 @@ static void narrow(kava_dtype type) {
   cpu->narrow(type, values.data(), want.data(), (int64_t)values.size());
   list<uint8_t> out(std::vector<uint8_t>(want.size(), 0xa5));
   gpu->narrow(type, x.device, out.device, (int64_t)values.size());
-  expect(std::string("narrow to ") + kava_dtype_name(type), out.download() == want);
+  std::vector<uint8_t> is = out.download();
+  size_t bad = 0;
+  while (bad < is.size() && is[bad] == want[bad]) bad++;
+  cudaError_t error;
+  const char *failed = kava_cuda_failure(&error);
+  std::string what = std::string("narrow to ") + kava_dtype_name(type);
+  if (failed) what += std::string(": ") + failed + ": " + cudaGetErrorString(error);
+  if (bad < is.size())
+    what += ": byte " + std::to_string(bad) + " of " + std::to_string(is.size()) + " is " + std::to_string(is[bad]) +
+            ", " + std::to_string(want[bad]) + " expected";
+  expect(what, !failed && bad == is.size());
 }
 
 void check_quant() {
