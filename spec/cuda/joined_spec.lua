@@ -67,6 +67,11 @@ describe("joined products", function()
     same(config, function(name) return name:find "bias$" ~= nil end, of_logits)
   end)
 
+  it("also where all weights are trained but only some of their biases, and the other way round", function()
+    same(config, function(name) return not name:find "k_proj%.bias" end, of_logits)
+    same(config, function(name) return not name:find "k_proj%.weight" end, of_logits)
+  end)
+
   it("also of families that keep them as one tensor, or normalise heads", function()
     same(like { model_type = "phi3", pad_token_id = 0 }, all, of_everything)
     same(like { model_type = "qwen3", head_dim = 8 }, all, of_everything)

@@ -184,6 +184,11 @@ static kava_status joined_backward(kava_node *node, const kava_tensor *grad) {
                  dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
     goto out;
   }
+  /* what was made for all of one kind, and holds nothing yet, goes: each gets its own */
+  for (int i = 0; i < count; i++) {
+    if (dw && !add_w) kava_tensor_release(&ws[i]->grad);
+    if (db && !add_b) kava_tensor_release(&bs[i]->grad);
+  }
   int64_t first = 0;
   for (int i = 0; i < count; i++) {
     if (used || node->written >> i & 1) KAVA_TRY(apart_dw(&a, x, grad, first, ws[i], bs ? bs[i] : NULL));
