@@ -204,7 +204,8 @@ local function terminal(environment, after)
   -- Ctrl-D, until it is heard: one that comes between two prompts is no key but the terminal's own end of input, which the
   -- next prompt reads as a NUL.
   function self.close()
-    local heard, tries = false, 0
+    local heard
+    local tries = 0
     repeat
       self.send "\4"
       tries = tries + 1
