@@ -258,9 +258,9 @@ out:
   return st;
 }
 
-/* The angles of a rotation are made for the first layer that asks for them. */
-static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x, bool in_place,
-                          kava_tensor **out) {
+/* The angles of a rotation are made for the first layer that asks for them. into: where the rows go; NULL: anywhere. */
+static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x,
+                          kava_tensor *into, bool in_place, kava_tensor **out) {
   if (!l->rope) {
     *out = kava_tensor_retain(x);
     return KAVA_OK;
@@ -270,7 +270,40 @@ static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forwa
   kava_status st = angles->cosine ? KAVA_OK
                                   : kava_rope_angles("rope", f->positions, x->shape[1], rope->inv_freq, rope->scale,
                                                      x->dtype, x->device, angles);
-  if (st == KAVA_OK) st = in_place ? kava_rotate_in_place(x, angles, out) : kava_op_rotate(x, angles, out);
+  if (st != KAVA_OK) return st;
+  if (into) return kava_rotate_into(x, angles, into, out);
+  return in_place ? kava_rotate_in_place(x, angles, out) : kava_op_rotate(x, angles, out);
+}
+
+/* Where all layers' keys are rotated, on a GPU, they go side by side into one storage: concatenated, they are a view.
+ */
+static kava_status keys_side_by_side(const kava_decoder *d, kava_forward *f, const kava_tensor *first) {
+  int64_t width = 0, shape[3] = {first->shape[0], first->shape[1]};
+  bool fits = first->device != KAVA_CPU;
+  for (int i = 0; i < f->layers && fits; i++) {
+    int64_t keys = (int64_t)d->layer[i].kv_heads * d->layer[i].head_dim;
+    fits =
+        d->layer[i].rope && keys * kava_dtype_block_bytes(first->dtype) % 16 == 0; /* as kernels want rows to begin */
+    width += keys;
+  }
+  if (!fits) return KAVA_OK;
+  shape[2] = width;
+  kava_status st = kava_tensor_new_on(first->device, first->dtype, 3, shape, &f->all_keys);
+  if (st == KAVA_OK) f->all_keys->storage->joins = true;
+  return st;
+}
+
+static kava_status rotate_keys(const kava_decoder *d, const kava_layer *l, kava_forward *f, int index) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x = f->out_keys_before[index], *into = NULL, *all;
+  if (index == 0) KAVA_TRY(keys_side_by_side(d, f, x));
+  if (!(all = f->all_keys)) return rotate(d, l, f, x, NULL, false, &f->out_keys[index]);
+  KAVA_TRY(kava_tensor_view(all, 4, x->shape, (int64_t[]){all->stride[0], all->stride[1], l->head_dim, 1}, f->next_keys,
+                            &into));
+  f->next_keys += (int64_t)l->kv_heads * l->head_dim;
+  KAVA_TRY(rotate(d, l, f, x, into, false, &f->out_keys[index]));
+out:
+  kava_tensor_release(&into);
   return st;
 }
 
@@ -438,7 +471,7 @@ static kava_status again_run(void *context, kava_tensor *const *inputs, kava_ten
     if (l->rope) f.angles[l->rope - 1] = a->angles; /* borrowed */
     KAVA_TRY(norm(d, x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
     KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, &f, y, false, &q));
+    KAVA_TRY(rotate(d, l, &f, y, NULL, false, &q));
     kava_tensor_release(&h);
     kava_tensor_release(&y);
     KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], &y));
@@ -498,7 +531,7 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   if (!keys_only) KAVA_TRY(project_together(l, f, index, h, layer ? NULL : &y));
   if (!f->out_keys_before[index])
     KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
-  KAVA_TRY(rotate(d, l, f, f->out_keys_before[index], false, &f->out_keys[index]));
+  KAVA_TRY(rotate_keys(d, l, f, index));
   if (!f->out_values[index] && (!keys_only || f->values))
     KAVA_TRY(project(d, h, &l->v, &l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
   if (layer) {
@@ -509,7 +542,7 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   if (!keys_only || f->queries) {
     bool mine = y != NULL; /* columns that nobody else sees */
     if (!mine) KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, f, y, mine, &q));
+    KAVA_TRY(rotate(d, l, f, y, NULL, mine, &q));
     kava_tensor_release(&y);
     if (f->queries) f->out_queries[index] = kava_tensor_retain(q);
   }
@@ -603,7 +636,8 @@ kava_status kava_decoder_forward(kava_decoder *d, kava_forward *f) {
     return kava_fail(KAVA_MISUSE, "up_to: a layer from 1 to %d expected, got %d", d->layers, f->up_to);
   bool whole = f->logits || f->hidden;
   f->layers = whole || f->up_to == 0 ? d->layers : f->up_to;
-  f->out_logits = f->out_hidden = f->first_keys = NULL;
+  f->out_logits = f->out_hidden = f->first_keys = f->all_keys = NULL;
+  f->next_keys = 0;
   for (int i = 0; i < KAVA_ROPES; i++) f->angles[i] = (kava_angles){0};
   f->out_keys = kava_calloc((size_t)f->layers * 4, sizeof *f->out_keys); /* one block for the four lists */
   if (!f->out_keys) return KAVA_MEMORY;
@@ -633,6 +667,7 @@ out:
   kava_tensor_release(&x);
   kava_tensor_release(&y);
   kava_tensor_release(&f->first_keys);
+  kava_tensor_release(&f->all_keys);
   for (int i = 0; i < KAVA_ROPES; i++) kava_angles_release(&f->angles[i]);
   if (st != KAVA_OK) kava_forward_release(f);
   return st;

@@ -94,12 +94,14 @@ typedef struct kava_forward {
   kava_tensor *out_logits;       /* [B,T,vocab] */
   kava_tensor *out_hidden;       /* [B,T,hidden] */
   int layers;                    /* entries below */
-  kava_tensor **out_keys;        /* [B,T,Hkv,D] after rotation */
+  kava_tensor **out_keys;        /* [B,T,Hkv,D] after rotation; on a GPU columns of one storage: together a view */
   kava_tensor **out_keys_before; /* before rotation */
   kava_tensor **out_values;      /* NULL entries where not computed */
   kava_tensor **out_queries;     /* after rotation; NULL entries unless asked for */
   /* while it runs */
   kava_tensor *first_keys; /* start, on the decoder's device */
+  kava_tensor *all_keys;   /* [B,T,of all layers]: where rotated keys go, side by side; NULL: each by itself */
+  int64_t next_keys;       /* the next layer's first column of it */
   kava_angles angles[KAVA_ROPES];
 } kava_forward;
 

@@ -22,15 +22,17 @@ static kava_rope_args arguments(const kava_tensor *x, const kava_tensor *cosine,
 /* node: input x; saved[0] cosine, saved[1] sine. The gradient is rotated back: the rotation is orthogonal up to scale,
  * which the tables hold. */
 static kava_status rope_backward(kava_node *node, const kava_tensor *grad) {
-  kava_tensor *dx;
+  kava_tensor *dx, *rows = NULL;
   bool add;
   kava_status st = kava_grad_into_rows(node->inputs[0], &dx, &add);
   if (st != KAVA_OK || !dx || kava_tensor_numel(dx) == 0) return st;
-  kava_rope_args a = arguments(grad, node->saved[0], node->saved[1], dx);
+  KAVA_TRY(kava_operand_rows("rope", "grad", (kava_tensor *)(uintptr_t)grad, grad->dtype, 2, &rows));
+  kava_rope_args a = arguments(rows, node->saved[0], node->saved[1], dx);
   a.inverse = true;
   a.add = add;
   KAVA_RUN(grad->device, rope, &a);
 out:
+  kava_tensor_release(&rows);
   return st;
 }
 
@@ -79,8 +81,9 @@ static kava_status check_shape(const kava_tensor *x) {
   return kava_fail(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
 }
 
-/* in_place: y's elements are x's, which nobody else reads */
-static kava_status rotate(kava_tensor *x, const kava_angles *angles, bool in_place, kava_tensor **out) {
+/* in_place: y's elements are x's, which nobody else reads; else `into`, unless NULL, is where they go */
+static kava_status rotate(kava_tensor *x, const kava_angles *angles, bool in_place, kava_tensor *into,
+                          kava_tensor **out) {
   static const char op[] = "rope";
   kava_status st = KAVA_OK;
   kava_tensor *cx = NULL, *y = NULL;
@@ -93,13 +96,17 @@ static kava_status rotate(kava_tensor *x, const kava_angles *angles, bool in_pla
     KAVA_FAIL(KAVA_MISUSE, "rope: angles for %lld tokens of %lld dimensions, not for x",
               (long long)angles->cosine->shape[0], (long long)angles->cosine->shape[1] * 2);
   KAVA_TRY(kava_operand_rows(op, "x", x, dtype, 2, &cx));
-  KAVA_TRY(in_place && cx == x ? kava_tensor_detach(x, &y) : kava_tensor_empty_like(x, dtype, &y));
+  if (into || (in_place && cx == x))
+    KAVA_TRY(kava_tensor_detach(into ? into : x, &y));
+  else
+    KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
   kava_rope_args a = arguments(cx, angles->cosine, angles->sine, y);
   if (kava_tensor_numel(y)) KAVA_RUN(x->device, rope, &a);
   if (kava_tape_wanted(&x, 1)) {
     KAVA_TRY(kava_tape_record(op, rope_backward, 1, &x, y, &node));
     KAVA_TRY(kava_tape_save(node, 0, angles->cosine));
     KAVA_TRY(kava_tape_save(node, 1, angles->sine));
+    node->rows = true;
   }
   *out = y;
   y = NULL;
@@ -110,10 +117,15 @@ out:
 }
 
 kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
-  return rotate(x, angles, false, out);
+  return rotate(x, angles, false, NULL, out);
 }
 kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
-  return rotate(x, angles, true, out);
+  return rotate(x, angles, true, NULL, out);
+}
+kava_status kava_rotate_into(kava_tensor *x, const kava_angles *angles, kava_tensor *into, kava_tensor **out) {
+  if (x->device == KAVA_CPU || into->dtype != x->dtype || !kava_same_shape(into, x))
+    return kava_fail(KAVA_MISUSE, "rope: rows of x's shape and type on a GPU expected to rotate into");
+  return rotate(x, angles, false, into, out);
 }
 
 kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,

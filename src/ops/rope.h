@@ -22,4 +22,6 @@ void kava_angles_release(kava_angles *angles);
 kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
 /* The same where nobody but the caller knows x, which is used up: y shows x's elements, where they can be read so. */
 kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
+/* The same on a GPU where y's rows go to those of `into`, which may lie apart: y is a view of it. */
+kava_status kava_rotate_into(kava_tensor *x, const kava_angles *angles, kava_tensor *into, kava_tensor **out);
 #endif

@@ -65,14 +65,45 @@ static kava_status record_view(const char *op, kava_backward_fn backward, kava_t
   return kava_tape_record(op, backward, 1, &x, y, node);
 }
 
-static kava_status reshape_backward(kava_node *node, const kava_tensor *grad) {
-  kava_tensor *x = node->inputs[0], *shaped = NULL;
-  if (!kava_needs_grad(x)) return KAVA_OK;
-  int64_t stride[KAVA_MAX_DIMS], step = 1;
+static void row_major(const kava_tensor *x, int64_t *stride) {
+  int64_t step = 1;
   for (int d = x->dims - 1; d >= 0; step *= x->shape[d--]) stride[d] = step;
-  kava_status st = kava_tensor_view(grad, x->dims, x->shape, stride, grad->offset, &shaped);
-  if (st == KAVA_OK) st = kava_grad_add(x, shaped);
+}
+
+/* Strides that show the rows of grad, which lie apart, as x's, if x does no more than cut them into dimensions. */
+static bool cut_rows(const kava_tensor *x, const kava_tensor *grad, int64_t *stride) {
+  int lead = grad->dims - 1;
+  int64_t width = 1;
+  row_major(x, stride);
+  for (int d = lead; d < x->dims; d++) width *= x->shape[d];
+  if (x->dims <= lead || width != grad->shape[lead] || grad->stride[lead] != 1) return false;
+  for (int d = 0; d < lead; d++) {
+    if (x->shape[d] != grad->shape[d]) return false;
+    stride[d] = grad->stride[d];
+  }
+  return true;
+}
+
+static kava_status reshape_backward(kava_node *node, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x = node->inputs[0], *shaped = NULL, *whole = NULL;
+  int64_t stride[KAVA_MAX_DIMS];
+  bool kept = false;
+  if (!kava_needs_grad(x)) return KAVA_OK;
+  if (!kava_tensor_is_contiguous(grad) && cut_rows(x, grad, stride)) {
+    KAVA_TRY(kava_tensor_view(grad, x->dims, x->shape, stride, grad->offset, &shaped));
+    KAVA_TRY(kava_grad_keep_rows(x, shaped, &kept));
+    kava_tensor_release(&shaped);
+  }
+  if (kept) goto out;
+  KAVA_TRY(kava_contiguous_as(grad, grad->dtype, &whole));
+  row_major(x, stride);
+  KAVA_TRY(kava_tensor_view(whole, x->dims, x->shape, stride, whole->offset, &shaped));
+  kava_tensor_release(&whole); /* so that the gradient may be kept without a copy */
+  KAVA_TRY(kava_grad_add(x, shaped));
+out:
   kava_tensor_release(&shaped);
+  kava_tensor_release(&whole);
   return st;
 }
 
@@ -143,6 +174,7 @@ kava_status kava_op_reshape(kava_tensor *x, int dims, const int64_t *wanted, kav
     KAVA_TRY(kava_tensor_view(base, dims, shape, stride, 0, &y));
   }
   KAVA_TRY(record_view("reshape", reshape_backward, x, y, &node));
+  if (node) node->rows = true;
   *out = y;
   y = NULL;
 out:
@@ -166,11 +198,6 @@ static kava_status scatter(kava_tensor *x, const kava_tensor *grad, const int64_
   return st;
 }
 
-static void row_major(const kava_tensor *x, int64_t *stride) {
-  int64_t step = 1;
-  for (int d = x->dims - 1; d >= 0; step *= x->shape[d--]) stride[d] = step;
-}
-
 static kava_status permute_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *x = node->inputs[0];
   int64_t of_x[KAVA_MAX_DIMS], stride[KAVA_MAX_DIMS];
@@ -185,6 +212,7 @@ kava_status kava_op_permute(kava_tensor *x, const int *order, kava_tensor **out)
   kava_node *node;
   int64_t shape[KAVA_MAX_DIMS], stride[KAVA_MAX_DIMS];
   bool seen[KAVA_MAX_DIMS] = {false};
+  int of[KAVA_MAX_DIMS];
   for (int d = 0; d < x->dims; d++) {
     if (order[d] < 0 || order[d] >= x->dims || seen[order[d]])
       return kava_fail(KAVA_MISUSE, "permute: the order must name each of the %d dimensions once", x->dims);
@@ -195,8 +223,20 @@ kava_status kava_op_permute(kava_tensor *x, const int *order, kava_tensor **out)
       return kava_fail(KAVA_MISUSE, "permute: a %s tensor has a fixed order", kava_dtype_name(x->dtype));
   }
   KAVA_TRY(kava_tensor_view(x, x->dims, shape, stride, x->offset, &y));
-  KAVA_TRY(record_view("permute", permute_backward, x, y, &node));
-  for (int d = 0; node && d < x->dims; d++) node->integers[d] = order[d];
+  /* a permutation of one: its record goes back to what that was of, and one that undoes it needs none */
+  bool again = x->node && x->node->backward == permute_backward, undone = again;
+  for (int d = 0; d < x->dims; d++) {
+    of[d] = again ? (int)x->node->integers[order[d]] : order[d];
+    undone = undone && of[d] == d;
+  }
+  kava_tensor *from = again ? x->node->inputs[0] : x;
+  if (undone && from->node && kava_recording()) {
+    y->node = from->node;
+    y->node->refs++;
+    node = NULL;
+  } else
+    KAVA_TRY(record_view("permute", permute_backward, from, y, &node));
+  for (int d = 0; node && d < x->dims; d++) node->integers[d] = of[d];
   *out = y;
   y = NULL;
 out:
@@ -300,16 +340,25 @@ out:
   return st;
 }
 
-/* integers: dim. Each piece's gradient is its slice of grad. */
+/* integers: dim. Each piece's gradient is its slice of grad: columns are left where they are if nobody else sees grad
+ * and the piece's record can read them so. */
 static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   int dim = (int)node->integers[0];
   int64_t at = 0;
+  bool columns = dim == grad->dims - 1 && __atomic_load_n(&grad->refs, __ATOMIC_RELAXED) == 1 &&
+                 __atomic_load_n(&grad->storage->refs, __ATOMIC_RELAXED) == 1;
   for (int i = 0; i < node->input_count && st == KAVA_OK; i++) {
     kava_tensor *x = node->inputs[i], *into, *part = NULL;
-    bool add;
+    bool add, kept = false;
     int64_t offset = grad->offset + at * grad->stride[dim];
     at += x->shape[dim];
+    if (columns) {
+      st = kava_tensor_view(grad, x->dims, x->shape, grad->stride, offset, &part);
+      if (st == KAVA_OK) st = kava_grad_keep_rows(x, part, &kept);
+      kava_tensor_release(&part);
+      if (kept || st != KAVA_OK) continue;
+    }
     st = kava_grad_into(x, &into, &add);
     if (st != KAVA_OK || !into) continue;
     st = kava_tensor_view(grad, x->dims, x->shape, grad->stride, offset, &part);
@@ -325,9 +374,35 @@ static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
   return st;
 }
 
+/* Whether the pieces lie side by side, as columns of rows that were made to be put together. */
+static bool side_by_side(int count, kava_tensor *const *xs, int dim) {
+  if (!xs[0]->storage->joins || dim != xs[0]->dims - 1 || xs[0]->stride[dim] != 1) return false;
+  for (int i = 1; i < count; i++) {
+    if (xs[i]->storage != xs[0]->storage || xs[i]->offset != xs[i - 1]->offset + xs[i - 1]->shape[dim]) return false;
+    for (int d = 0; d < xs[0]->dims; d++)
+      if (xs[i]->stride[d] != xs[0]->stride[d]) return false;
+  }
+  return true;
+}
+
+static kava_status cat_copied(int count, kava_tensor *const *xs, int dim, kava_tensor *y) {
+  kava_status st = KAVA_OK;
+  kava_tensor *part = NULL;
+  int64_t at = 0;
+  for (int i = 0; i < count; i++) {
+    KAVA_TRY(kava_tensor_view(y, xs[i]->dims, xs[i]->shape, y->stride, at * y->stride[dim], &part));
+    KAVA_TRY(kava_copy_into(part, xs[i]));
+    kava_tensor_release(&part);
+    at += xs[i]->shape[dim];
+  }
+out:
+  kava_tensor_release(&part);
+  return st;
+}
+
 kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *y = NULL, *part = NULL;
+  kava_tensor *y = NULL;
   kava_node *node;
   int at;
   int64_t shape[KAVA_MAX_DIMS], total = 0;
@@ -348,13 +423,11 @@ kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_ten
   }
   memcpy(shape, xs[0]->shape, sizeof shape);
   shape[at] = total;
-  KAVA_TRY(kava_tensor_new_on(xs[0]->device, xs[0]->dtype, xs[0]->dims, shape, &y));
-  total = 0;
-  for (int i = 0; i < count; i++) {
-    KAVA_TRY(kava_tensor_view(y, xs[i]->dims, xs[i]->shape, y->stride, total * y->stride[at], &part));
-    KAVA_TRY(kava_copy_into(part, xs[i]));
-    kava_tensor_release(&part);
-    total += xs[i]->shape[at];
+  if (side_by_side(count, xs, at))
+    KAVA_TRY(kava_tensor_view(xs[0], xs[0]->dims, shape, xs[0]->stride, xs[0]->offset, &y));
+  else {
+    KAVA_TRY(kava_tensor_new_on(xs[0]->device, xs[0]->dtype, xs[0]->dims, shape, &y));
+    KAVA_TRY(cat_copied(count, xs, at, y));
   }
   if (kava_tape_wanted(xs, count)) {
     KAVA_TRY(kava_tape_record("cat", cat_backward, count, xs, y, &node));
@@ -363,7 +436,6 @@ kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_ten
   *out = y;
   y = NULL;
 out:
-  kava_tensor_release(&part);
   kava_tensor_release(&y);
   return st;
 }

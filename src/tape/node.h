@@ -10,8 +10,9 @@
 #define KAVA_NODE_SAVED 6
 
 typedef struct kava_node kava_node;
-/* Adds this op's contribution to the gradients of node->inputs, given the gradient of its output (contiguous; f64 for
- * f64 outputs, else f32). Uses kava_grad_into / kava_grad_add (tape/tape.h), which skip inputs that need none. */
+/* Adds this op's contribution to the gradients of node->inputs, given the gradient of its output (contiguous, unless
+ * the record says `rows`; f64 for f64 outputs, else f32). Uses kava_grad_into / kava_grad_add (tape/tape.h), which skip
+ * inputs that need none. */
 typedef kava_status (*kava_backward_fn)(kava_node *node, const kava_tensor *grad);
 
 /* Makes the op's output once more from what the record saved: bit for bit what it was. Only ops for which that is cheap
@@ -22,6 +23,7 @@ struct kava_node {
   int refs;
   int mark;    /* used by the walk */
   bool listed; /* in the list of live records */
+  bool rows;   /* the backward function also takes a gradient whose rows lie apart: columns of a larger one */
   const char *op;
   kava_backward_fn backward; /* NULL once consumed */
   kava_again_fn again;       /* NULL: whoever needs the output in its backward pass keeps it */

@@ -271,12 +271,12 @@ static kava_status grad_slot(kava_tensor *input, kava_tensor **out, bool *accumu
     kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), slot);
     if (st != KAVA_OK) return st;
   } else if (__atomic_load_n(&(*slot)->refs, __ATOMIC_RELAXED) > 1 ||
-             __atomic_load_n(&(*slot)->storage->refs, __ATOMIC_RELAXED) > 1) {
-    /* kava_grad_add kept somebody's tensor without a copy: it must not be written through */
+             __atomic_load_n(&(*slot)->storage->refs, __ATOMIC_RELAXED) > 1 || !kava_tensor_is_contiguous(*slot)) {
+    /* kava_grad_add kept somebody's tensor without a copy: it must not be written through; or these are columns */
     kava_tensor *own = NULL;
     kava_status st = kava_tensor_empty_like(input, kava_grad_dtype(input), &own);
     if (st != KAVA_OK) return st;
-    st = copy_strided(own, *slot); /* of a part they may be columns */
+    st = copy_strided(own, *slot);
     if (st != KAVA_OK) {
       kava_tensor_release(&own);
       return st;
@@ -399,6 +399,7 @@ kava_status kava_tape_parts(kava_tensor *y, int count, const kava_part *parts, k
       node->integers[1] = first;
       node->integers[2] = parts[made - 1].width;
       node->integers[3] = parts[made - 1].heads;
+      node->rows = true;
     }
     first += parts[made - 1].width;
   }
@@ -424,14 +425,28 @@ kava_status kava_tape_parts_done(kava_node *node, int count, const kava_part *pa
 }
 
 kava_status kava_grad_into_rows(kava_tensor *input, kava_tensor **out, bool *accumulate) {
+  kava_status st = KAVA_OK;
   kava_node *node = input ? input->node : NULL;
-  bool part =
-      node && node->backward == part_backward && input->device != KAVA_CPU && kava_grad_dtype(input) == input->dtype;
-  if (!part || (node->grad && !lies_in_place(node))) return kava_grad_into(input, out, accumulate);
+  bool rows = node && node->rows && input->device != KAVA_CPU && kava_grad_dtype(input) == input->dtype;
+  if (!rows) return kava_grad_into(input, out, accumulate);
   *accumulate = node->grad != NULL;
-  kava_status st = node->grad ? KAVA_OK : grad_columns(node, &node->grad);
+  if (node->backward == part_backward && !lies_in_place(node)) { /* to where the part's columns are wanted */
+    kava_tensor *to = NULL;
+    KAVA_TRY(grad_columns(node, &to));
+    if (node->grad) st = copy_strided(to, node->grad);
+    kava_tensor_release(&node->grad);
+    node->grad = to;
+  } else if (!node->grad || kava_tensor_is_contiguous(node->grad))
+    return kava_grad_into(input, out, accumulate);
   *out = node->grad;
+out:
   return st;
+}
+
+kava_status kava_grad_keep_rows(kava_tensor *input, const kava_tensor *rows, bool *kept) {
+  kava_node *node = input->node;
+  *kept = node && node->rows && !node->grad && input->device != KAVA_CPU && rows->dtype == kava_grad_dtype(input);
+  return *kept ? kava_tensor_detach(rows, &node->grad) : KAVA_OK;
 }
 
 /* Whether the leaves' gradients lie behind one another in a storage that shows nothing else. */

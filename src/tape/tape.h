@@ -53,8 +53,11 @@ kava_dtype kava_parameter_grads(void);
  * of the input's dtype on a GPU, else of kava_grad_dtype; NULL when input (or NULL input) needs none. *accumulate says
  * whether to add (true) or to overwrite (false: the contents are undefined). */
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate);
-/* The same for who can write rows that lie apart: of a part *out may be columns of a larger gradient. */
+/* The same for who can write rows that lie apart: *out may be columns of a larger gradient. */
 kava_status kava_grad_into_rows(kava_tensor *input, kava_tensor **out, bool *accumulate);
+/* `rows`, columns of a larger gradient that nobody else reads or writes from now on, become input's gradient as they
+ * lie, where its record takes such and has no gradient yet: *kept says whether. What comes is added there. */
+kava_status kava_grad_keep_rows(kava_tensor *input, const kava_tensor *rows, bool *kept);
 /* For leaves whose gradients one kernel writes behind one another, wide or in `half`: *there says whether they lie so,
  * since all of them have them so, or none had one and now they do. *first: the first's; NULL where none needs one. */
 kava_status kava_grad_into_joined(int count, kava_tensor *const *leaves, kava_dtype half, bool *there,

@@ -18,6 +18,7 @@ typedef struct kava_storage {
   kava_block *block; /* owner when the bytes lie on another device than the CPU, or in pinned memory */
   uint64_t ticket;   /* of the download into pinned memory: it is not given away before that is done */
   uint64_t version;  /* raised by every in-place write: a record that saved the contents finds out (tape/tape.h) */
+  bool joins;        /* made to be put together: views that lie side by side in it are joined by a view (ops/shape.c) */
 } kava_storage;
 
 struct kava_rows;
