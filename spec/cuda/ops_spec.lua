@@ -35,6 +35,8 @@ local cases = {
   { "attention", { { 2, 5, 4, 16 }, { 2, 5, 2, 16 }, { 2, 5, 2, 16 } }, function(q, k, v)
     return kava.attention { q = q, k = k, v = v }
   end },
+  { "attention of one tensor", { { 2, 5, 2, 16 } }, function(x) return kava.attention { q = x, k = x, v = x } end },
+  { "attention_map of one tensor", { { 2, 5, 2, 16 } }, function(x) return kava.attention_map { q = x, k = x } end },
   { "attention with starts", { { 1, 6, 2, 16 }, { 1, 6, 1, 16 }, { 1, 6, 1, 16 } }, function(q, k, v)
     return kava.attention { q = q, k = k, v = v, start = ids { { 0, 0, 2, 2, 9, -3 } }, softcap = 2 }
   end },

@@ -34,6 +34,26 @@ describe("a gradient of few rows on cuda", function()
     assert.is_true((kava.allclose(w.grad, here.grad, { rtol = 0, atol = 1e-6 })))
   end)
 
+  it("stays whole where memory runs out as it grows", function()
+    local list, w = {}, kava.randn({ 1100, 1 }):to { device = "cuda" }:requires_grad(true)
+    for i = 1, 512 do list[i] = i end -- ids fill a page: one that is too short would end at its guard
+    local ids = ids_of(list)
+    local function looked_up() return kava.embedding(ids, w):sum() end
+    looked_up():backward()
+    for n = 0, 16 do
+      local loss = looked_up()
+      kava.memory_fail_after(n)
+      local ok = pcall(loss.backward, loss)
+      kava.memory_fail_after(-1)
+      if ok then
+        assert.equal(1024, w.grad:sum():item())
+        w.grad = nil
+        looked_up():backward()
+      end
+    end
+    assert.equal(512, w.grad:sum():item())
+  end)
+
   it("takes the room of what was looked up", function()
     local w = table_of()
     collectgarbage()

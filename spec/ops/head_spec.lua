@@ -91,6 +91,25 @@ describe("head_loss", function()
     end
   end)
 
+  it("multiplies loss and gradients by a scale of its own precision", function()
+    for _, dtype in ipairs { "f32", "f64" } do
+      local function taught(scale)
+        kava.seed(4)
+        local h, w = kava.randn({ 2, 3, 5 }, { dtype = dtype }), kava.randn({ 9, 5 }, { dtype = dtype })
+        h:requires_grad(true)
+        w:requires_grad(true)
+        local loss = kava.loss.head { hidden = h, weight = w, targets = i64 { { 1, 2, 8 }, { 0, -1, 4 } }, scale = scale }
+        loss:backward()
+        return { loss:detach(), h.grad, w.grad }
+      end
+      local plain, scaled = taught(nil), taught(kava.tensor(0.25, { dtype = dtype }))
+      for i = 1, 3 do assert.is_true((kava.allclose(scaled[i], plain[i] * 0.25, { rtol = 1e-6, atol = 1e-7 })), dtype) end
+      local other = dtype == "f32" and "f64" or "f32"
+      local refused = ("the scale is %s on cpu; one %s"):format(other, dtype)
+      assert.error_matches(function() taught(kava.tensor(0.25, { dtype = other })) end, refused)
+    end
+  end)
+
   it("takes a quantised teacher's head as it is", function()
     local hs, ws, ht = kava.randn { 5, 4 }, kava.randn { 6, 4 }, kava.randn { 5, 64 }
     local quantised = kava.gguf.quantize(kava.randn { 6, 64 }, "q4_1")

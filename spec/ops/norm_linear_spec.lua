@@ -43,6 +43,20 @@ describe("norm_linear", function()
     end)
   end
 
+  it("goes back in the precision in which it went forward", function()
+    kava.seed(3)
+    local x, p = kava.randn { 2, 10, 17 }, parameters("f32", 17, 300)
+    local function taught(later)
+      kava.matmul_precision "bf16"
+      local y = kava.norm_linear(x, p[1], p[2], p[3], p[4], 1e-5)
+      kava.matmul_precision(later)
+      ;(y * y):sum():backward()
+      return gradients(p)
+    end
+    local expected, other = taught "bf16", taught "f32"
+    for i = 1, 4 do assert.is_true((kava.allclose(other[i], expected[i], { rtol = 0, atol = 0 })), "parameter " .. i) end
+  end)
+
   it("takes parameters that are results themselves, and refuses to go back over those written to", function()
     kava.seed(5)
     local x, p, doubled = kava.randn({ 4, 6 }, { dtype = "f64" }), parameters("f64", 6, 3), {}

@@ -86,6 +86,19 @@ describe("the tape", function()
     assert.same({ 2, 2 }, x.grad:totable())
   end)
 
+  it("leaves the graph as it was where memory runs out before the walk", function()
+    for n = 0, 8 do -- the n-th allocation of a first backward() fails
+      local x = leaf { 1, 2 }
+      local y = (x * 2):sum()
+      kava.memory_fail_after(n)
+      local ok = pcall(y.backward, y)
+      kava.memory_fail_after(-1)
+      local again, message = pcall(function() (y * 3):backward() end) -- over the same record
+      if not ok and again then assert.same({ 6, 6 }, x.grad and x.grad:totable(), ("allocation %d"):format(n)) end
+      if not again then assert.matches("consumed", message) end
+    end
+  end)
+
   it("goes on recording after an error under no_grad", function()
     assert.error_matches(function() kava.no_grad(function() error "inside" end) end, "inside")
     local x = leaf { 3 }

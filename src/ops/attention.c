@@ -31,41 +31,52 @@ static kava_attention_args arguments(const kava_tensor *q, const kava_tensor *k,
                                .lse = lse ? kava_tensor_data(lse) : NULL};
 }
 
+/* Runs the kernel that writes the gradients of q, k and v at once; grad_p: of a map, which has no v. One tensor may be
+ * two of them: then the later one's gradient gets room of its own, and is added behind. */
+static kava_status gradients(kava_node *node, kava_device device, kava_attention_args *a, const kava_tensor *grad_p) {
+  kava_status st = KAVA_OK;
+  kava_tensor *to[3], *own[3] = {NULL};
+  void **const at[] = {&a->dq, &a->dk, &a->dv};
+  int64_t *const row[] = {&a->dq_row, &a->dk_row, &a->dv_row};
+  bool *const add[] = {&a->add_q, &a->add_k, &a->add_v};
+  for (int i = 0; i < (grad_p ? 2 : 3); i++) {
+    KAVA_TRY((grad_p ? kava_grad_into : kava_grad_into_rows)(node->inputs[i], &to[i], add[i]));
+    for (int j = 0; j < i && to[i] && !own[i]; j++)
+      if (to[j] == to[i]) KAVA_TRY(kava_tensor_empty_like(to[i], to[i]->dtype, &own[i]));
+    if (own[i]) {
+      to[i] = own[i];
+      *add[i] = false;
+    }
+    *at[i] = to[i] ? kava_tensor_data(to[i]) : NULL;
+    *row[i] = to[i] ? kava_operand_row(to[i], 2) : 0;
+  }
+  if (grad_p)
+    KAVA_RUN_TRY(device, attention_map_grad, a, kava_tensor_data(grad_p));
+  else
+    KAVA_RUN_TRY(device, attention_grad, a);
+  for (int i = 0; i < 3; i++)
+    if (own[i]) KAVA_TRY(kava_grad_add(node->inputs[i], own[i]));
+out:
+  for (int i = 0; i < 3; i++) kava_tensor_release(&own[i]);
+  return st;
+}
+
 /* node: inputs q, k, v; saved q, k, v, start, lse, o (as the kernel read them, in the output's dtype); numbers: scale,
  * softcap; integers[0]: window */
 static kava_status attention_backward(kava_node *node, const kava_tensor *grad) {
-  kava_status st = KAVA_OK;
-  kava_tensor **saved = node->saved, *dq, *dk, *dv;
+  kava_tensor **saved = node->saved;
   kava_attention_args a = arguments(saved[0], saved[1], saved[2], saved[3], node->integers[0], saved[4],
                                     node->numbers[0], node->numbers[1]);
   a.o = kava_tensor_data(saved[5]);
   a.grad_o = kava_tensor_data(grad);
-  KAVA_TRY(kava_grad_into_rows(node->inputs[0], &dq, &a.add_q));
-  KAVA_TRY(kava_grad_into_rows(node->inputs[1], &dk, &a.add_k));
-  KAVA_TRY(kava_grad_into_rows(node->inputs[2], &dv, &a.add_v));
-  a.dq = dq ? kava_tensor_data(dq) : NULL;
-  a.dk = dk ? kava_tensor_data(dk) : NULL;
-  a.dv = dv ? kava_tensor_data(dv) : NULL;
-  a.dq_row = dq ? kava_operand_row(dq, 2) : 0;
-  a.dk_row = dk ? kava_operand_row(dk, 2) : 0;
-  a.dv_row = dv ? kava_operand_row(dv, 2) : 0;
-  KAVA_RUN_TRY(grad->device, attention_grad, &a);
-out:
-  return st;
+  return gradients(node, grad->device, &a, NULL);
 }
 
 static kava_status map_backward(kava_node *node, const kava_tensor *grad) {
-  kava_status st = KAVA_OK;
-  kava_tensor **saved = node->saved, *dq, *dk;
+  kava_tensor **saved = node->saved;
   kava_attention_args a =
       arguments(saved[0], saved[1], NULL, saved[3], node->integers[0], saved[4], node->numbers[0], node->numbers[1]);
-  KAVA_TRY(kava_grad_into(node->inputs[0], &dq, &a.add_q));
-  KAVA_TRY(kava_grad_into(node->inputs[1], &dk, &a.add_k));
-  a.dq = dq ? kava_tensor_data(dq) : NULL;
-  a.dk = dk ? kava_tensor_data(dk) : NULL;
-  KAVA_RUN_TRY(grad->device, attention_map_grad, &a, kava_tensor_data(grad));
-out:
-  return st;
+  return gradients(node, grad->device, &a, grad);
 }
 
 static kava_status check(const char *op, const kava_tensor *q, const kava_tensor *k, const kava_tensor *v) {

@@ -233,7 +233,7 @@ static kava_status run(head *h, bool teacher, bool gradients, const kava_head_op
                           .temperature = o->temperature,
                           .ce_scale = o->ce_weight,
                           .kl_scale = o->kl_weight,
-                          .grad = o->scale ? kava_f32(o->scale) : NULL,
+                          .grad = o->scale ? kava_tensor_data(o->scale) : NULL,
                           .counted = kava_f64(h->how_many),
                           .stats = kava_f64(h->stats) + 3 * begin,
                           .ds = gradients ? s : NULL};
@@ -257,9 +257,6 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
   if (!(o->softcap >= 0) || !(o->teacher_softcap >= 0))
     KAVA_FAIL(KAVA_MISUSE, "head_loss: softcap is %g, the teacher's %g; 0 (none) or more expected", o->softcap,
               o->teacher_softcap);
-  if (o->scale && (o->scale->dtype != KAVA_F32 || o->scale->device != hs->device || kava_tensor_numel(o->scale) != 1))
-    KAVA_FAIL(KAVA_MISUSE, "head_loss: the scale is %s on %s; one f32 on %s expected", kava_dtype_name(o->scale->dtype),
-              kava_device_name(o->scale->device), kava_device_name(hs->device));
   h.student.softcap = o->softcap;
   h.teacher.softcap = o->teacher_softcap;
   if (!ht != !wt)
@@ -270,6 +267,11 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
                               (const char *const[]){"hidden", "weight", "teacher hidden", "teacher weight"}, &h.dtype));
   h.element = (size_t)kava_dtype_block_bytes(h.dtype);
   h.device = hs->device;
+  if (o->scale && (o->scale->dtype != kava_dtype_wide(h.dtype) || o->scale->device != hs->device ||
+                   kava_tensor_numel(o->scale) != 1))
+    KAVA_FAIL(KAVA_MISUSE, "head_loss: the scale is %s on %s; one %s on %s expected", kava_dtype_name(o->scale->dtype),
+              kava_device_name(o->scale->device), kava_dtype_name(kava_dtype_wide(h.dtype)),
+              kava_device_name(hs->device));
   KAVA_TRY(kava_operand_device(op, "the weight", ws, h.device));
   KAVA_TRY(kava_operand_device(op, "the teacher's weight", wt, h.device));
   KAVA_TRY(side_open("the student's", &h, hs, ws, targets, &h.student));
@@ -300,7 +302,8 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
                            .metrics = kava_f64(parts)};
   KAVA_RUN(h.device, means, &means);
   if (o->scale)
-    KAVA_RUN(h.device, rescale, &(kava_array){y->dtype, 1, kava_tensor_data(y)}, 1, KAVA_F32, kava_f32(o->scale));
+    KAVA_RUN(h.device, rescale, &(kava_array){y->dtype, 1, kava_tensor_data(y)}, 1, o->scale->dtype,
+             kava_tensor_data(o->scale));
   if (gradients) {
     KAVA_TRY(kava_tape_record(op, head_backward, 2, inputs, y, &node));
     KAVA_TRY(kava_tape_save(node, 0, h.d_hidden));

@@ -17,7 +17,7 @@ static int64_t rows_a_block(kava_device device, int64_t rows, int64_t width) {
   return most < rows ? most : rows;
 }
 
-/* node: inputs gamma, beta, w, b; saved x, gamma, beta, w; numbers[0] eps */
+/* node: inputs gamma, beta, w, b; saved x, gamma, beta, w; numbers[0] eps; integers[0] precision */
 static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) {
   kava_status st = KAVA_OK;
   kava_tensor *gamma = node->saved[1], *beta = node->saved[2], *w = node->saved[3];
@@ -40,7 +40,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
                              .out = out,
                              .w = kava_tensor_data(w),
                              .wtype = w->dtype,
-                             .precision = kava_matmul_precision()};
+                             .precision = (kava_dtype)node->integers[0]};
   KAVA_RUN_TRY(dz->device, linear_dw, &linear, kava_tensor_data(xhat), kava_tensor_data(dz), NULL, false,
                kava_tensor_data(sums), false);
   bool gpu = dz->device != KAVA_CPU, rounded = linear.precision != KAVA_F32 && dz->dtype == KAVA_F32;
@@ -119,6 +119,7 @@ kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor 
   if (st != KAVA_OK) goto out;
   KAVA_TRY(kava_tape_record("norm_linear", norm_linear_backward, 4, parameters, y, &node));
   node->numbers[0] = eps;
+  node->integers[0] = kava_matmul_precision();
   KAVA_TRY(kava_tape_save(node, 0, x));
   for (int i = 0; i < 3; i++) KAVA_TRY(kava_tape_save(node, 1 + i, parameters[i]));
   *out = kava_tensor_retain(y);

@@ -329,6 +329,7 @@ typedef struct node_list {
   size_t count, room;
 } node_list;
 
+/* marks n: what walk unmarks is what is in the list */
 static kava_status push(node_list *list, kava_node *n) {
   if (list->count == list->room) {
     size_t room = list->room ? list->room * 2 : 512;
@@ -337,6 +338,7 @@ static kava_status push(node_list *list, kava_node *n) {
     list->at = grown;
     list->room = room;
   }
+  n->mark = 1;
   list->at[list->count++] = n;
   return KAVA_OK;
 }
@@ -504,7 +506,6 @@ static kava_status walk(kava_node *root, const kava_tensor *grad, uint64_t after
   kava_status st = KAVA_OK;
   node_list list = {0};
   bool held = false;
-  root->mark = 1;
   KAVA_TRY(push(&list, root));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
@@ -517,7 +518,6 @@ static kava_status walk(kava_node *root, const kava_tensor *grad, uint64_t after
     for (int j = 0; j < n->input_count; j++) {
       kava_node *from = n->inputs[j] ? n->inputs[j]->node : NULL;
       if (!from || from->mark || from->seq <= after) continue;
-      from->mark = 1;
       KAVA_TRY(push(&list, from));
     }
   }

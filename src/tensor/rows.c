@@ -33,8 +33,8 @@ kava_status kava_rows_room(kava_tensor *t, kava_dtype dtype, int64_t count) {
     int64_t room = r->values->shape[0];
     if (r->used + count <= room) return KAVA_OK;
     room = 2 * room > r->used + count ? 2 * room : r->used + count;
-    KAVA_TRY(grow(&r->values, room, r->used));
-    return grow(&r->ids, room, r->used);
+    KAVA_TRY(grow(&r->ids, room, r->used)); /* first: the room is what values have */
+    return grow(&r->values, room, r->used);
   }
   made = kava_calloc(1, sizeof *made);
   if (!made) return KAVA_MEMORY;

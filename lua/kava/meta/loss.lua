@@ -60,7 +60,7 @@ function loss.kl(student_logits, teacher_logits, options) end
 --- means over the rows whose target is not negative (kava.loss.targets). Gradients go to hidden and weight; the teacher's
 --- side is constant. Under kava.no_grad it costs the forward products only. metrics: ce and kl in nats a token, agreement =
 --- share of rows with the same top-1 token, count = rows; kl and agreement are nil without a teacher.
----@param options { hidden: kava.Tensor, weight: kava.Tensor, targets: kava.Tensor, teacher_hidden: kava.Tensor?, teacher_weight: kava.Tensor?, ce_weight: number?, kl_weight: number?, temperature: number?, softcap: number?, teacher_softcap: number?, scale: kava.Tensor? } hidden [.., D], weight [V, D] of any float or quantised dtype, targets integers [..]; ce_weight 1, kl_weight 1 with a teacher, temperature 1; scale: f32, what loss and gradients are multiplied by
+---@param options { hidden: kava.Tensor, weight: kava.Tensor, targets: kava.Tensor, teacher_hidden: kava.Tensor?, teacher_weight: kava.Tensor?, ce_weight: number?, kl_weight: number?, temperature: number?, softcap: number?, teacher_softcap: number?, scale: kava.Tensor? } hidden [.., D], weight [V, D] of any float or quantised dtype, targets integers [..]; ce_weight 1, kl_weight 1 with a teacher, temperature 1; scale: one f32 (beside f64: f64), what loss and gradients are multiplied by
 ---@return kava.Tensor loss
 ---@return { ce: number, kl: number?, agreement: number?, count: integer } metrics
 function loss.head(options) end
