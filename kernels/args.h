@@ -58,9 +58,10 @@ typedef struct kava_rope_table_args {
 /* silu: x*sigmoid(x). gelu: x*Phi(x), exact. gelu_tanh: 0.5x(1+tanh(sqrt(2/pi)(x+0.044715x^3))). relu: max(x,0) */
 typedef enum kava_activation { KAVA_SILU, KAVA_GELU, KAVA_GELU_TANH, KAVA_RELU, KAVA_ACTIVATIONS } kava_activation;
 
-/* y = f(gate) * up: dgate = grad * up * f'(gate), dup = grad * f(gate); either may be NULL. Rows of `width` of gate and
- * up may lie `row` elements apart, of dgate and dup `grad_row`: columns of one buffer. 0: contiguous, all that kernels
- * on the CPU take, as y and grad always are. */
+/* y = f(gate) * up: dgate = grad * up * f'(gate), dup = grad * f(gate); either may be NULL. gated_grad gives y once
+ * more where that is not NULL; dgate may be gate, dup up, and y grad. Rows of `width` of gate and up may lie `row`
+ * elements apart, of dgate and dup `grad_row`: columns of one buffer. 0: contiguous, all that kernels on the CPU take,
+ * as y and grad always are. */
 typedef struct kava_gated_args {
   kava_activation kind;
   kava_dtype dtype;

@@ -57,6 +57,7 @@ void kava_ref_gated_grad(const kava_gated_args *a) {
            grad = element_get(a->dtype, a->grad, i);
     if (a->dgate) element_put(a->dtype, a->dgate, i, grad * up * slope_of(a->kind, gate), a->add_gate);
     if (a->dup) element_put(a->dtype, a->dup, i, grad * value_of(a->kind, gate), a->add_up);
+    if (a->y) element_put(a->dtype, a->y, i, value_of(a->kind, gate) * up, false);
   }
 }
 

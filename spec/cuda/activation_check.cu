@@ -33,6 +33,19 @@ static void check_columns(kava_dtype dtype, int64_t rows, int64_t width, int64_t
     want_x[at] = dgate[(size_t)i], want_x[at + (size_t)width] = dup[(size_t)i];
   }
   compare("gated_grad, columns, " + name, dx, want_x, tolerance);
+
+  /* in place: y over grad, the gradients over gate and up */
+  a.grad_row = row, a.dgate = (void *)a.gate, a.dup = (void *)a.up, a.y = grad.at(), a.add_up = false;
+  r.y = want.data(), r.add_up = false;
+  gpu->gated_grad(&a);
+  cpu->gated_grad(&r);
+  want_x = x.values;
+  for (int64_t i = 0; i < n; i++) {
+    size_t at = (size_t)(i / width * row + i % width + first);
+    want_x[at] = dgate[(size_t)i], want_x[at + (size_t)width] = dup[(size_t)i];
+  }
+  compare("gated_grad, in place, " + name, x, want_x, tolerance);
+  compare("gated_grad, its y in place, " + name, grad, want, tolerance);
 }
 
 void check_activation() {
@@ -77,14 +90,18 @@ void check_activation() {
 
           dx.random();
           dup.random();
+          std::vector<double> want_y = want;
+          y.fill(0);
           want = dx.values;
           want_up = dup.values;
+          r.y = NULL;
           a.grad = grad.at(), a.dgate = dx.at(), a.dup = dup.at(), a.add_gate = r.add_gate = add;
           r.grad = grad.f64(), r.dgate = want.data(), r.dup = want_up.data(), a.add_up = r.add_up = !add;
           gpu->gated_grad(&a);
           cpu->gated_grad(&r);
           compare("gated_grad " + name, dx, want, tolerance);
           compare("gated_grad, up, " + name, dup, want_up, tolerance);
+          compare("gated_grad, y, " + name, y, want_y, tolerance);
 
           if (k) continue;
           gpu->softcap(dtype, 2.5, x.at(), y.at(), n);

@@ -61,6 +61,18 @@ describe("joined products", function()
     same(config, all, function(out) return (out.kv:values(2) * out.kv:values(2)):sum() end)
   end)
 
+  it("of gate and up: the MLP's gradients in the pass that makes the input of its last product again", function()
+    kava.seed(5)
+    local model = kava.model.create(config, { device = "cuda" })
+    for _, t in pairs(model:parameters()) do t:requires_grad(true) end
+    local report = kava.profile.run(function()
+      of_logits(model:forward { input_ids = ids, logits = true }):backward()
+    end)
+    local calls = {}
+    for _, entry in ipairs(report.ops) do calls[entry.name] = (calls[entry.name] or 0) + 1 end
+    assert.same({ 3, 3 }, { calls.gated, calls.gated_grad })
+  end)
+
   it("also where some of the parts are trained", function()
     same(config, function(name) return name:find "k_proj" ~= nil end, of_logits)
     same(config, function(name) return not name:find "v_proj" and not name:find "gate_proj" end, of_everything)

@@ -125,6 +125,12 @@ void time_kernels(bool tiny) {
       a.dgate = dgate.at(i), a.dup = dup.at(i);
       gpu->gated_grad(&a);
     });
+    report("gated_grad silu, with its y, in place", 12.0 * (double)n, 0, [&](int i) {
+      kava_gated_args a = {};
+      a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = n, a.gate = gate.at(i), a.up = up.at(i), a.grad = y.at(i);
+      a.dgate = gate.at(i), a.dup = up.at(i), a.y = y.at(i);
+      gpu->gated_grad(&a);
+    });
     report("accumulate", 6.0 * (double)n, 0, [&](int i) { gpu->accumulate(KAVA_BF16, gate.at(i), y.at(i), n); });
   }
   {

@@ -106,4 +106,73 @@ describe("the tape", function()
     (x * x):backward()
     assert.same({ 6 }, x.grad:totable())
   end)
+
+  -- a product needs its input for its weight's gradient: what can be made again is, by the pass that also goes back over it
+  describe("makes a product's input again on the way back", function()
+    local gradcheck = require "spec.gradcheck"
+    local function random(...) return kava.randn({ ... }, { dtype = "f64" }) end
+
+    local held
+    local uses = {
+      ["once"] = function(gate, up, w) return kava.linear(kava.swiglu(gate, up), w) end,
+      ["twice"] = function(gate, up, w)
+        local y = kava.swiglu(gate, up)
+        return kava.linear(y, w) + kava.linear(y, w * 2)
+      end,
+      ["beside another use"] = function(gate, up, w)
+        local y = kava.swiglu(gate, up)
+        return kava.linear(y, w) + y
+      end,
+      ["while somebody holds it"] = function(gate, up, w)
+        held = kava.swiglu(gate, up)
+        return kava.linear(held, w)
+      end,
+      ["while somebody holds what it is made of"] = function(gate, up, w)
+        held = gate
+        return kava.linear(kava.swiglu(gate, up), w)
+      end,
+      ["of what others read"] = function(gate, up, w) return kava.linear(kava.swiglu(gate, up), w) + gate * up + up end,
+      ["of itself"] = function(gate, _, w) return kava.linear(kava.swiglu(gate, gate), w) end,
+      ["of what has no record"] = function(_, up, w)
+        return kava.linear(kava.swiglu(kava.full({ 5, 6 }, 0.3, { dtype = "f64" }), up), w)
+      end,
+    }
+    for name, use in pairs(uses) do
+      it(name, function()
+        kava.seed(3)
+        local function made(x, v, w) return use(kava.linear(x, v), kava.linear(x * 1.5, v), w) end
+        gradcheck(function(...)
+          local y = made(...)
+          collectgarbage() -- what Lua alone would still hold
+          return y
+        end, { random(5, 6), random(6, 6), random(6, 6) })
+        held = nil
+      end)
+    end
+
+    it("in one pass, over what it reads where nobody else does", function()
+      local x, w = kava.randn { 512, 64 }, kava.randn { 64, 64 }
+      x:requires_grad(true)
+      w:requires_grad(true)
+      local function run(f)
+        local function made() return f(kava.linear(x, w), kava.linear(x, w)):sum() end
+        local report = kava.profile.run(function()
+          local loss = made()
+          collectgarbage() -- what Lua alone would still hold
+          loss:backward()
+        end)
+        local calls = {}
+        for _, entry in ipairs(report.kernels) do calls[entry.name] = entry.calls end
+        return calls
+      end
+      local calls = run(function(gate, up) return kava.linear(kava.swiglu(gate, up), w) end)
+      assert.same({ 1, 1 }, { calls.gated, calls.gated_grad })
+      calls = run(function(gate, up)
+        held = gate
+        return kava.linear(kava.swiglu(gate, up), w)
+      end)
+      assert.same({ 2, 1 }, { calls.gated, calls.gated_grad })
+      held = nil
+    end)
+  end)
 end)

@@ -97,64 +97,78 @@ static void set_rows(kava_gated_args *a, const kava_tensor *gate) {
 
 /* node: inputs gate, up; saved[0], saved[1] the same as the kernel read them; integers[0] kind, integers[1] whether the
  * two are one */
+static kava_gated_args gated_args(const kava_node *node) {
+  const kava_tensor *gate = node->saved[0];
+  kava_gated_args a = {.kind = (kava_activation)node->integers[0],
+                       .dtype = gate->dtype,
+                       .count = kava_tensor_numel(gate),
+                       .gate = kava_tensor_data(gate),
+                       .up = kava_tensor_data(node->saved[1])};
+  set_rows(&a, gate);
+  return a;
+}
+
 static kava_status gated_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *dgate, *dup;
-  kava_gated_args a = {.kind = (kava_activation)node->integers[0],
-                       .dtype = grad->dtype,
-                       .count = kava_tensor_numel(grad),
-                       .gate = kava_tensor_data(node->saved[0]),
-                       .up = kava_tensor_data(node->saved[1]),
-                       .grad = kava_tensor_data(grad)};
-  bool one = node->integers[1]; /* gate is up */
-  set_rows(&a, node->saved[0]);
-  if (!one && kava_needs_grad(node->inputs[0]) && kava_needs_grad(node->inputs[1])) {
-    KAVA_TRY(kava_grad_into_rows(node->inputs[0], &dgate, &a.add_gate));
-    KAVA_TRY(kava_grad_into_rows(node->inputs[1], &dup, &a.add_up));
+  kava_gated_args a = gated_args(node);
+  a.grad = kava_tensor_data(grad);
+  KAVA_TRY(kava_grad_into_rows(node->inputs[0], &dgate, &a.add_gate));
+  if (dgate) {
+    a.dgate = kava_tensor_data(dgate);
     a.grad_row = kava_operand_row(dgate, 1);
-    if (kava_operand_row(dup, 1) == a.grad_row) {
-      a.dgate = kava_tensor_data(dgate);
-      a.dup = kava_tensor_data(dup);
-      KAVA_RUN(grad->device, gated_grad, &a);
-      goto out;
-    }
-    /* one of them is contiguous: one after the other */
-    a.dgate = kava_tensor_data(dgate);
-    KAVA_RUN(grad->device, gated_grad, &a);
-    a.dgate = NULL;
-    a.grad_row = kava_operand_row(dup, 1);
-    a.dup = kava_tensor_data(dup);
-    KAVA_RUN(grad->device, gated_grad, &a);
-    goto out;
   }
-  KAVA_TRY(kava_grad_into(node->inputs[0], &dgate, &a.add_gate));
-  if (dgate) { /* f(x)*x: both contributions go to one gradient, so they are added one after the other */
-    a.dgate = kava_tensor_data(dgate);
+  /* gate is up, f(x)*x: both contributions go to one gradient, so they are added one after the other */
+  if (dgate && node->integers[1]) {
     KAVA_RUN(grad->device, gated_grad, &a);
     a.dgate = NULL;
   }
-  KAVA_TRY(kava_grad_into(node->inputs[1], &dup, &a.add_up));
+  KAVA_TRY(kava_grad_into_rows(node->inputs[1], &dup, &a.add_up));
   if (dup) {
+    if (a.dgate && kava_operand_row(dup, 1) != a.grad_row) { /* one of them is contiguous */
+      KAVA_RUN(grad->device, gated_grad, &a);
+      a.dgate = NULL;
+    }
     a.dup = kava_tensor_data(dup);
-    KAVA_RUN(grad->device, gated_grad, &a);
+    a.grad_row = kava_operand_row(dup, 1);
   }
+  if (a.dgate || a.dup) KAVA_RUN(grad->device, gated_grad, &a);
 out:
   return st;
 }
 
 static kava_status gated_again(kava_node *node, kava_tensor **out) {
-  const kava_tensor *gate = node->saved[0], *up = node->saved[1];
+  const kava_tensor *gate = node->saved[0];
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
+  kava_gated_args a = gated_args(node);
   KAVA_TRY(kava_tensor_empty_like(gate, gate->dtype, &y));
-  kava_gated_args a = {.kind = (kava_activation)node->integers[0],
-                       .dtype = gate->dtype,
-                       .count = kava_tensor_numel(gate),
-                       .gate = kava_tensor_data(gate),
-                       .up = kava_tensor_data(up),
-                       .y = kava_tensor_data(y)};
-  set_rows(&a, gate);
+  a.y = kava_tensor_data(y);
   KAVA_RUN(gate->device, gated, &a);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
+/* One pass, in place: the gradients over gate and up, the output over its gradient. */
+static kava_status gated_back_again(kava_node *node, const kava_tensor *grad, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL, *d[2] = {NULL, NULL};
+  kava_gated_args a = gated_args(node);
+  if (!node->integers[1]) KAVA_TRY(kava_grad_in_place(node, 2, d));
+  if (!d[0]) {
+    KAVA_TRY(gated_again(node, out));
+    return gated_backward(node, grad);
+  }
+  KAVA_TRY(kava_grad_place(grad, &y));
+  a.grad = kava_tensor_data(grad);
+  a.y = kava_tensor_data(y);
+  a.dgate = kava_tensor_data(d[0]);
+  a.dup = kava_tensor_data(d[1]);
+  a.grad_row = a.row;
+  KAVA_RUN(grad->device, gated_grad, &a);
   *out = y;
   y = NULL;
 out:
@@ -193,6 +207,7 @@ static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate
     KAVA_TRY(kava_tape_save(node, 1, cu));
     node->integers[1] = gate == up;
     node->again = gated_again;
+    node->back_again = gated_back_again;
   }
   *out = y;
   y = NULL;

@@ -18,6 +18,9 @@ typedef kava_status (*kava_backward_fn)(kava_node *node, const kava_tensor *grad
 /* Makes the op's output once more from what the record saved: bit for bit what it was. Only ops for which that is cheap
  * beside a product have one (norms, activations, dropout). */
 typedef kava_status (*kava_again_fn)(kava_node *node, kava_tensor **out);
+/* The backward function and `again` in one pass over what both read; *out may lie in the place of grad where nobody
+ * else holds that (kava_grad_place). */
+typedef kava_status (*kava_back_again_fn)(kava_node *node, const kava_tensor *grad, kava_tensor **out);
 
 struct kava_node {
   int refs;
@@ -25,9 +28,10 @@ struct kava_node {
   bool listed; /* in the list of live records */
   bool rows;   /* the backward function also takes a gradient whose rows lie apart: columns of a larger one */
   const char *op;
-  kava_backward_fn backward; /* NULL once consumed */
-  kava_again_fn again;       /* NULL: whoever needs the output in its backward pass keeps it */
-  kava_tensor *remade;       /* what `again` made: the consumers of one output follow each other in the walk */
+  kava_backward_fn backward;     /* NULL once consumed */
+  kava_again_fn again;           /* NULL: whoever needs the output in its backward pass keeps it */
+  kava_back_again_fn back_again; /* may be NULL where there is `again` */
+  kava_tensor *remade;           /* what `again` made: the consumers of one output follow each other in the walk */
   uint64_t seq;
   int input_count;
   kava_tensor **inputs; /* where gradients go; inline_inputs, or allocated when an op (cat) has more */

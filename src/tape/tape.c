@@ -46,6 +46,7 @@ static void drop_contents(kava_node *n) {
   n->context = NULL;
   n->backward = NULL;
   n->again = NULL;
+  n->back_again = NULL;
   if (draining) return;
   draining = true;
   while (count > 0) {
@@ -146,8 +147,14 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
   if (*out) return KAVA_OK;
   kava_node *from = node->inputs[index]->node;
   if (!from->remade) {
+    /* referred to by this record and by the walk alone: its gradient is whole */
+    bool whole = from->grad && from->mark && from->refs == 2;
     tape.quiet++;
-    st = from->again(from, &from->remade);
+    if (whole && from->back_again) {
+      st = from->back_again(from, from->grad, &from->remade);
+      from->backward = NULL; /* the walk passes over it */
+    } else
+      st = from->again(from, &from->remade);
     tape.quiet--;
   }
   *out = from->remade;
@@ -451,6 +458,64 @@ kava_status kava_grad_keep_rows(kava_tensor *input, const kava_tensor *rows, boo
   return *kept ? kava_tensor_detach(rows, &node->grad) : KAVA_OK;
 }
 
+static bool seen_by(const kava_tensor *t, int count) {
+  return __atomic_load_n(&t->refs, __ATOMIC_RELAXED) == 1 &&
+         __atomic_load_n(&t->storage->refs, __ATOMIC_RELAXED) == count;
+}
+
+kava_status kava_grad_place(const kava_tensor *grad, kava_tensor **out) {
+  return seen_by(grad, 1) ? kava_tensor_detach(grad, out) : kava_tensor_empty_like(grad, grad->dtype, out);
+}
+
+/* Of saved [0, count) those in the first one's storage: as many as see it. */
+static bool seen_by_these(const kava_node *node, int count) {
+  for (int i = 0; i < count; i++) {
+    int here = 0;
+    for (int j = 0; j < count; j++) here += node->saved[j]->storage == node->saved[i]->storage;
+    if (!seen_by(node->saved[i], here)) return false;
+  }
+  return true;
+}
+
+/* Whether a gradient of `input`, of which `saved` holds the elements, may lie where those do: in rows of a whole that
+ * has no gradient yet, or as they are. */
+static bool has_place(const kava_tensor *input, const kava_tensor *saved) {
+  const kava_node *node = input->node;
+  if (!node || node->grad || saved->dtype != kava_grad_dtype(input) || !kava_same_shape(input, saved)) return false;
+  if (node->backward != part_backward) return kava_tensor_is_contiguous(saved);
+  const kava_tensor *y = node->inputs[0];
+  int64_t row = 1;
+  for (int d = y->dims - 1; d >= 0; row *= y->shape[d--])
+    if (saved->dims != y->dims || saved->stride[d] != row) return false;
+  return input->device != KAVA_CPU && !y->node->grad && saved->offset == node->integers[1] &&
+         saved->storage->bytes == (size_t)row * (size_t)kava_dtype_block_bytes(saved->dtype);
+}
+
+kava_status kava_grad_in_place(kava_node *node, int count, kava_tensor **outs) {
+  kava_status st = KAVA_OK;
+  outs[0] = NULL;
+  if (!seen_by_these(node, count)) return KAVA_OK;
+  for (int i = 0; i < count; i++)
+    if (!has_place(node->inputs[i], node->saved[i])) return KAVA_OK;
+  for (int i = 0; i < count; i++) {
+    kava_node *from = node->inputs[i]->node;
+    const kava_tensor *saved = node->saved[i], *y = from->inputs[0];
+    if (from->backward != part_backward)
+      KAVA_TRY(kava_tensor_detach(saved, &from->grad));
+    else {
+      if (!y->node->grad) {
+        y->node->written = 0;
+        KAVA_TRY(kava_tensor_view(saved, y->dims, y->shape, saved->stride, 0, &y->node->grad));
+      }
+      KAVA_TRY(grad_columns(from, &from->grad));
+    }
+    outs[i] = from->grad;
+  }
+out:
+  if (st != KAVA_OK) outs[0] = NULL;
+  return st;
+}
+
 /* Whether the leaves' gradients lie behind one another in a storage that shows nothing else. */
 static bool are_joined(int count, kava_tensor *const *leaves) {
   const kava_tensor *first = leaves[0]->grad;
@@ -527,7 +592,7 @@ static kava_status walk(kava_node *root, const kava_tensor *grad, uint64_t after
   KAVA_TRY(kava_tensor_detach(grad, &root->grad));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
-    if (n->grad && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
+    if (n->grad && n->backward && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
     drop_contents(n); /* what the backward pass of this op needed is free for the next one */
   }
 out:

@@ -21,7 +21,8 @@ kava_status kava_tape_save(kava_node *node, int slot, kava_tensor *t);
 
 /* As kava_tape_save for what may be input `index` itself: nothing is kept where its record can make it again. */
 kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t);
-/* What kava_tape_keep kept, or made again. *out borrowed. */
+/* What kava_tape_keep kept, or made again. *out borrowed. Called after the input's gradient was given: where no other
+ * record reads the input, its own backward function may run now, in the pass that makes it again. */
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
 /* *out = run(context, inputs), as one record that keeps the inputs alone: the backward pass runs it once more, with
@@ -58,6 +59,13 @@ kava_status kava_grad_into_rows(kava_tensor *input, kava_tensor **out, bool *acc
 /* `rows`, columns of a larger gradient that nobody else reads or writes from now on, become input's gradient as they
  * lie, where its record takes such and has no gradient yet: *kept says whether. What comes is added there. */
 kava_status kava_grad_keep_rows(kava_tensor *input, const kava_tensor *rows, bool *kept);
+/* For who reads saved[i], what inputs[i] was, for the last time, and writes the gradient of each element where it found
+ * the element: the gradients of inputs [0, count) in the place of saved [0, count), to be overwritten, where all have
+ * none yet and nobody else sees what lies there; else outs[0] is NULL and nothing was done. outs borrowed. */
+kava_status kava_grad_in_place(kava_node *node, int count, kava_tensor **outs);
+/* A tensor like grad, which is a record's own, to write into once grad is read: in grad's place where nobody else holds
+ * it. */
+kava_status kava_grad_place(const kava_tensor *grad, kava_tensor **out);
 /* For leaves whose gradients one kernel writes behind one another, wide or in `half`: *there says whether they lie so,
  * since all of them have them so, or none had one and now they do. *first: the first's; NULL where none needs one. */
 kava_status kava_grad_into_joined(int count, kava_tensor *const *leaves, kava_dtype half, bool *there,

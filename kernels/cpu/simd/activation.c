@@ -67,7 +67,7 @@ INLINE vf slope_of(kava_activation kind, vf x) {
 
 typedef struct job {
   const float *x, *up, *grad;
-  float *y, *dup;
+  float *y, *dup, *value; /* value: gated_grad's y */
   bool add, add_up;
 } job;
 
@@ -100,15 +100,16 @@ typedef struct job {
     const job *j = ctx;                                                                                                \
     for (int64_t i = begin; i < end; i += VF_LANES) {                                                                  \
       int64_t n = end - i;                                                                                             \
-      vf gate = vf_load_to(j->x + i, n), grad = vf_load_to(j->grad + i, n);                                            \
+      vf gate = vf_load_to(j->x + i, n), grad = vf_load_to(j->grad + i, n), up = vf_load_to(j->up + i, n);             \
       if (j->y) {                                                                                                      \
-        vf v = vf_mul(vf_mul(grad, vf_load_to(j->up + i, n)), slope_of(kind, gate));                                   \
+        vf v = vf_mul(vf_mul(grad, up), slope_of(kind, gate));                                                         \
         vf_store_to(j->y + i, j->add ? vf_add(vf_load_to(j->y + i, n), v) : v, n);                                     \
       }                                                                                                                \
       if (j->dup) {                                                                                                    \
         vf v = vf_mul(grad, value_of(kind, gate));                                                                     \
         vf_store_to(j->dup + i, j->add_up ? vf_add(vf_load_to(j->dup + i, n), v) : v, n);                              \
       }                                                                                                                \
+      if (j->value) vf_store_to(j->value + i, vf_mul(value_of(kind, gate), up), n);                                    \
     }                                                                                                                  \
   }
 LOOPS(silu, KAVA_SILU)
@@ -151,6 +152,7 @@ static void gated_grad(const kava_gated_args *a) {
            .grad = a->grad,
            .y = a->dgate,
            .dup = a->dup,
+           .value = a->y,
            .add = a->add_gate,
            .add_up = a->add_up};
   if (a->dtype == KAVA_F64)
