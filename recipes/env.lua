@@ -15,7 +15,7 @@ local SECONDS_TO_ANSWER = 5 -- for a scheduler that is asked
 local SECONDS_OF_A_DRIVER = 10
 
 -- Where facts come from. cuda and metal (functions that list the GPUs a driver shows, and say what is wrong with it) may be absent;
--- backends are the kinds of device this build computes on, beside the CPU.
+-- backends are the kinds of device this build computes on, beside the CPU: true, or why one that it knows will not open.
 local function system()
   local kava = require "kava"
   return {
@@ -39,7 +39,11 @@ local function system()
     user = kava.user,
     cuda = function() return kava.gpus.cuda(SECONDS_OF_A_DRIVER) end,
     -- looked up only for a kind of GPU that is here: opening a device takes its time
-    backends = setmetatable({}, { __index = function(_, kind) return kind == "cuda" and kava.device "cuda" ~= nil end }),
+    backends = setmetatable({}, { __index = function(_, kind)
+      if kind ~= "cuda" then return nil end
+      local there, why = kava.device "cuda"
+      return there and true or why
+    end }),
     metal = kava.gpus.metal,
   }
 end

@@ -40,14 +40,6 @@ function hardware.device(facts, config)
     request, found)
 end
 
---- What a device that the drivers show, but that will not be opened, is replaced with: problem says why -> as hardware.device.
-function hardware.without(facts, config, problem)
-  local there = setmetatable({ device = "cpu", why = setmetatable({ device = problem }, { __index = facts.why }) }, { __index = facts })
-  local device, why, warning = hardware.device(there, config)
-  if not device then return nil, why end
-  return device, why, warning or ("the GPU is not used: %s"):format(problem)
-end
-
 --- facts, config, device -> precision, why
 function hardware.precision(facts, config, device)
   local rule = config.hardware.precision

@@ -574,7 +574,7 @@ local function tuned(run, facts, models, checkpoint)
   kava.threads(decisions.threads)
   kava.matmul_precision(decisions.precision)
   kava.gradient_dtype(c.gradients)
-  run.decided = { recompute = decisions.recompute or c.recompute == "auto" and "none" or c.recompute }
+  run.decided = { recompute = c.recompute ~= "auto" and c.recompute or decisions.recompute or "none" }
   configured(run.student.recompute, run.student, run.decided.recompute)
   local limit, why_limit = tune.limit(facts, c)
   kava.memory_limit(limit, c.memory_limit ~= "auto" and run.student:device() or "cpu")
@@ -633,13 +633,8 @@ local function detect(c)
   if emulated(c) then facts.device, facts.why.device = "cuda", "KAVA_CUDA=emulated" end
   local device, why, replaced = settled(hardware.device(facts, c))
   if device ~= "cpu" then
-    local gpu, problem = kava.device(device)
-    if gpu then
-      stage("", ("%s: %s, %s"):format(device, gpu.name, bytes(gpu.memory)), why)
-    else
-      device, why, replaced = settled(hardware.without(facts, c, problem))
-      stage("", device, why)
-    end
+    local gpu = try(kava.device(device))
+    stage("", ("%s: %s, %s"):format(device, gpu.name, bytes(gpu.memory)), why)
   end
   for _, warning in ipairs(facts.warnings) do stage("", "warning: " .. warning) end
   if replaced then stage("", "warning: " .. replaced) end
@@ -696,6 +691,10 @@ local function train(c, _, resolved)
   run.student = models.student
   run.data = load_data(c, places, models, tune.workers(facts, c))
   run.tokenizer = models.tokenizer
+  local precision, why_precision = hardware.precision(facts, c, device)
+  if models.align and precision == "f16" then -- steps that are not device_step's have no loss scale
+    cli.fail(("precision=f16 (%s) is not for unlike tokenizers: f32 or bf16 expected"):format(why_precision), cli.exit.usage)
+  end
   leave_if_asked(run)
 
   local measure_them = { measure = c.model_dimensions.auto_detect }

@@ -137,6 +137,11 @@ describe("a teacher aligned to a student's tokens", function()
       assert.are.equal(2, code, errors)
       assert.matches(message, errors, 1, true)
     end
+    if not require "spec.cuda.gpu" () then
+      code, _, errors = train "alignment=bytes device=cuda precision=f16"
+      assert.are.equal(2, code, errors)
+      assert.matches("precision=f16 %(precision as given%) is not for unlike tokenizers", errors)
+    end
     local out
     code, out, errors = train "alignment=bytes"
     assert.are.equal(0, code, errors)

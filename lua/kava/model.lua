@@ -293,7 +293,7 @@ end
 -- The matrix that hidden states are multiplied with to give logits.
 function Model:head() return self.weights.head or self.weights.embed end
 
--- opts: input_ids [B,T], attention_mask | start, positions, logits (default true), hidden, values, queries, up_to
+-- how: "none" | "mlp" | "layer", with ":N" of the first N layers: what the backward pass computes again.
 function Model:recompute(how)
   local what, count = tostring(how):match "^(%a+):?(%d*)$"
   if what ~= "none" and what ~= "mlp" and what ~= "layer" then
@@ -303,6 +303,7 @@ function Model:recompute(how)
   return self
 end
 
+-- opts: input_ids [B,T], attention_mask | start, positions, logits (default true), hidden, values, queries, up_to
 function Model:forward(opts)
   if type(opts) ~= "table" then error("forward: a table {input_ids = …} expected", 2) end
   local request = {}
@@ -325,8 +326,9 @@ function Model:attention_map(out, i)
   local layer, q, k = self.spec.layer[i], by_token(out.kv:queries(i)), by_token(out.kv:keys(i))
   local batch, length = q.shape[1], q.shape[2]
   if layer.window and length > layer.window then
-    local edge = (kava.arange(length) - (layer.window - 1)):clamp(0, nil):expand(batch, length)
-    start = start and kava.where(start:gt(edge), start:to { dtype = "i64" }, edge) or edge
+    local edge = (kava.arange(length, { device = q.device }) - (layer.window - 1)):clamp(0, nil):expand(batch, length)
+    start = start and start:to { dtype = "i64", device = q.device }
+    start = start and kava.where(start:gt(edge), start, edge) or edge
   end
   return kava.attention_map { q = q, k = k, start = start, scale = layer.attention_scale, softcap = layer.softcap }
 end

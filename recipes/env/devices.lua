@@ -225,16 +225,19 @@ function devices.read(at)
   end
   at:put("gpus", gpus, why)
   local kind = gpus[1] and gpus[1].kind
-  if kind and (from.backends or {})[kind] then
+  local opens = kind and (from.backends or {})[kind]
+  if opens == true then
     local rank = facts.launch.local_rank
     at:put("gpu", rank % #gpus + 1, ("local rank %d of %d visible"):format(rank, #gpus))
     at:put("device", kind, why)
     at:put("precision", devices.precision(gpus[facts.gpu]))
   else
     local given = facts.visible_devices
-    at:put("device", "cpu", kind and "this build computes on the CPU" or given and #given == 0 and why or problem
+    at:put("device", "cpu", opens or kind and "this build computes on the CPU" or given and #given == 0 and why or problem
       or "no GPU is seen")
-    if given and #given > 0 then
+    if opens then
+      at.v:warn("a GPU is seen (%s) and not used: %s", why, opens)
+    elseif given and #given > 0 then
       at.v:warn("this job was given GPUs (%s), which this build does not use: ask for none", facts.why.visible_devices)
     end
     at:put("precision", devices.precision { kind = "cpu", isa = isa, bf16 = bf16 })

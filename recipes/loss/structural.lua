@@ -16,7 +16,7 @@ return function(context)
     local floor = 1e-9
     local rows = (teacher * ((teacher + floor):log() - (student + floor):log())):sum(3)
     if not mask then return rows:mean() end
-    local real = mask:to { dtype = "f32" }
+    local real = mask:to { dtype = "f32", device = rows.device }
     return (rows * real):sum() / real:sum()
   end
 

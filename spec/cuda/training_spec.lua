@@ -70,6 +70,34 @@ describe("a step of distillation on cuda", function()
     assert.is_true(kava.allclose(there, gradient, { rtol = 1e-3, atol = 1e-6 }))
   end)
 
+  for _, name in ipairs { "mercator", "hybrid", "structural", "mse", "smooth_l1", "layer_matched" } do
+    it(("computes the loss %s of a batch on either side"):format(name), function()
+      local function total(device, of_batch)
+        kava.seed(3)
+        local teacher = kava.model.create(config, { device = device })
+        local student = kava.model.create(config, { device = device }):requires_grad(true)
+        for _, model in ipairs { teacher, student } do
+          for _, layer in ipairs(model.spec.layer) do layer.window = 3 end -- of attention maps
+        end
+        local loss = kava.loss.build(name, { teacher = teacher, student = student, kv = { dropout = 0 } })
+        local ids = kava.tensor({ { 1, 5, 9, 3, 7, 2 }, { 4, 3, 8, 6, 0, 0 } }, { dtype = "i64" })
+        local mask = kava.tensor({ { 1, 1, 1, 1, 1, 1 }, { 1, 1, 1, 1, 0, 0 } }, { dtype = "u8" })
+        local batch = { input_ids = ids, mask = mask, targets = kava.loss.targets(ids, mask), tokens = 10,
+          start = kava.tensor({ { 0, 0, 0, 2, 2, 2 }, { 0, 0, 0, 0, 0, 0 } }, { dtype = "i32" }) }
+        for key, t in pairs(batch) do batch[key] = type(t) == "userdata" and t:to { device = of_batch } or t end
+        local value = loss:step(batch, 1)
+        value:backward()
+        return value:item(), student:parameters()["model.layers.0.self_attn.k_proj.weight"].grad:to { device = "cpu" }
+      end
+      local expected, gradient = total("cpu", "cpu")
+      for _, of_batch in ipairs { "cpu", "cuda" } do
+        local got, there = total("cuda", of_batch)
+        assert.near(expected, got, 1e-4)
+        assert.is_true((kava.allclose(there, gradient, { rtol = 1e-3, atol = 1e-5 })))
+      end
+    end)
+  end
+
   it("gives the same bits twice, and goes on from its saved state as if never interrupted", function()
     local first, second = job("cuda", "bf16"), job("cuda", "bf16")
     assert.same(first.run(), second.run())

@@ -69,22 +69,6 @@ describe("the device", function()
   end)
 end)
 
-describe("a GPU that will not open", function()
-  it("is replaced by the CPU with its reason, or refused", function()
-    local why = "device cuda: there is no NVIDIA driver"
-    assert.same({ "cpu", "CUDA_VISIBLE_DEVICES gives this job 1 GPU, but " .. why, "the GPU is not used: " .. why },
-      { hardware.without(CUDA, config(), why) })
-    local unasked = setmetatable({ visible_devices = false }, { __index = CUDA })
-    assert.same({ "cpu", why, "the GPU is not used: " .. why }, { hardware.without(unasked, config(), why) })
-    local device, _, warning = hardware.without(CUDA, config { device = "cuda" }, why)
-    assert.equal("cpu", device)
-    assert.truthy(warning:find("device=cuda, but " .. why .. ": computing on the CPU", 1, true))
-    local none, problem = hardware.without(CUDA, config({ device = "cuda" }, { fallback_to_cpu = false }), why)
-    assert.is_nil(none)
-    assert.truthy(problem:find(why, 1, true))
-  end)
-end)
-
 describe("the precision", function()
   local function precision(facts, device, ...) return hardware.precision(facts, config(...), device) end
 

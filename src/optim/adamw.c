@@ -236,6 +236,7 @@ kava_status kava_adamw_step(kava_adamw *opt, const kava_tensor *gate) {
                                          .number = (uint32_t)i,
                                          .decay = opt->groups[s->group].decay};
   }
+  if (a.count == 0) goto out;
   if (gate && gate->device != device)
     KAVA_FAIL(KAVA_MISUSE, "adamw: the gate is on %s, the parameters are on %s", kava_device_name(gate->device),
               kava_device_name(device));

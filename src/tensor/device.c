@@ -28,6 +28,7 @@ static struct {
   uint64_t at_fork;         /* as the work aside began: what it reads is of these */
   kava_block *limbo;        /* the main lane's that were freed since, and which it may yet read; by `larger` */
   size_t used, peak, limit; /* a limit of 0: none */
+  size_t reserved;          /* by all pools, the recorders' too */
   bool asked;
   char why[512]; /* it is not there */
 } cuda;
@@ -92,10 +93,21 @@ static void *open_module(const char *file) {
   return NULL;
 }
 
+static kava_status reserve(size_t bytes, void **out) {
+  kava_status st = cuda.table->reserve(bytes, out);
+  if (st == KAVA_OK) cuda.reserved += bytes;
+  return st;
+}
+
+static void give_back(void *memory, size_t bytes) {
+  cuda.reserved -= bytes;
+  cuda.table->give_back(memory, bytes);
+}
+
 static void open_pools(kava_pool *pools, kava_recorder *owner) {
   const kava_device_table *t = cuda.table;
   for (int i = 0; i < LANES; i++) {
-    pools[i] = (kava_pool){.chunk = t->chunk, .reserve = t->reserve, .give_back = t->give_back, .owner = owner};
+    pools[i] = (kava_pool){.chunk = t->chunk, .reserve = reserve, .give_back = give_back, .owner = owner};
     if (owner && !t->chunk) pools[i].chunk = KAVA_POOL_ALIGN; /* a recording keeps its addresses */
   }
 }
@@ -226,9 +238,7 @@ void kava_device_free(kava_device device, kava_block *block) {
 }
 
 void kava_device_memory(kava_device device, kava_device_stats *s) {
-  *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak};
-  for (int i = 0; i < LANES; i++)
-    s->reserved += cuda.pools[i].reserved + (cuda.recording ? cuda.recording->recorder->pools[i].reserved : 0);
+  *s = (kava_device_stats){.current = cuda.used, .peak = cuda.peak, .reserved = cuda.reserved};
   if (cuda.table) cuda.table->memory(&s->free, &s->total);
 }
 
