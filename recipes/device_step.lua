@@ -1,7 +1,8 @@
 -- An optimizer step on a GPU: gradients of all its parts, clipping, AdamW, in one body that never waits and reads nothing: what changes
--- from step to step lies in tensors at fixed places (ids, masks, targets, each part's share), in the optimizer's rates and in the random
--- numbers' position. So the body is recorded when its shapes come for the second time, and replayed from then on: the same kernels with
--- the same bits as called. A part's length is filled up to a multiple of LENGTHS, which makes shapes few; padding counts for nothing.
+-- from step to step lies in tensors at fixed places (ids, masks, targets, each part's share and the KV term's weight), in the optimizer's
+-- rates and in the random numbers' position. So the body is recorded when its shapes come for the second time, and replayed from then on:
+-- the same kernels with the same bits as called. A part's length is filled up to a multiple of LENGTHS, which makes shapes few; padding
+-- counts for nothing.
 --
 -- A step's figures are fetched behind it (kava.fetch) and read when somebody asks: the next step's batches are drawn, and their copies and
 -- the step itself enqueued, while this one computes.
@@ -68,21 +69,30 @@ local function check_ids(self, parts)
   end
 end
 
+-- How long the longest text of a part is, where that decides how a model rotates: a recording could not read it.
+local function longest(self, part)
+  for _, which in ipairs { "student", "teacher" } do
+    local model = self.objective[which]
+    local limit = model and model.spec.rope_limit
+    if limit and part.input_ids.shape[2] > limit then return math.tointeger(part.positions:max():item()) + 1 end
+  end
+end
+
 -- What a recording depends on beside the contents of tensors.
 local function signature(self, parts, step)
   local names, weight = {}, self.objective.weight
   for i, part in ipairs(parts) do
-    names[i] = ("%dx%d%s%s"):format(part.input_ids.shape[1], part.input_ids.shape[2], part.predicts and "" or " predicts nothing",
-      part.taught and " taught" or part.keeps and " keeps" or "")
+    names[i] = ("%dx%d%s%s%s"):format(part.input_ids.shape[1], part.input_ids.shape[2], part.predicts and "" or " predicts nothing",
+      part.taught and " taught" or part.keeps and " keeps" or "", part.longest and " up to " .. part.longest or "")
   end
-  return ("%s; %.17g %.17g %.17g"):format(table.concat(names, ", "), weight.weight(step), weight.ce(step), weight.kl(step))
+  return ("%s; %s %.17g %.17g"):format(table.concat(names, ", "), weight.weight(step) > 0, weight.ce(step), weight.kl(step))
 end
 
 -- Fixed places for parts like these.
 local function places(self, parts)
   local list = {}
   for i, part in ipairs(parts) do
-    local place = { predicts = part.predicts, share = {}, keeps = part.keeps }
+    local place = { predicts = part.predicts, share = {}, keeps = part.keeps, longest = part.longest }
     if part.taught then
       local cache, shape = self.objective.cache, part.input_ids.shape
       place.taught = kava.zeros({ shape[1], shape[2], cache.width }, { dtype = cache.dtype, device = self.device })
@@ -91,14 +101,16 @@ local function places(self, parts)
     for _, name in ipairs(TENSORS) do
       place[name] = kava.zeros(part[name].shape, { dtype = part[name].dtype, device = self.device })
     end
-    for _, name in ipairs { "kv", "text" } do place.share[name] = kava.zeros({}, { device = self.device }) end
+    for _, name in ipairs { "kv", "text", "weight" } do place.share[name] = kava.zeros({}, { device = self.device }) end
     list[i] = place
   end
   return list
 end
 
-local function put(self, entry, parts, shares)
+local function put(self, entry, parts, shares, step)
+  local weight = self.objective.weight.weight(step)
   for i, place in ipairs(entry.places) do
+    local share = { kv = shares[i].kv, text = shares[i].text, weight = shares[i].kv * weight }
     if place.taught then
       if place.copied then place.copied:read() end -- the copy before has left
       self.objective.cache:fill(parts[i], place.staged)
@@ -106,7 +118,7 @@ local function put(self, entry, parts, shares)
       place.copied = kava.fetch(place.share.kv)
     end
     for _, name in ipairs(TENSORS) do place[name]:copy_(parts[i][name]) end
-    for name, t in pairs(place.share) do t:copy_(kava.tensor(shares[i][name], { dtype = "f32" })) end
+    for name, t in pairs(place.share) do t:copy_(kava.tensor(share[name], { dtype = "f32" })) end
   end
 end
 
@@ -129,7 +141,7 @@ local function body(self, list, step)
     local share = place.share
     if self.scale then
       local scale = self.scale:reshape {}
-      share = { kv = share.kv * scale, text = share.text * scale, plain = share }
+      share = { kv = share.kv * scale, text = share.text * scale, weight = share.weight * scale, plain = share }
     end
     local loss, metrics = self.objective:step(place, step, share)
     if loss:requires_grad() then
@@ -245,13 +257,13 @@ function Step:run(batches, rows, step, each)
   local shares = kava.loss.shares(parts)
   local cache = self.objective.cache
   for i, part in ipairs(parts) do
-    part.predicts = shares[i].text > 0
+    part.predicts, part.longest = shares[i].text > 0, longest(self, part)
     part.taught = cache and part.pieces and cache:knows(part)
     part.keeps = cache and part.pieces and not part.taught
   end
   if each then each() end
   local entry = entry_of(self, signature(self, parts, step), parts)
-  put(self, entry, parts, shares)
+  put(self, entry, parts, shares, step)
   local figures, names
   local small = not self.too_many or rows < self.too_many
   if not entry.replay and self.record and small and entry.runs > 1 then record(self, entry, step, rows) end

@@ -400,7 +400,7 @@ function Loss:needs()
   return self.wanted
 end
 
-local inputs = { "input_ids", "attention_mask", "start", "positions" }
+local inputs = { "input_ids", "attention_mask", "start", "positions", "longest" }
 
 --- A batch's inputs, and what is wanted of the pass, as one argument for forward.
 function loss.request(batch, needs)
@@ -452,7 +452,8 @@ local function on_device(share) return type(share.kv) ~= "number" end
 
 --- The total at optimizer step `step` (from 1; default 1), and its parts: numbers or tensors not yet read (see loss.numbers).
 --- A total that has no record (requires_grad() is false) teaches nothing. share (loss.shares): the batch's part of a larger one; the
---- totals of all parts then add up to the whole one's. Its entries are numbers, or f32 tensors of no dimensions.
+--- totals of all parts then add up to the whole one's. Its entries are numbers, or f32 tensors of no dimensions; then share.weight, where
+--- there is one, is the KV term's weight times share.kv: a schedule's weight, too, is another one at every run.
 function Loss:compute(batch, teacher_out, student_out, step, share)
   share = share or WHOLE
   local apart = on_device(share)
@@ -463,8 +464,8 @@ function Loss:compute(batch, teacher_out, student_out, step, share)
     local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.kv_mask(batch), teacher_out, student_out, batch)
     for name, metric in pairs(more or {}) do metrics[name] = metric end
     metrics.kv = value:detach()
+    if apart then weight = share.weight or share.kv * weight end
     total = weight == 1 and value or value * weight
-    if apart then total = total * share.kv end
   end
   if (ce > 0 or kl > 0) and loss.predicts(batch) then
     local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl,

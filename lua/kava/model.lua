@@ -303,16 +303,20 @@ function Model:recompute(how)
   return self
 end
 
--- opts: input_ids [B,T], attention_mask | start, positions, logits (default true), hidden, values, queries, up_to
+-- opts: input_ids [B,T], attention_mask | start, positions, longest (the last position + 1, where positions are not to be looked at),
+-- logits (default true), hidden, values, queries, up_to
 function Model:forward(opts)
   if type(opts) ~= "table" then error("forward: a table {input_ids = …} expected", 2) end
   local request = {}
   for key, value in pairs(opts) do request[key] = value end
   if request.logits == nil then request.logits = true end
   if type(request.input_ids) == "table" then request.input_ids = kava.tensor(request.input_ids, { dtype = "i64" }) end
+  request.longest = nil
   if self.spec.rope_limit then -- how the rotation is stretched depends on the length
     local length = request.input_ids.shape[2]
-    if length > self.spec.rope_limit and request.positions then length = math.tointeger(request.positions:max():item()) + 1 end
+    if length > self.spec.rope_limit and request.positions then
+      length = opts.longest or math.tointeger(request.positions:max():item()) + 1
+    end
     if length > self.spec.rope_limit then request.rope = families.rope_at(self.spec, length) end
   end
   local raw = self.decoder:forward(request)

@@ -49,6 +49,7 @@ local Model = {}
 ---@field attention_mask? kava.Tensor [B, T] 1 = token, 0 = padding at either end of a row
 ---@field start? kava.Tensor i32 [B, T]: the first key each query may see (packed documents); instead of attention_mask
 ---@field positions? kava.Tensor i32 [B, T]; default 0, 1, 2, …
+---@field longest? integer the last of the positions + 1, which a rotation may depend on; default: they are looked at
 ---@field logits? boolean default true
 ---@field hidden? boolean hidden states after the final norm
 ---@field values? boolean default true; false: the last layer's V is not computed where nothing else needs it
