@@ -174,7 +174,8 @@ typedef struct kava_gemm_args {
  * f64, or a quantised one, whose rows are whole blocks; codes come with their scaling, of which W's first row is row
  * `first`. x, y, bias, dx and dy are contiguous and of `dtype`; f64 needs wtype f64 (plain loops: for finite
  * differences). dw and db are wide. Of linear_dw: with dy_row dy's rows are that far apart; with dw_half, on a GPU, dw
- * is of `dtype`.
+ * is of `dtype`. Of linear_forward and linear_gated, on a GPU: with a residual, [rows, out] of `dtype`, that is added
+ * to y before y is rounded; it is not y.
  * precision, on the CPU: KAVA_F32, or KAVA_BF16 = both operands rounded to bf16, products summed in f32. */
 typedef struct kava_linear_args {
   kava_dtype dtype;
@@ -185,7 +186,8 @@ typedef struct kava_linear_args {
   int64_t first;
   kava_dtype precision;
   bool dw_half;
-  int64_t dy_row; /* 0: out */
+  int64_t dy_row;       /* 0: out */
+  const void *residual; /* NULL: none */
 } kava_linear_args;
 
 /* Causal grouped-query attention. q, o: [B,T,H,D]; k, v: [B,T,Hkv,D]; scale multiplies q.k; with softcap c > 0 the

@@ -89,19 +89,22 @@ __global__ void __launch_bounds__(THREADS)
   if (threadIdx.x == 0) scales[blockIdx.x] = most / MOST;
 }
 
-/* y[i,j] = y[i,j] rows[i] columns[j] + bias[j] */
+/* y[i,j] = y[i,j] rows[i] columns[j] + bias[j] + residual[i,j] */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    scale_kernel(T *y, const float *rows, const float *columns, const T *bias, int64_t width) {
+    scale_kernel(T *y, const float *rows, const float *columns, const T *bias, const T *residual, int64_t width) {
   y += blockIdx.y * width;
+  if (residual) residual += blockIdx.y * width;
   float row = rows[blockIdx.y];
   for (int64_t i = 8 * ((int64_t)blockIdx.x * THREADS + threadIdx.x); i < width; i += 8 * THREADS * gridDim.x) {
-    float v[8];
+    float v[8], r[8] = {};
     kava_load<T, 8>(y + i, v);
+    if (residual) kava_load<T, 8>(residual + i, r);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
       v[j] *= row * columns[i + j];
       if (bias) v[j] += kava_widen(bias[i + j]);
+      v[j] += r[j];
     }
     kava_store<T, 8>(y + i, v);
   }
@@ -111,10 +114,11 @@ bool is_such(const kava_linear_args *a, const void *x, const void *y) {
   const kava_scaling *s = a->scaling;
   return a->wtype == KAVA_FP8 && s && (a->dtype == KAVA_BF16 || a->dtype == KAVA_F16) && s->type == KAVA_F32 &&
          s->round == KAVA_F32 && s->rows == 1 && s->across == 1 && !s->zeros && s->zero == 0 && a->in % 16 == 0 &&
-         a->out % 16 == 0 && a->first % 4 == 0 && kava_aligned(a->w) && kava_aligned(x) && kava_aligned(y);
+         a->out % 16 == 0 && a->first % 4 == 0 && kava_aligned(a->w) && kava_aligned(x) && kava_aligned(y) &&
+         (!a->residual || kava_aligned(a->residual));
 }
 
-/* The product of codes that are there: with the scales in it, or without. */
+/* The product of codes that are there: with the scales and the residual in it, with the scales alone, or without. */
 kava_status multiply(const kava_linear_args *a, const uint8_t *codes, const float *scales, const void *bias, void *y) {
   kava_product p = {};
   p.in = KAVA_FP8, p.out = a->dtype;
@@ -127,7 +131,13 @@ kava_status multiply(const kava_linear_args *a, const uint8_t *codes, const floa
   p.bias = bias;
   p.scale_a = scales;
   p.scale_b = (const float *)a->scaling->scales + a->first;
+  p.added = a->residual, p.beta = a->residual ? 1 : 0;
   kava_status st = kava_cuda_product(&p);
+  if (st == KAVA_UNSUPPORTED && a->residual) {
+    p.added = NULL, p.beta = 0;
+    st = kava_cuda_product(&p);
+    if (st == KAVA_OK) kava_cuda_kernels()->accumulate(a->dtype, a->residual, y, a->rows * a->out);
+  }
   if (st != KAVA_UNSUPPORTED || a->dtype == KAVA_F16 || a->rows > 65535) return st; /* sums of codes overflow f16 */
   const float *columns = p.scale_b;
   p.scale_a = p.scale_b = NULL;
@@ -136,7 +146,7 @@ kava_status multiply(const kava_linear_args *a, const uint8_t *codes, const floa
   if (st != KAVA_OK) return st;
   kava_launch("linear_forward: fp8 scales", scale_kernel<kava_bf16>,
               dim3((unsigned)((a->out + 8 * THREADS - 1) / (8 * THREADS)), (unsigned)a->rows), THREADS, 0,
-              (kava_bf16 *)y, scales, columns, (const kava_bf16 *)bias, a->out);
+              (kava_bf16 *)y, scales, columns, (const kava_bf16 *)bias, (const kava_bf16 *)a->residual, a->out);
   return KAVA_OK;
 }
 } // namespace

@@ -3,7 +3,7 @@
 #define KAVA_CUDA_FP8_CUH
 #include "kernels/cuda/cuda.cuh"
 
-/* y = x W^T + bias, W as fp8 codes with an f32 scale a row, x (bf16 or f16) quantised likewise on the way.
+/* y = x W^T + bias + residual, W as fp8 codes with an f32 scale a row, x (bf16 or f16) quantised likewise on the way.
  * KAVA_UNSUPPORTED, and nothing happened: W is none such, or this GPU or its library has no such product. */
 kava_status kava_cuda_linear_fp8(const kava_linear_args *a, const void *x, const void *bias, void *y);
 /* y = (f(gate) up) W^T + bias, likewise: to the same bits as with the product of the two written first. */

@@ -25,7 +25,7 @@
 #define WORDS ((int)(sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t)))
 
 namespace {
-/* All that a plan depends on; compared as bytes. */
+/* All that a plan depends on; compared as bytes. adds: 1 to C, 2 to another; align_c: of both. */
 struct key {
   int32_t in, out, trans_a, trans_b, bias, adds, align_a, align_b, align_c, scales;
   int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
@@ -78,8 +78,9 @@ key key_of(const kava_product *p) {
   memset(&k, 0, sizeof k);
   k.in = p->in, k.out = p->out;
   k.trans_a = p->trans_a, k.trans_b = p->trans_b;
-  k.bias = p->bias != NULL, k.adds = p->beta != 0, k.scales = p->scale_a != NULL;
+  k.bias = p->bias != NULL, k.adds = p->beta == 0 ? 0 : p->added ? 2 : 1, k.scales = p->scale_a != NULL;
   k.align_a = alignment(p->a), k.align_b = alignment(p->b), k.align_c = alignment(p->c);
+  if (k.adds == 2 && alignment(p->added) < k.align_c) k.align_c = alignment(p->added);
   k.m = p->m, k.n = p->n, k.k = p->k;
   k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->ldc;
   k.batch = p->batch;
@@ -152,8 +153,8 @@ cublasStatus_t multiply(const kava_product *p, const plan &with, const cublasLtM
   const void *scales[2] = {&alpha, &beta};
   if (p->in == KAVA_F64) scales[0] = &p->alpha, scales[1] = &p->beta;
   point(p, with);
-  return cublasLtMatmul(handle, with.product, scales[0], p->b, with.b, p->a, with.a, scales[1], c, with.c, c, with.c,
-                        algorithm, workspace[kava_cuda_lane()], WORKSPACE, kava_cuda_stream());
+  return cublasLtMatmul(handle, with.product, scales[0], p->b, with.b, p->a, with.a, scales[1], p->added ? p->added : c,
+                        with.c, c, with.c, algorithm, workspace[kava_cuda_lane()], WORKSPACE, kava_cuda_stream());
 }
 
 bool recording() {
@@ -173,10 +174,10 @@ float timed(const kava_product *p, const plan &with, const cublasLtMatmulAlgo_t 
   return works ? ms * 1000 / (float)launches : 0;
 }
 
-/* The fastest of `count` algorithms, tried on a C of its own where C is added to. First each runs for SHORT, so that
- * what a launch costs the host does not count. What takes most of a step runs at the chip's power limit there, where
- * clocks fall by a quarter and the order is another: of those the best within NEAR run LONG again, twice, behind one
- * another without a rest. */
+/* The fastest of `count` algorithms, tried on a C of its own where C itself is added to. First each runs for SHORT, so
+ * that what a launch costs the host does not count. What takes most of a step runs at the chip's power limit there,
+ * where clocks fall by a quarter and the order is another: of those the best within NEAR run LONG again, twice, behind
+ * one another without a rest. */
 int fastest(const kava_product *p, const plan &with, const cublasLtMatmulHeuristicResult_t *tried, int count,
             float *best) {
   void *c = p->c, *own = NULL;
@@ -187,7 +188,7 @@ int fastest(const kava_product *p, const plan &with, const cublasLtMatmulHeurist
   int chosen = 0;
   *best = 0;
   cudaDeviceSynchronize(); /* nothing else runs meanwhile */
-  if (p->beta != 0) {
+  if (p->beta != 0 && !p->added) {
     if (cudaMalloc(&own, bytes) != cudaSuccess) return cudaGetLastError(), 0;
     cudaMemsetAsync(own, 0, bytes, kava_cuda_stream());
     c = own;
@@ -281,20 +282,22 @@ plan *plan_for(const kava_product *p) {
 
 /* What is left of a product over nothing. */
 template <class T>
-static __global__ void __launch_bounds__(256) nothing_kernel(T *c, int64_t m, int64_t n, int64_t ldc, int64_t batch,
-                                                             int64_t stride, kava_wide<T> beta, const T *bias) {
+static __global__ void __launch_bounds__(256)
+    nothing_kernel(T *c, const T *added, int64_t m, int64_t n, int64_t ldc, int64_t batch, int64_t stride,
+                   kava_wide<T> beta, const T *bias) {
   for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < batch * m * n; i += (int64_t)gridDim.x * 256) {
     int64_t row = i / n, column = i % n;
-    T *at = c + row / m * stride + row % m * ldc + column;
-    kava_wide<T> value = beta == 0 ? 0 : beta * kava_widen(*at);
-    *at = kava_narrow<T>(bias ? value + kava_widen(bias[column]) : value);
+    int64_t at = row / m * stride + row % m * ldc + column;
+    kava_wide<T> value = beta == 0 ? 0 : beta * kava_widen(added[at]);
+    c[at] = kava_narrow<T>(bias ? value + kava_widen(bias[column]) : value);
   }
 }
 static kava_status nothing(const kava_product *p) {
   bool known = kava_for_float(p->out, [&](auto t) {
     typedef decltype(t) T;
     kava_launch("a product over nothing", nothing_kernel<T>, kava_cuda_blocks(p->batch * p->m * p->n, 256), 256, 0,
-                (T *)p->c, p->m, p->n, p->ldc, p->batch, p->stride_c, p->beta, (const T *)p->bias);
+                (T *)p->c, (const T *)(p->added ? p->added : p->c), p->m, p->n, p->ldc, p->batch, p->stride_c, p->beta,
+                (const T *)p->bias);
   });
   return known ? KAVA_OK : kava_cuda_unsupported("a product", p->out);
 }
@@ -319,7 +322,7 @@ kava_status kava_cuda_product(const kava_product *p) {
 extern "C" void kava_cuda_gemm(const kava_gemm_args *a) {
   kava_product p = {a->dtype,    a->dtype, a->trans_a, a->trans_b, a->m,   a->n,     a->k,        a->a,
                     a->b,        a->c,     a->lda,     a->ldb,     a->ldc, a->batch, a->stride_a, a->stride_b,
-                    a->stride_c, a->alpha, a->beta,    NULL,       NULL,   NULL};
+                    a->stride_c, a->alpha, a->beta,    NULL,       NULL,   NULL,     NULL};
   kava_cuda_product(&p);
 }
 

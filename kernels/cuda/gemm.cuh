@@ -15,7 +15,8 @@ typedef struct kava_product {
   int64_t lda, ldb, ldc;
   int64_t batch, stride_a, stride_b, stride_c;
   double alpha, beta;
-  const void *bias; /* [n], added to every row; NULL: none. Not with f64 */
+  const void *added; /* what beta stands before, laid out as C, which it is not; NULL: C itself */
+  const void *bias;  /* [n], added to every row; NULL: none. Not with f64 */
   /* of fp8 codes: [m] and [n], what A's rows and op(B)'s columns stand multiplied with; both or neither */
   const float *scale_a, *scale_b;
 } kava_product;

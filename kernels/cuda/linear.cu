@@ -60,6 +60,8 @@ extern "C" kava_status kava_cuda_linear_forward(const kava_linear_args *a, const
     p.b = w, p.ldb = a->in;
     p.c = (char *)y + first * size_of(a->dtype), p.ldc = a->out;
     p.bias = bias ? (const char *)bias + first * size_of(a->dtype) : NULL;
+    p.added = a->residual ? (const char *)a->residual + first * size_of(a->dtype) : NULL;
+    p.beta = a->residual ? 1 : 0;
     return kava_cuda_product(&p);
   });
 }

@@ -22,7 +22,7 @@ static std::vector<double> quantised(const std::vector<double> &x, int64_t width
   return out;
 }
 
-/* (f(gate) up) W^T in one is what it is in two, to the bit. */
+/* (f(gate) up) W^T + residual in one is what it is in two, to the bit. */
 static void gated(const std::string &name, const kava_linear_args &a, array *bias, bool expected) {
   int64_t count = a.rows * a.in;
   array gate(a.dtype, count), up(a.dtype, count), x(a.dtype, count), one(a.dtype, a.rows * a.out),
@@ -44,14 +44,16 @@ static void gated(const std::string &name, const kava_linear_args &a, array *bia
 }
 
 static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, int64_t out, int64_t first,
-                   bool with_bias, bool expected) {
+                   bool with_bias, bool expected, bool added = false) {
   setenv("KAVA_EMULATED_FP8", way, 1);
-  array x(dtype, rows * in), w(KAVA_F32, (first + out) * in), bias(dtype, out), y(dtype, rows * out);
+  array x(dtype, rows * in), w(KAVA_F32, (first + out) * in), bias(dtype, out), y(dtype, rows * out),
+      residual(dtype, rows * out);
   x.random(3);
   for (int64_t i = 0; i < in; i++) x.values[(size_t)i] = 0; /* a row of nothing */
   x.upload();
   w.random(0.1);
   bias.random();
+  residual.random(5);
   y.fill(NAN);
   std::vector<uint8_t> x_codes, w_codes;
   std::vector<float> x_scales, w_scales;
@@ -63,10 +65,10 @@ static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, 
   s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32, s.scales = scales.device;
   kava_linear_args a = {};
   a.dtype = dtype, a.rows = rows, a.in = in, a.out = out, a.w = codes.device + first * in, a.wtype = KAVA_FP8;
-  a.scaling = &s, a.first = first;
+  a.scaling = &s, a.first = first, a.residual = added ? residual.at() : NULL;
   std::string name = std::string("fp8 ") + (*way ? way : "scaled") + " " + kava_dtype_name(dtype) + " " +
                      std::to_string(rows) + " x " + std::to_string(in) + " to " + std::to_string(out) +
-                     (first ? " of more" : "");
+                     (first ? " of more" : "") + (added ? " added" : "");
   kava_status st = kava_cuda_linear_fp8(&a, x.at(), with_bias ? bias.at() : NULL, y.at());
   expect(name + (expected ? " is multiplied in fp8" : " is not"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st == KAVA_UNSUPPORTED) { /* all the same there is a result: of W's values, rounded to x's type */
@@ -81,7 +83,8 @@ static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, 
     for (int64_t j = 0; j < out; j++) {
       double sum = 0;
       for (int64_t k = 0; k < in; k++) sum += x_is[(size_t)(i * in + k)] * w_is[(size_t)((first + j) * in + k)];
-      want[(size_t)(i * out + j)] = sum + (with_bias ? bias.values[(size_t)j] : 0);
+      want[(size_t)(i * out + j)] =
+          sum + (with_bias ? bias.values[(size_t)j] : 0) + (added ? residual.values[(size_t)(i * out + j)] : 0);
     }
   /* y rounded at most twice; a GPU keeps 14 bits of a sum at each step of 32 products */
   compare(name, y, want, 3 * unit(dtype) + 0x1p-16 * (double)in);
@@ -101,10 +104,16 @@ void check_fp8() {
   linear("", KAVA_BF16, 6, 72, 32, 0, true, false);
   linear("", KAVA_BF16, 6, 64, 40, 0, false, false);
   linear("", KAVA_F32, 6, 64, 32, 0, true, false);
+  linear("", KAVA_BF16, 33, 64, 48, 4, true, has, true);
+  linear("", KAVA_F16, 7, 48, 32, 0, false, has && facts->major == 9, true);
+  linear("alone", KAVA_BF16, 11, 64, 48, 0, true, has, true);
+  linear("alone", KAVA_F16, 11, 64, 48, 0, true, has && facts->major == 9, true);
   linear("plain", KAVA_BF16, 9, 80, 48, 0, true, plain);
+  linear("plain", KAVA_BF16, 9, 2064, 48, 0, true, plain, true);
   linear("plain", KAVA_BF16, 9, 96, 2064, 4, false, plain);
   linear("plain", KAVA_F16, 9, 112, 32, 0, true, has && facts->major == 9 && none);
   linear("none", KAVA_BF16, 8, 80, 32, 0, true, none);
   linear("none", KAVA_BF16, 8, 80, 32, 0, true, none); /* remembered */
+  linear("none", KAVA_BF16, 8, 80, 32, 0, true, none, true);
   unsetenv("KAVA_EMULATED_FP8");
 }

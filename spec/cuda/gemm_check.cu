@@ -23,6 +23,31 @@ static void product(kava_dtype dtype, bool trans_a, bool trans_b, int64_t m, int
           c, want, 2 * unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6 * (double)(k + 1)));
 }
 
+/* alpha A B' + beta D + bias into a C of its own, D at an address of its own alignment */
+static void product_added(kava_dtype dtype, int64_t m, int64_t n, int64_t k, double beta, bool with_bias, bool odd) {
+  int64_t ldc = n + 2;
+  array a(dtype, 2 * m * k), b(dtype, n * k), c(dtype, 2 * m * ldc), d(dtype, 2 * m * ldc, odd), bias(dtype, n);
+  for (array *x : {&a, &b, &d, &bias}) x->random();
+  c.fill(0.25); /* between the rows it stays */
+  kava_product p = {};
+  p.in = p.out = dtype, p.trans_b = true, p.m = m, p.n = n, p.k = k, p.batch = 2;
+  p.a = a.at(), p.b = b.at(), p.c = c.at(), p.added = d.at(), p.bias = with_bias ? bias.at() : NULL;
+  p.lda = p.ldb = k, p.ldc = ldc, p.stride_a = m * k, p.stride_c = m * ldc;
+  p.alpha = 2, p.beta = beta;
+  expect("a product that is added", kava_cuda_product(&p) == KAVA_OK);
+  std::vector<double> want = c.values;
+  for (int64_t i = 0; i < 2 * m; i++)
+    for (int64_t j = 0; j < n; j++) {
+      double sum = 0;
+      for (int64_t l = 0; l < k; l++) sum += a.values[(size_t)(i * k + l)] * b.values[(size_t)(j * k + l)];
+      want[(size_t)(i * ldc + j)] =
+          2 * sum + beta * d.values[(size_t)(i * ldc + j)] + (with_bias ? bias.values[(size_t)j] : 0);
+    }
+  compare("gemm " + std::to_string(m) + " " + std::to_string(n) + " " + std::to_string(k) + " added to another" +
+              (with_bias ? ", bias" : "") + (odd ? ", odd" : ""),
+          c, want, unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6 * (double)(k + 1)));
+}
+
 void check_gemm() {
   for (kava_dtype dtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64})
     for (int i = 0; i < 4; i++)
@@ -30,6 +55,8 @@ void check_gemm() {
         product(dtype, i & 1, i & 2, 5, 7, 11, 1, 0, odd);
         product(dtype, i & 1, i & 2, 33, 17, 24, 3, odd ? 1 : -0.5, odd);
         product(dtype, i & 1, i & 2, 3, 4, 0, 2, odd ? 0 : 2, odd);
+        bool with_bias = (i & 1) && dtype != KAVA_F64;
+        product_added(dtype, 9, 21, i & 2 ? 13 : 0, odd ? 1 : -0.5, with_bias, odd);
       }
 
   /* plans are found again in their file, and nobody else's are read */
@@ -55,4 +82,5 @@ void check_gemm() {
   expect("nothing new is not written", kava_cuda_plans_save("/nonexistent/plans") == KAVA_OK);
   product(KAVA_F32, false, false, 512, 512, 257, 1, 1, false);
   expect("what cannot be written is said", kava_cuda_plans_save("/nonexistent/plans") == KAVA_IO);
+  product_added(KAVA_F32, 512, 256, 256, 1, true, false); /* measured */
 }

@@ -73,6 +73,21 @@ describe("joined products", function()
     assert.same({ 3, 3 }, { calls.gated, calls.gated_grad })
   end)
 
+  it("add the residual stream themselves, backwards as well: there is no kernel for a sum", function()
+    kava.seed(5)
+    local model = kava.model.create(config, { device = "cuda" })
+    for _, t in pairs(model:parameters()) do t:requires_grad(true) end
+    local report = kava.profile.run(function()
+      of_logits(model:forward { input_ids = ids, logits = true }):backward()
+    end)
+    local seen = {}
+    for _, entry in ipairs(report.kernels) do seen[entry.name] = entry.calls end
+    assert.is_truthy(seen.norm_grad)
+    assert.is_nil(seen.binary)
+    assert.is_nil(seen.accumulate)
+    assert.is_nil(seen.copy)
+  end)
+
   it("also where some of the parts are trained", function()
     same(config, function(name) return name:find "k_proj" ~= nil end, of_logits)
     same(config, function(name) return not name:find "v_proj" and not name:find "gate_proj" end, of_everything)

@@ -35,13 +35,22 @@ static void layer(kava_dtype dtype, kava_dtype wtype, int64_t rows, int64_t in, 
   array x(dtype, rows * in, odd), bias(dtype, out), y(dtype, rows * out), dy(dtype, rows * out, odd);
   array dx(dtype, rows * in), dw(wide, out * in), db(wide, out, odd);
   for (array *a : {&x, &bias, &dy, &dx, &dw, &db}) a->random();
-  kava_linear_args g = {dtype, rows, in, out, w, wtype, NULL, 0, KAVA_F32, false, 0},
-                   r = {KAVA_F64, rows, in, out, exact.data(), KAVA_F64, NULL, 0, KAVA_F32, false, 0};
+  kava_linear_args g = {dtype, rows, in, out, w, wtype, NULL, 0, KAVA_F32, false, 0, NULL},
+                   r = {KAVA_F64, rows, in, out, exact.data(), KAVA_F64, NULL, 0, KAVA_F32, false, 0, NULL};
   std::vector<double> want((size_t)(rows * out));
   for (int with = 0; with < (dtype == KAVA_F64 ? 1 : 2); with++) {
     expect("linear_forward " + name, gpu->linear_forward(&g, x.at(), with ? bias.at() : NULL, y.at()) == KAVA_OK);
     cpu->linear_forward(&r, x.f64(), with ? bias.f64() : NULL, want.data());
     compare("linear_forward " + name + (with ? ", bias" : ""), y, want, tolerance(dtype, in));
+    array residual(dtype, rows * out, odd);
+    residual.random(8);
+    kava_linear_args sum = g;
+    sum.residual = residual.at();
+    expect("linear_forward " + name, gpu->linear_forward(&sum, x.at(), with ? bias.at() : NULL, y.at()) == KAVA_OK);
+    for (size_t i = 0; i < want.size(); i++) want[i] += residual.values[i];
+    /* rounded once: no more than half a unit of the sum itself, where f32's own sums are not in the way */
+    compare("linear_forward " + name + (with ? ", bias, added" : ", added"), y, want,
+            unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6 * (double)(in + 1)));
   }
   for (int add = 0; add < 2; add++) {
     dx.random();

@@ -20,6 +20,15 @@ local cases = {
   { "layer_norm", { { 5, 33 }, { 33 }, { 33 } }, function(x, w, b) return kava.layer_norm(x, w, b) end },
   { "linear", { { 2, 3, 10 }, { 7, 10 }, { 7 } }, function(x, w, b) return kava.linear(x, w, b) end },
   { "linear of a strided weight", { { 3, 10 }, { 10, 7 } }, function(x, w) return kava.linear(x, w:permute(2, 1)) end },
+  { "linear, added", { { 2, 3, 10 }, { 7, 10 }, { 7 }, { 2, 3, 7 } }, function(x, w, b, r) return kava.linear(x, w, b, r) end },
+  { "linear, added to what it is of", { { 3, 7 }, { 7, 7 } }, function(x, w) return kava.linear(x, w, nil, x) end },
+  { "linear, added to two of that", { { 3, 7 }, { 7, 7 } }, function(x, w)
+    local twice = x * 2
+    return kava.linear(kava.rms_norm(twice), w, nil, twice) + twice
+  end },
+  { "linear, added to what is broadcast or turned", { { 3, 5 }, { 7, 5 }, { 7 }, { 7, 3 } }, function(x, w, row, turned)
+    return kava.linear(x, w, nil, row) + kava.linear(x, w, nil, turned:permute(2, 1))
+  end },
   { "norm_linear", { { 6 }, { 6 }, { 5, 6 }, { 5 } }, function(gamma, beta, w, b)
     return kava.norm_linear((w:detach() * 2):narrow(1, 1, 3), gamma, beta, w, b)
   end },

@@ -233,6 +233,20 @@ void time_kernels(bool tiny) {
         a.w = w.at(i), a.wtype = KAVA_BF16, a.scaling = NULL;
         gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
       });
+      /* the sum in the product's epilogue: no more than y's bytes once again */
+      buffers stream(KAVA_BF16, tokens * out);
+      report(("linear_forward fp8, rows quantised, added, " + name).c_str(), 0,
+             (double)(tokens * in * out) * RATE / FP8_RATE, [&](int i) {
+               s.scales = scales.at(i);
+               a.w = codes.at(i), a.wtype = KAVA_FP8, a.scaling = &s, a.residual = stream.at(i);
+               kava_cuda_linear_fp8(&a, x.at(i), NULL, y.at(i));
+             });
+      report(("linear_forward bf16, added, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / BF16_RATE,
+             [&](int i) {
+               a.w = w.at(i), a.wtype = KAVA_BF16, a.scaling = NULL, a.residual = stream.at(i);
+               gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
+             });
+      a.residual = NULL;
     }
   }
   {

@@ -20,10 +20,15 @@ describe("linear", function()
     local x, w = kava.tensor { { 1, 2, 3 }, { 4, 5, 6 } }, kava.tensor { { 1, 0, -1 }, { 2, 2, 2 } }
     assert.same({ { -2, 12 }, { -2, 30 } }, kava.linear(x, w):totable())
     assert.same({ { -1.5, 13 }, { -1.5, 31 } }, kava.linear(x, w, kava.tensor { 0.5, 1 }):totable())
+    local residual = kava.tensor { { 1, 2 }, { 3, 4 } }
+    assert.same({ { -1, 14 }, { 1, 34 } }, kava.linear(x, w, nil, residual):totable())
+    assert.same({ { -0.5, 15 }, { 1.5, 35 } }, kava.linear(x, w, kava.tensor { 0.5, 1 }, residual):totable())
   end)
 
   it("has the gradients that finite differences have, of strided operands too", function()
     gradcheck(kava.linear, { f64(2, 3, 5), f64(4, 5), f64(4) })
+    gradcheck(kava.linear, { f64(2, 3, 5), f64(4, 5), f64(4), f64(2, 3, 4) }) -- linear_added
+    gradcheck(function(x, w) return kava.linear(x, w, nil, x) end, { f64(3, 5), f64(5, 5) })
     gradcheck(function(x, w, b) return kava.linear(x:permute(2, 1), w:permute(2, 1), b) end, { f64(5, 3), f64(5, 2), f64(2) })
   end)
 

@@ -6,10 +6,10 @@
 #include "ops/linear.h"
 #include "tape/tape.h"
 
-static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias]) -> x w^T + bias */
+static int l_linear(lua_State *L) { /* [-0, +1, e] linear(x, w [, bias [, residual]]) -> x w^T + bias + residual */
   kava_tensor *x = kava_l_check_tensor(L, 1), *w = kava_l_check_tensor(L, 2), *bias = kava_l_opt_tensor(L, 3);
-  kava_tensor **y = kava_l_new_tensor_box(L);
-  kava_l_check(L, kava_op_linear(x, w, bias, y));
+  kava_tensor *residual = kava_l_opt_tensor(L, 4), **y = kava_l_new_tensor_box(L);
+  kava_l_check(L, residual ? kava_op_linear_added(x, w, bias, residual, y) : kava_op_linear(x, w, bias, y));
   return 1;
 }
 

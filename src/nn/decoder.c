@@ -164,19 +164,27 @@ static kava_status part(const kava_weight *w, kava_tensor **out) {
   return KAVA_OK;
 }
 
-/* x W^T + bias */
-static kava_status affine(kava_tensor *x, const kava_weight *weight, const kava_weight *bias, kava_tensor **out) {
+/* x W^T + bias + residual; residual NULL: none */
+static kava_status affine(kava_tensor *x, const kava_weight *weight, const kava_weight *bias, kava_tensor *residual,
+                          kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *w = NULL, *b = NULL, *y = NULL;
+  kava_tensor *w = NULL, *b = NULL, *y = NULL, *next;
   KAVA_TRY(part(weight, &w));
   KAVA_TRY(part(bias, &b));
   if (!weight->transposed) {
-    KAVA_TRY(kava_op_linear(x, w, b, out));
-  } else if (b) {
-    KAVA_TRY(kava_op_matmul(x, w, &y));
-    KAVA_TRY(kava_op_add(y, b, out));
-  } else
-    KAVA_TRY(kava_op_matmul(x, w, out));
+    KAVA_TRY(residual ? kava_op_linear_added(x, w, b, residual, out) : kava_op_linear(x, w, b, out));
+    goto out;
+  }
+  KAVA_TRY(kava_op_matmul(x, w, &y));
+  if (b) {
+    KAVA_TRY(kava_op_add(y, b, &next));
+    replace(&y, next);
+  }
+  if (residual) {
+    KAVA_TRY(kava_op_add(residual, y, &next));
+    replace(&y, next);
+  }
+  *out = kava_tensor_retain(y);
 out:
   kava_tensor_release(&w);
   kava_tensor_release(&b);
@@ -240,7 +248,7 @@ static kava_status project(const kava_decoder *d, kava_tensor *x, const kava_wei
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL, *next = NULL;
   bool at_once = head_norm && norms_all(head_norm, heads, head_dim);
-  KAVA_TRY(affine(x, w, bias, &y));
+  KAVA_TRY(affine(x, w, bias, NULL, &y));
   if (at_once) {
     KAVA_TRY(norm(d, y, head_norm->tensor, NULL, &next));
     replace(&y, next);
@@ -332,31 +340,32 @@ static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **
 
 /* The MLP from gate and up on, where the device does it in one; else *out stays NULL. */
 static kava_status gated_down(const kava_decoder *d, const kava_layer *l, kava_tensor *gate, kava_tensor *up,
-                              kava_tensor **out) {
+                              kava_tensor *residual, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *w = NULL, *b = NULL;
   *out = NULL;
   if (gate->device == KAVA_CPU || l->down.transposed || d->activation == KAVA_RELU) return KAVA_OK;
   KAVA_TRY(part(&l->down, &w));
   KAVA_TRY(part(&l->down_bias, &b));
-  KAVA_TRY(kava_linear_gated(d->activation, gate, up, w, b, out));
+  KAVA_TRY(kava_linear_gated(d->activation, gate, up, w, b, residual, out));
 out:
   kava_tensor_release(&w);
   kava_tensor_release(&b);
   return st;
 }
 
-static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **out) {
+static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor *residual,
+                       kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *gate = NULL, *up = NULL, *act = NULL;
   bool both;
   KAVA_TRY(together(x, 2, (const kava_weight *[]){&l->gate, &l->up},
                     (const kava_weight *[]){&l->gate_bias, &l->up_bias}, (int[]){0, 0}, (kava_tensor * *[]){&gate, &up},
                     &both));
-  if (!both) KAVA_TRY(affine(x, &l->up, &l->up_bias, &up));
+  if (!both) KAVA_TRY(affine(x, &l->up, &l->up_bias, NULL, &up));
   if (l->gate.tensor) {
-    if (!both) KAVA_TRY(affine(x, &l->gate, &l->gate_bias, &gate));
-    KAVA_TRY(gated_down(d, l, gate, up, out));
+    if (!both) KAVA_TRY(affine(x, &l->gate, &l->gate_bias, NULL, &gate));
+    KAVA_TRY(gated_down(d, l, gate, up, residual, out));
     if (*out) goto out;
     if (d->activation == KAVA_SILU)
       KAVA_TRY(kava_op_swiglu(gate, up, &act));
@@ -370,7 +379,7 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
     KAVA_TRY(activate(d->activation, up, &act));
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
-  KAVA_TRY(affine(act, &l->down, &l->down_bias, out));
+  KAVA_TRY(affine(act, &l->down, &l->down_bias, residual, out));
 out:
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
@@ -379,25 +388,36 @@ out:
 }
 
 static kava_status attend(const kava_layer *l, kava_tensor *first_keys, kava_tensor *q, kava_tensor *k, kava_tensor *v,
-                          kava_tensor **out) {
+                          kava_tensor *residual, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *o = NULL, *flat = NULL;
   int64_t batch = q->shape[0], length = q->shape[1], window = length > l->window ? l->window : 0;
   KAVA_TRY(kava_op_attention(q, k, v, first_keys, window, l->attention_scale, l->softcap, &o));
   KAVA_TRY(kava_op_reshape(o, 3, (int64_t[]){batch, length, (int64_t)l->heads * l->head_dim}, &flat));
   kava_tensor_release(&o);
-  KAVA_TRY(affine(flat, &l->o, &l->o_bias, out));
+  KAVA_TRY(affine(flat, &l->o, &l->o_bias, residual, out));
 out:
   kava_tensor_release(&o);
   kava_tensor_release(&flat);
   return st;
 }
 
-/* *x += what attention or MLP gives, *y, which is used up: normalised where the family does, and scaled. */
+/* What the last product of attention or MLP adds: the stream x, where nothing comes between the two. Else NULL. */
+static kava_tensor *residual_of(const kava_decoder *d, const kava_weight *post_norm, kava_tensor *x) {
+  return post_norm->tensor || d->residual_scale != 1 ? NULL : x;
+}
+
+/* *x += what attention or MLP gives, *y, which is used up: normalised where the family does, and scaled. It holds the
+ * sum already where there is a residual_of. */
 static kava_status add_to_stream(const kava_decoder *d, const kava_weight *post_norm, kava_tensor **x,
                                  kava_tensor **y) {
   kava_status st = KAVA_OK;
   kava_tensor *next = NULL;
+  if (residual_of(d, post_norm, *x)) {
+    replace(x, *y);
+    *y = NULL;
+    goto out;
+  }
   if (post_norm->tensor) {
     KAVA_TRY(norm(d, *y, post_norm->tensor, NULL, &next));
     replace(y, next);
@@ -418,7 +438,7 @@ static kava_status add_mlp(const kava_decoder *d, const kava_layer *l, kava_tens
   kava_status st = KAVA_OK;
   kava_tensor *h = NULL, *y = NULL;
   KAVA_TRY(norm(d, *x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
-  KAVA_TRY(mlp(d, l, h, &y));
+  KAVA_TRY(mlp(d, l, h, residual_of(d, &l->post_mlp_norm, *x), &y));
   KAVA_TRY(add_to_stream(d, &l->post_mlp_norm, x, &y));
 out:
   kava_tensor_release(&h);
@@ -474,7 +494,7 @@ static kava_status again_run(void *context, kava_tensor *const *inputs, kava_ten
     KAVA_TRY(rotate(d, l, &f, y, NULL, false, &q));
     kava_tensor_release(&h);
     kava_tensor_release(&y);
-    KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], &y));
+    KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], residual_of(d, &l->post_attn_norm, x), &y));
     kava_tensor_release(&q);
     KAVA_TRY(add_to_stream(d, &l->post_attn_norm, &x, &y));
   }
@@ -548,7 +568,8 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   }
   if (keys_only) goto out;
   kava_tensor_release(&h);
-  KAVA_TRY(attend(l, f->first_keys, q, f->out_keys[index], f->out_values[index], &y));
+  KAVA_TRY(attend(l, f->first_keys, q, f->out_keys[index], f->out_values[index], residual_of(d, &l->post_attn_norm, *x),
+                  &y));
   kava_tensor_release(&q);
   KAVA_TRY(add_to_stream(d, &l->post_attn_norm, x, &y));
   KAVA_TRY(less ? add_again(d, l, f, NULL, NULL, x) : add_mlp(d, l, x));

@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 #include "kernels/kernels.h"
 #include "ops/cast.h"
+#include "ops/elementwise.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
 
@@ -14,7 +15,8 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
-/* node: inputs x, w, bias; saved[0] x unless it can be made again, saved[1] w (contiguous); integers[0] precision */
+/* node: inputs x, w, bias, and of linear_added the residual; saved[0] x unless it can be made again, saved[1] w
+ * (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x, *w = node->saved[1], *dx, *dw, *db;
@@ -28,6 +30,7 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .first = kava_tensor_first_row(w),
                         .precision = (kava_dtype)node->integers[0]};
   a.rows = a.out ? kava_tensor_numel(grad) / a.out : 0;
+  if (node->input_count > 3) KAVA_TRY(kava_grad_add(node->inputs[3], (kava_tensor *)grad)); /* as it is, not copied */
   KAVA_TRY(a.out ? kava_grad_into(node->inputs[0], &dx, &add_x) : kava_grad_into_zeroed(node->inputs[0], &dx));
   if (dx && a.out) KAVA_RUN_TRY(grad->device, linear_dx, &a, kava_tensor_data(grad), kava_tensor_data(dx), add_x);
   KAVA_TRY(kava_grad_into_half(node->inputs[1], a.dtype, &dw, &add_w));
@@ -65,7 +68,9 @@ static void product_release(product *p) {
   kava_tensor_release(&p->y);
 }
 
-static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, product *p) {
+/* residual: NULL, or as kava_linear_args has it */
+static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, const kava_tensor *residual,
+                            product *p) {
   kava_status st = KAVA_OK;
   kava_tensor *cb = NULL;
   static const char *const names[3] = {"x", "w", "bias"};
@@ -96,7 +101,8 @@ static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, p
                         .wtype = p->w->dtype,
                         .scaling = kava_tensor_scaling(p->w),
                         .first = kava_tensor_first_row(p->w),
-                        .precision = matmul_precision};
+                        .precision = matmul_precision,
+                        .residual = residual ? kava_tensor_data(residual) : NULL};
   a.rows = a.out ? kava_tensor_numel(p->y) / a.out : 0;
   if (a.rows && a.out)
     KAVA_RUN_TRY(x->device, linear_forward, &a, kava_tensor_data(p->x), cb ? kava_tensor_data(cb) : NULL,
@@ -106,14 +112,15 @@ out:
   return st;
 }
 
-kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out) {
+static kava_status linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *residual, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *inputs[3] = {x, w, bias};
+  kava_tensor *inputs[4] = {x, w, bias, residual};
+  int count = residual ? 4 : 3;
   product p = {0};
   kava_node *node;
-  KAVA_TRY(multiply(x, w, bias, &p));
-  if (kava_tape_wanted(inputs, 3)) {
-    KAVA_TRY(kava_tape_record("linear", linear_backward, 3, inputs, p.y, &node));
+  KAVA_TRY(multiply(x, w, bias, residual, &p));
+  if (kava_tape_wanted(inputs, count)) {
+    KAVA_TRY(kava_tape_record(residual ? "linear_added" : "linear", linear_backward, count, inputs, p.y, &node));
     node->integers[0] = matmul_precision;
     KAVA_TRY(kava_tape_keep(node, 0, 0, p.x));
     KAVA_TRY(kava_tape_save(node, 1, p.w));
@@ -121,6 +128,30 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
   *out = kava_tensor_retain(p.y);
 out:
   product_release(&p);
+  return st;
+}
+
+kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out) {
+  return linear(x, w, bias, NULL, out);
+}
+
+/* Whether a kernel can add `residual` to a product of x and w before it is rounded. */
+static bool adds_at_once(const kava_tensor *x, const kava_tensor *w, const kava_tensor *residual) {
+  if (x->device == KAVA_CPU || residual->device != x->device || residual->dtype != x->dtype || w->dims != 2 ||
+      residual->dims != x->dims || x->dims < 1 || !kava_tensor_is_contiguous(residual) || x->shape[x->dims - 1] == 0)
+    return false;
+  for (int i = 0; i < x->dims; i++)
+    if (residual->shape[i] != (i + 1 < x->dims ? x->shape[i] : w->shape[0])) return false;
+  return true;
+}
+
+kava_status kava_op_linear_added(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *residual,
+                                 kava_tensor **out) {
+  kava_tensor *y = NULL;
+  if (adds_at_once(x, w, residual)) return linear(x, w, bias, residual, out);
+  kava_status st = linear(x, w, bias, NULL, &y);
+  if (st == KAVA_OK) st = kava_op_add(residual, y, out);
+  kava_tensor_release(&y);
   return st;
 }
 
@@ -249,7 +280,7 @@ kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const 
   int all = 1 + (bias ? 2 : 1) * count;
   KAVA_TRY(joined(count, w, &whole));
   if (bias) KAVA_TRY(joined(count, bias, &whole_bias));
-  KAVA_TRY(multiply(x, whole, whole_bias, &p));
+  KAVA_TRY(multiply(x, whole, whole_bias, NULL, &p));
   if (kava_tape_wanted(inputs, all)) {
     KAVA_TRY(kava_tape_record("linear_joined", joined_backward, all, inputs, p.y, &node));
     node->integers[0] = matmul_precision;
@@ -268,15 +299,15 @@ out:
 }
 
 kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *w,
-                              kava_tensor *bias, kava_tensor **out) {
+                              kava_tensor *bias, kava_tensor *residual, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
   kava_dtype dtype = gate->dtype;
   *out = NULL;
   if (gate->device == KAVA_CPU || w->dtype != KAVA_FP8 || w->device != gate->device || up->dtype != dtype ||
       (bias && bias->dtype != dtype) || !kava_same_shape(gate, up) || !kava_tensor_is_contiguous(gate) ||
-      !kava_tensor_is_contiguous(up) || kava_tape_wanted((kava_tensor *[]){gate, up, w, bias}, 4) ||
-      !kava_kernels_of(gate->device)->linear_gated)
+      !kava_tensor_is_contiguous(up) || kava_tape_wanted((kava_tensor *[]){gate, up, w, bias, residual}, 5) ||
+      (residual && !adds_at_once(gate, w, residual)) || !kava_kernels_of(gate->device)->linear_gated)
     return KAVA_OK;
   KAVA_TRY(check(gate, w, bias));
   int64_t shape[KAVA_MAX_DIMS];
@@ -291,7 +322,8 @@ kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tens
                         .wtype = w->dtype,
                         .scaling = kava_tensor_scaling(w),
                         .first = kava_tensor_first_row(w),
-                        .precision = matmul_precision};
+                        .precision = matmul_precision,
+                        .residual = residual ? kava_tensor_data(residual) : NULL};
   st = kava_kernels_of(gate->device)
            ->linear_gated(&a, kind, kava_tensor_data(gate), kava_tensor_data(up), bias ? kava_tensor_data(bias) : NULL,
                           kava_tensor_data(y));

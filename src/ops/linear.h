@@ -9,10 +9,14 @@
  */
 kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor **out);
 
-/* *out = (f(gate) up) W^T + bias where the device has that in one and nothing is recorded: fp8 codes on a GPU;
- * elsewhere *out is NULL, and the caller takes swiglu or its like, and linear. */
+/* residual + y, of y's shape. On a GPU in one, where types and layouts allow: the sum is rounded once, not twice. */
+kava_status kava_op_linear_added(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *residual,
+                                 kava_tensor **out);
+
+/* *out = (f(gate) up) W^T + bias + residual (NULL: none) where the device has that in one and nothing is recorded: fp8
+ * codes on a GPU; elsewhere *out is NULL, and the caller takes swiglu or its like, and linear. */
 kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *w,
-                              kava_tensor *bias, kava_tensor **out);
+                              kava_tensor *bias, kava_tensor *residual, kava_tensor **out);
 
 /* Several linear layers of one x as one product: `count` weights [out_i, in] that lie behind one another in a storage
  * (rows of one matrix), and as many biases (or NULL) that do. y's rows are cut into `parts` parts, which need not be

@@ -182,11 +182,18 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               cudaStream_t stream) {
   const void *pointers[] = {a, b, c, d};
   if (!sound(product, a_layout, b_layout, c_layout) || c_layout != d_layout) return CUBLAS_STATUS_INVALID_VALUE;
+  const char *gpu = getenv("KAVA_EMULATED_FP8");
+  if (gpu && strcmp(gpu, "alone") == 0 && product->scale_a && read<float>(beta) != 0)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   for (int i = 0; i < 4; i++)
     if (reinterpret_cast<uintptr_t>(pointers[i]) % algorithm->data[1 + i]) return CUBLAS_STATUS_INVALID_VALUE;
   for (const kava_emulated_layout *l : {a_layout, b_layout, c_layout}) {
     size_t bytes = (size_t)(((l->batch - 1) * l->stride + (l->cols - 1) * l->ld + l->rows) * size_of(l->type));
-    if (!kava_emulated::on_device(l == a_layout ? a : l == b_layout ? b : d, bytes))
+    if (!kava_emulated::on_device(l == a_layout   ? a
+                                  : l == b_layout ? b
+                                                  : d,
+                                  bytes) ||
+        (l == c_layout && !kava_emulated::on_device(c, bytes)))
       kava_emulated::die("a product is given the host's memory");
   }
   if ((product->scale_a && !kava_emulated::on_device(product->scale_a, (size_t)c_layout->rows * 4)) ||

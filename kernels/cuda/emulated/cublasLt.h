@@ -1,7 +1,8 @@
 /* kernels/cuda/emulated/cublasLt.h: as much of cuBLASLt as gemm.cu uses, by plain loops (cublas.cpp): products summed
  * in double. It refuses what the library documents as wrong (leading dimensions, alignments below what was promised,
  * types that do not go together), so that a call that works here is one the library accepts. KAVA_EMULATED_FP8 in the
- * environment makes it an older GPU's: "none": no fp8 products; "plain": without vectors of scales. */
+ * environment makes it an older GPU's: "none": no fp8 products; "plain": without vectors of scales; "alone": with those
+ * nothing is added, which is found out when a product runs. */
 #ifndef KAVA_EMULATED_CUBLASLT_H
 #define KAVA_EMULATED_CUBLASLT_H
 #include <cuda_runtime.h>

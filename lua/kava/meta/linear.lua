@@ -4,13 +4,15 @@
 ---@class kava
 local kava = {}
 
---- x w^T + bias. w may be quantised or of a narrower type than x: it is widened a few rows at a time. A quantised w gets no
---- gradient. x, w and bias are all f64 (the result is f64), or none is (f32). Shapes that do not fit raise.
+--- x w^T + bias + residual. w may be quantised or of a narrower type than x: it is widened a few rows at a time. A quantised w gets no
+--- gradient. x, w and bias are all f64 (the result is f64), or none is (f32). Shapes that do not fit raise. On a GPU a residual of
+--- the result's type is added before the sum is rounded; elsewhere it is what `residual + linear(x, w, bias)` is.
 ---@param x kava.Tensor [.., in]
 ---@param w kava.Tensor [out, in]
 ---@param bias kava.Tensor? [out]
+---@param residual kava.Tensor? [.., out]
 ---@return kava.Tensor [.., out]
-function kava.linear(x, w, bias) end
+function kava.linear(x, w, bias, residual) end
 
 --- Several linear layers of one x as one product. The weights lie behind one another in one storage, as rows of a matrix that
 --- `narrow` shows do, and so do the biases; raises where they do not.
