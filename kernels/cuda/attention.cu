@@ -340,8 +340,9 @@ template <class T> __global__ void __launch_bounds__(256) parts_kernel(attention
 }
 
 /* dq; before it delta, and `least`, for the kernel of dk and dv */
-template <class T, int D> __global__ void __launch_bounds__(32 * tiles<D>::warps) queries_kernel(attention_job a) {
-  constexpr int WARPS = tiles<D>::warps, KEYS = tiles<D>::keys_back, ROWS = tiles<D>::rows, ROW = tiles<D>::row;
+template <class T, int D, int KEYS>
+__global__ void __launch_bounds__(32 * tiles<D>::warps) queries_kernel(attention_job a) {
+  constexpr int WARPS = tiles<D>::warps, ROWS = tiles<D>::rows, ROW = tiles<D>::row;
   KAVA_SHARED(float, sums, ROWS);
   queries w = queries_of<WARPS, KEYS>(a);
   T *q = (T *)kava_dynamic_shared() + 16 * w.warp * ROW, *g = q + ROWS * ROW, *room = (T *)kava_dynamic_shared();
@@ -395,14 +396,22 @@ template <class T, int D> void forward(const attention_job &a) {
   kava_launch("attention", forward_kernel<T, D>, dim3(a.heads, a.batch, (a.length + t::rows - 1) / t::rows),
               32 * t::warps, shared, a);
 }
+/* False: a block has not the shared memory for so many keys. */
+template <class T, int D, int KEYS> bool backward_queries(const attention_job &a) {
+  typedef tiles<D> t;
+  size_t shared = (size_t)(2 * t::rows + 4 * KEYS) * t::row * sizeof(T);
+  if (shared + 1024 > kava_cuda_device()->shared_most) return false; /* 1024: static, and more than that */
+  kava_launch("attention_grad: queries", queries_kernel<T, D, KEYS>,
+              dim3(a.heads, a.batch, (a.length + t::rows - 1) / t::rows), 32 * t::warps, shared, a);
+  return true;
+}
 template <class T, int D> void backward(const attention_job &a) {
   typedef tiles<D> t;
   unsigned tile_count = (a.length + t::rows - 1) / t::rows;
-  size_t shared = (size_t)(2 * t::rows + 4 * t::keys_back) * t::row * sizeof(T);
-  kava_launch("attention_grad: queries", queries_kernel<T, D>, dim3(a.heads, a.batch, tile_count), 32 * t::warps,
-              shared, a);
+  /* 99 KiB a block, as GPUs of 8.6 and 8.9 have, are too few for 256 dimensions and 32 keys */
+  if (!backward_queries<T, D, t::keys_back>(a)) backward_queries<T, D, (D > 128 ? 16 : t::keys_back)>(a);
   if (!a.dk && !a.dv) return;
-  shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
+  size_t shared = (size_t)(2 * t::rows + 4 * t::queries) * t::row * sizeof(T) + 6 * t::queries * sizeof(float);
   kava_launch("attention_grad: keys", keys_kernel<T, D>, dim3(a.kv_heads * a.splits, a.batch, tile_count * t::slices),
               32 * t::warps, shared, a);
   if (a.splits > 1) parts<T>(a);

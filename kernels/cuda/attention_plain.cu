@@ -187,10 +187,13 @@ template <class T> __device__ float map_score(const attention_job &a, int b, int
   for (int d = 0; d < a.dim; d++) sum += kava_widen(q[d]) * kava_widen(k[d]);
   return score(a, sum, &slope);
 }
+__device__ __forceinline__ int map_first(const attention_job &a, int b, int t) { /* it may be added to */
+  return min(attention_first(a, b, t), a.length);
+}
 template <class T> __global__ void __launch_bounds__(THREADS) map_kernel(attention_job a) {
   int lane = threadIdx.x % 32, t = blockIdx.x * WARPS + threadIdx.x / 32, b = blockIdx.y;
   if (t >= a.length) return;
-  int first = attention_first(a, b, t);
+  int first = map_first(a, b, t);
   T *p = (T *)a.out + ((int64_t)b * a.length + t) * a.length;
   float share = 1.0f / (float)a.heads;
   for (int h = 0; h < a.heads; h++) {
@@ -214,7 +217,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) map_delta_kernel(a
   int lane = threadIdx.x % 32, t = blockIdx.x * WARPS + threadIdx.x / 32, h = blockIdx.y, b = blockIdx.z;
   if (t >= a.length) return;
   float sum = 0, lse = a.lse[line_at(a, b, h) + t];
-  for (int j = attention_first(a, b, t) + lane; j <= t; j += 32)
+  for (int j = map_first(a, b, t) + lane; j <= t; j += 32)
     sum += expf(map_score<T>(a, b, t, h, j) - lse) * slope_of_p<T, true>(a, NULL, NULL, b, t, j);
   sum = kava_warp_sum(sum);
   if (lane == 0) a.delta[line_at(a, b, h) + t] = sum;

@@ -54,7 +54,11 @@ bool ready() {
   void **room = &workspace[kava_cuda_lane()];
   if (!*room) {
     cudaError_t error = cudaMalloc(room, WORKSPACE);
-    if (error != cudaSuccess) return kava_cuda_failed("cuBLASLt's workspace", error), false;
+    if (error != cudaSuccess) {
+      cudaGetLastError(); /* is kept here: the next launch is not to be blamed for it */
+      kava_cuda_failed("cuBLASLt's workspace", error);
+      return false;
+    }
   }
   return handle || done(cublasLtCreate(&handle), "cublasLtCreate");
 }
@@ -307,7 +311,8 @@ kava_status kava_cuda_product(const kava_product *p) {
   if (p->k == 0) return nothing(p);
   plan *with = plan_for(p);
   bool fp8 = p->in == KAVA_FP8;
-  if (!with || with->none) return fp8 ? KAVA_UNSUPPORTED : kava_cuda_unsupported("a product", p->in);
+  if (!with) return KAVA_MEMORY; /* the failure is kept */
+  if (with->none) return fp8 ? KAVA_UNSUPPORTED : kava_cuda_unsupported("a product", p->in);
   kava_timed timed("a product");
   kava_cuda_launching("a product");
   cublasStatus_t status = multiply(p, *with, &with->algorithm, p->c);

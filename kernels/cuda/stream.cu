@@ -40,8 +40,10 @@ const char *kava_cuda_failure(cudaError_t *error) {
   return name;
 }
 static bool succeeded(const char *what, cudaError_t error) {
-  if (error != cudaSuccess) kava_cuda_failed(what, error);
-  return error == cudaSuccess;
+  if (error == cudaSuccess) return true;
+  cudaGetLastError(); /* is kept here: the next launch is not to be blamed for it */
+  kava_cuda_failed(what, error);
+  return false;
 }
 
 cudaStream_t kava_cuda_stream_of(int number) {

@@ -1,5 +1,5 @@
-/* spec/cuda/check.cu: the program that spec/cuda/kernels_spec.lua runs: kernels_check FAMILY, on a GPU or under the
- * emulator. One line for each comparison; it fails when one of them does. kernels_check time: timing.cu. */
+/* spec/cuda/check.cu: the program that spec/cuda/kernels_spec.lua runs: kernels_check FAMILY [PART], on a GPU or under
+ * the emulator. One line for each comparison; it fails when one of them does. kernels_check time: timing.cu. */
 #include "check.h"
 extern "C" {
 #include "base/rng.h"
@@ -88,6 +88,9 @@ std::vector<double> array::download() const {
   return to;
 }
 
+static const char *part = "";
+bool wanted(const std::string &name) { return name.find(part) != std::string::npos; }
+
 void expect(const std::string &what, bool holds) {
   if (!holds) failures++;
   printf("%s %s\n", holds ? "ok" : "not ok", what.c_str());
@@ -124,6 +127,7 @@ int main(int argc, char **argv) {
   gpu = kava_cuda_kernels();
   cpu = kava_kernels_reference();
   bool found = false;
+  if (argc > 2) part = argv[2];
   if (argc > 1 && strcmp(argv[1], "time") == 0) {
     time_kernels(false);
     return failures == 0 ? 0 : 1;

@@ -99,6 +99,7 @@ void check_fp8() {
   linear("", KAVA_BF16, 5, 64, 48, 0, true, has);
   linear("", KAVA_BF16, 33, 4112, 16, 0, false, has);
   linear("", KAVA_F16, 7, 48, 32, 0, true, has && facts->major == 9);
+  linear("", KAVA_BF16, 2, 24576, 16, 0, false, has); /* gated: rows of 48 KiB */
   linear("", KAVA_BF16, 6, 64, 32, 4, true, has);
   linear("", KAVA_BF16, 6, 64, 32, 3, true, false); /* scales not at a multiple of 16 bytes */
   linear("", KAVA_BF16, 6, 72, 32, 0, true, false);

@@ -19,6 +19,12 @@ describe("the CUDA kernels", function()
   if not files.exists(check) then
     return it("run emulated", function() pending "skipped: this build has no kernels_check (no C++ compiler)" end)
   end
+  it("of attention to 256 dimensions fit a GPU of 8.9 and its 99 KiB of shared memory", function()
+    if given then return pending "skipped: the emulator acts one" end
+    local text, code = helper.run("exec 2>&1; ulimit -c 0; KAVA_CUDA_TROUBLE='capability=89 shared=101376' " .. check .. " attention ,256]")
+    assert.equal(0, code, text)
+    assert.truthy(text:find "^ok ")
+  end)
   for _, family in ipairs(families) do
     for _, order in ipairs(given and { "forward" } or { "forward", "backward" }) do
       it(("of %s agree with the reference, threads run %s"):format(family, order), function()

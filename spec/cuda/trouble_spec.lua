@@ -46,6 +46,15 @@ describe("a GPU", function()
       .. "81%d%d.%d are the driver's and other processes'\n3.0\n"), text)
   end)
 
+  it("without room for a product's workspace says that, and what needs none goes on", function()
+    local text, code = run("KAVA_CUDA_TROUBLE=taken=8580000000", [[
+      local x = require("kava").ones({ 4, 4 }, { device = "cuda" })
+      print(pcall(x.matmul, x, x))
+      print((x + x):sum():item())]])
+    assert.equal("false\tgemm: device cuda: cuBLASLt" .. "'" .. "s workspace: out of memory (cudaErrorMemoryAllocation)\n32.0\n", text)
+    assert.equal(0, code)
+  end)
+
   it("that loses a kernel says which ran last, is not used again, and never says that memory ran out", function()
     local code = [[
       local kava = require "kava"

@@ -377,7 +377,8 @@ void kava_recorder_release(kava_recorder **at) {
 kava_status kava_device_record(kava_device device, kava_recorder *recorder) {
   if (cuda.recording) return kava_fail(KAVA_MISUSE, "a step is being recorded already");
   if (cuda.lane != MAIN) return kava_fail(KAVA_MISUSE, "a step is recorded while work is done aside");
-  kava_status st = KAVA_OK;
+  kava_status st = kava_device_join(device); /* a recording waits for nothing that is not in it */
+  if (st != KAVA_OK) return st;
   kava_replay *r = kava_calloc(1, sizeof *r);
   if (!r) return KAVA_MEMORY;
   if (recorder) {
@@ -422,9 +423,12 @@ kava_status kava_device_recorded(kava_device device, bool keep, kava_replay **ou
 }
 
 kava_status kava_device_replay(kava_replay *r) {
-  kava_status st = KAVA_OK;
+  /* A recording has the lanes' scratch memory to itself. */
+  if (cuda.lane != MAIN) return kava_fail(KAVA_MISUSE, "replay: a recorded step is run by work that is done aside");
+  kava_status st = kava_device_join(KAVA_CUDA);
   uint64_t seed, position;
   kava_rng_get(&seed, &position);
+  if (st != KAVA_OK) return st;
   if (seed != r->seed) return kava_fail(KAVA_MISUSE, "replay: the seed was changed since the step was recorded");
   uint64_t later = position - r->position;
   if (r->taken) KAVA_TRY(told(cuda.table->upload(r->later->data, &later, sizeof later), "replay"));

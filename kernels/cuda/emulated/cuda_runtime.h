@@ -5,10 +5,12 @@
  *   - a kernel reading or writing outside of an allocation (guard pages; the last bytes by a canary, when it is freed);
  *   - a barrier, shuffle or matrix product that not every thread of its block or warp comes to;
  *   - memory that nothing wrote: device and shared memory begin as bytes 0xff, which are NaNs;
- *   - asynchronous copies into shared memory that are read before they were waited for.
+ *   - asynchronous copies into shared memory that are read before they were waited for;
+ *   - more shared memory than a block has, and more than 48 KiB where the kernel was not given leave.
  * KAVA_CUDA_TROUBLE in the environment says what is wrong with this GPU, in words KEY=VALUE: driver=11040 (a version;
  * 0: there is none), devices=0, capability=75, busy=1, exclusive=1, image=0 (no code for it), taken=BYTES (by others),
- * fail=KERNEL:N (the Nth kernel whose name begins so ends in an illegal access, as the GPU tells only later).
+ * shared=BYTES (of shared memory a block may have at most), fail=KERNEL:N (the Nth kernel whose name begins so ends in
+ * an illegal access, as the GPU tells only later).
  * What it cannot show: speed, races between warps that this order of execution hides (KAVA_CUDA_ORDER=backward runs
  * threads the other way round), and the memory model. The names are CUDA's; nothing here is taken from NVIDIA's files.
  */
@@ -87,8 +89,9 @@ enum cudaError_t {
   cudaErrorInvalidPc = 718,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
-  cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnjoined = 904,
+  cudaErrorStreamCaptureIsolation = 905,
   cudaErrorUnknown = 999
 };
 enum cudaMemcpyKind {
@@ -194,7 +197,7 @@ template <class T> cudaError_t cudaMalloc(T **p, size_t bytes) {
 template <class T> cudaError_t cudaMallocAsync(T **p, size_t bytes, cudaStream_t) {
   return kava_emulated::allocate(reinterpret_cast<void **>(p), bytes);
 }
-template <class F> cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 
 /* ---- the device's side ---- */
 extern uint3 threadIdx, blockIdx; /* of the thread that runs now */
@@ -202,8 +205,9 @@ extern dim3 blockDim, gridDim;
 static const int warpSize = 32;
 
 namespace kava_emulated {
-/* Runs every thread of every block; called by kava_launch (machine.cuh). */
-cudaError_t launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+/* Runs every thread of every block; called by kava_launch (machine.cuh). `kernel` is what cudaFuncSetAttribute knows it
+ * by. */
+cudaError_t launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                    std::function<void()> body);
 void check_argument(const char *name, const void *argument, size_t bytes); /* holds it a host pointer? */
 void *dynamic_shared();

@@ -5,7 +5,8 @@
 
 namespace kava_emulated {
 cudaError_t check_grid(const char *name, dim3 grid, dim3 block, size_t shared);
-void run_grid(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+/* most: bytes of shared memory a block may have, static ones among them */
+void run_grid(const char *name, dim3 grid, dim3 block, size_t shared, size_t most, const std::function<void()> &body);
 
 /* Opens device memory for the time of `work`, which is what a stream's next entry does, or records it where the stream
  * is being captured. Returns its error (recorded: success). */

@@ -30,10 +30,14 @@ template <class... P, class... A>
 void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
   std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](auto... value) { (kava_emulated_check(name, value), ...); }, values);
+  const void *key = reinterpret_cast<const void *>(kernel);
+  if (shared) cudaFuncSetAttribute(key, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
   kava_timed timed(name);
   kava_cuda_launching(name);
   cudaError_t error =
-      kava_emulated::launch(name, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
+      kava_emulated::launch(name, key, grid, block, shared, kava_cuda_stream(), [=] { std::apply(kernel, values); });
+  if (error == cudaSuccess && (error = cudaPeekAtLastError()) != cudaSuccess)
+    cudaGetLastError(); /* an earlier call's */
   if (error != cudaSuccess) kava_cuda_failed(name, error);
 }
 

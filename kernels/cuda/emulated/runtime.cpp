@@ -50,6 +50,8 @@ size_t used;
 volatile bool device_runs;
 struct sigaction before_segv, before_bus;
 cudaError_t last_error;
+const size_t PLAIN = 48 * 1024;
+std::map<const void *, size_t> leaves; /* kernels' leave to have more dynamic shared memory than that */
 kava_emulated_stream default_stream;
 
 /* ---- who watches (activity.cuh) ---- */
@@ -137,6 +139,7 @@ long long wrong(const char *key, long long fallback) {
   const char *value = wrong(key);
   return value ? strtoll(value, nullptr, 10) : fallback;
 }
+size_t shared_most() { return (size_t)wrong("shared", 227 * 1024); }
 cudaError_t lost = cudaSuccess; /* what every call says from the failure of a kernel on */
 bool fails(const char *kernel) {
   static long long count;
@@ -241,16 +244,19 @@ void check_argument(const char *name, const void *argument, size_t bytes) {
   }
 }
 
-cudaError_t launch(const char *name, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+cudaError_t launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                    std::function<void()> body) {
   install();
+  auto leave = leaves.find(kernel); /* without one, 48 KiB are the most */
+  size_t most = leave != leaves.end() ? shared_most() : PLAIN, dynamic = leave != leaves.end() ? leave->second : PLAIN;
   cudaError_t error = check_grid(name, grid, block, shared);
+  if (error == cudaSuccess && shared > dynamic) error = cudaErrorInvalidValue;
   if (error == cudaSuccess && strcmp(name, "nothing") == 0 && wrong("image", 1) == 0)
     error = cudaErrorNoKernelImageForDevice;
   if (error != cudaSuccess || lost != cudaSuccess) return lost != cudaSuccess ? lost : error;
   on_stream(stream, [=] {
     return watched(name, [&] {
-      if (lost == cudaSuccess && !fails(name)) run_grid(name, grid, block, shared, body);
+      if (lost == cudaSuccess && !fails(name)) run_grid(name, grid, block, shared, most, body);
       return cudaSuccess;
     });
   });
@@ -270,6 +276,7 @@ const char *cudaGetErrorName(cudaError_t error) {
   case cudaErrorNoDevice: return "cudaErrorNoDevice";
   case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
   case cudaErrorStreamCaptureUnjoined: return "cudaErrorStreamCaptureUnjoined";
+  case cudaErrorStreamCaptureIsolation: return "cudaErrorStreamCaptureIsolation";
   case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
   case cudaErrorDevicesUnavailable: return "cudaErrorDevicesUnavailable";
   case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";
@@ -286,6 +293,7 @@ const char *cudaGetErrorString(cudaError_t error) {
   case cudaErrorNoDevice: return "no CUDA-capable device is detected";
   case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
   case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
+  case cudaErrorStreamCaptureIsolation: return "dependency created on uncaptured work in another stream";
   case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
   case cudaErrorDevicesUnavailable: return "CUDA-capable device(s) is/are busy or unavailable";
   case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
@@ -315,9 +323,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
   *prop = {};
   snprintf(prop->name, sizeof prop->name, "emulated");
   prop->totalGlobalMem = TOTAL;
-  prop->sharedMemPerBlock = 48 * 1024;
-  prop->sharedMemPerBlockOptin = 227 * 1024;
-  prop->sharedMemPerMultiprocessor = 228 * 1024;
+  prop->sharedMemPerBlock = PLAIN;
+  prop->sharedMemPerBlockOptin = shared_most();
+  prop->sharedMemPerMultiprocessor = shared_most() + 1024;
   prop->major = (int)wrong("capability", 90) / 10;
   prop->minor = (int)wrong("capability", 90) % 10;
   prop->multiProcessorCount = 4; /* few, so that tiny shapes also take the paths of a grid smaller than the work */
@@ -340,6 +348,12 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
   case cudaDevAttrComputeCapabilityMajor: *value = prop.major; break;
   case cudaDevAttrComputeCapabilityMinor: *value = prop.minor; break;
   }
+  return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value < 0 || (size_t)value > shared_most()) return note(cudaErrorInvalidValue);
+  leaves[kernel] = (size_t)value;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
@@ -396,6 +410,7 @@ cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(nullptr);
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   kava_emulated_stream *s = stream_of(stream);
+  if (s->recording && event->stream && event->recording != s->recording) return note(cudaErrorStreamCaptureIsolation);
   if (event->stream && event->stream != s && event->stream->awaited < event->given)
     event->stream->awaited = event->given;
   if (event->recording && !s->recording) { /* becomes part of what is recorded */

@@ -56,8 +56,8 @@ unsigned current; /* the thread that runs, by its number in the block */
 int barrier_arrived, barrier_line, reduced[2][3];
 unsigned barrier_generation;
 const char *barrier_file;
-alignas(1024) unsigned char shared[SHARED];
-size_t shared_used, shared_dynamic;
+alignas(1024) unsigned char shared[SHARED + 4096];             /* room for the gaps */
+size_t shared_used, shared_dynamic, shared_bytes, shared_most; /* used: with gaps; bytes: without */
 std::map<const void *, std::pair<size_t, size_t>> shared_places;
 bool running;
 
@@ -149,7 +149,7 @@ void resume(unsigned index) {
 void run_block(bool backward) {
   unsigned count = blockDim.x * blockDim.y * blockDim.z;
   memset(shared, 0xff, sizeof shared);
-  shared_used = shared_dynamic;
+  shared_used = shared_bytes = shared_dynamic;
   shared_places.clear();
   threads.assign(count, thread{READY, 0, nullptr, {}, {}});
   for (warp &w : warps) w.arrived = w.generation = 0;
@@ -211,7 +211,9 @@ void *static_shared(const void *key, size_t bytes) {
   auto found = shared_places.find(key);
   if (found != shared_places.end()) return shared + found->second.first;
   size_t at = (shared_used + 127) & ~(size_t)127;
-  if (at + bytes > SHARED) die("%zu bytes of shared memory: %zu at most", at + bytes, SHARED);
+  shared_bytes += bytes;
+  if (shared_bytes > shared_most || at + bytes > sizeof shared)
+    die("%zu bytes of shared memory: %zu at most", shared_bytes, shared_most);
   shared_places[key] = {at, bytes};
   shared_used = at + bytes;
   return shared + at;
@@ -265,7 +267,7 @@ int barrier_reduce(const char *file, int line, int value, int kind) {
 void copy_async(void *to, const void *from, int bytes, bool valid) {
   unsigned char *at = static_cast<unsigned char *>(to);
   uintptr_t mask = (uintptr_t)bytes - 1;
-  if (at < shared || at + bytes > shared + SHARED) die("an asynchronous copy to what is not shared memory");
+  if (at < shared || at + bytes > shared + sizeof shared) die("an asynchronous copy to what is not shared memory");
   if ((reinterpret_cast<uintptr_t>(to) & mask) || (valid && (reinterpret_cast<uintptr_t>(from) & mask)))
     die("an asynchronous copy of %d bytes at an address that is no multiple of that", bytes);
   memset(to, 0xff, (size_t)bytes);
@@ -284,7 +286,8 @@ void copy_wait(int pending) {
   }
 }
 
-void run_grid(const char *name, dim3 grid, dim3 block, size_t bytes, const std::function<void()> &function) {
+void run_grid(const char *name, dim3 grid, dim3 block, size_t bytes, size_t most,
+              const std::function<void()> &function) {
   const char *order = getenv("KAVA_CUDA_ORDER");
   bool backward = order && strcmp(order, "backward") == 0;
   kernel_name = name;
@@ -292,6 +295,7 @@ void run_grid(const char *name, dim3 grid, dim3 block, size_t bytes, const std::
   blockDim = block;
   gridDim = grid;
   shared_dynamic = bytes;
+  shared_most = most;
   warps.resize(block.x * block.y * block.z / 32);
   running = true;
   for (unsigned z = 0; z < grid.z; z++)

@@ -26,7 +26,7 @@ static __device__ __forceinline__ void *kava_dynamic_shared() {
  * `name`, and comes to light at the next synchronisation. */
 template <class... P, class... A>
 void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
-  if (shared > 48 * 1024)
+  if (shared) /* without leave a block has 48 KiB, of which static memory takes its share */
     cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
   kava_timed timed(name);
   kava_cuda_launching(name);
