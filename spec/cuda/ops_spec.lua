@@ -16,6 +16,11 @@ local cases = {
   { "swiglu", { { 5, 9 }, { 5, 9 } }, function(gate, up) return kava.swiglu(gate, up) end },
   { "swiglu of one tensor", { { 5, 9 } }, function(x) return kava.swiglu(x, x) end },
   { "geglu, strided", { { 9, 5 }, { 9, 5 } }, function(gate, up) return kava.geglu(gate:permute(2, 1), up:permute(2, 1)) end },
+  { "swiglu of a row that is shown for all", { { 1, 9 }, { 5, 9 } }, function(gate, up) return kava.swiglu(gate:expand(5, 9), up) end },
+  { "rope and attention of a token that is shown for all", { { 2, 1, 2, 8 }, { 2, 4, 2, 8 } }, function(one, k)
+    local q = one:expand(2, 4, 2, 8)
+    return kava.attention { q = kava.rope(q, kava.tensor { 1, 0.1, 0.01 }), k = k, v = q }
+  end },
   { "rms_norm", { { 2, 3, 33 }, { 33 } }, function(x, w) return kava.rms_norm(x, w) end },
   { "layer_norm", { { 5, 33 }, { 33 }, { 33 } }, function(x, w, b) return kava.layer_norm(x, w, b) end },
   { "linear", { { 2, 3, 10 }, { 7, 10 }, { 7 } }, function(x, w, b) return kava.linear(x, w, b) end },

@@ -45,12 +45,13 @@ kava_status kava_operand(const char *op, const char *name, kava_tensor *t, kava_
   return kava_contiguous_as(t, dtype, out);
 }
 
-/* Whether all but the last `inner` dimensions, which are contiguous, are one run of rows. */
+/* Whether all but the last `inner` dimensions, which are contiguous, are one run of rows. One row that is shown several
+ * times is none: 0 elements apart would say that they are contiguous. */
 static bool is_rows(const kava_tensor *t, int inner) {
   int64_t step = 1;
   for (int d = t->dims - 1; d >= 0; d--) {
     if (d == t->dims - 1 - inner) step = t->stride[d];
-    if (t->stride[d] != step) return false;
+    if (t->stride[d] != step || step == 0) return false;
     step *= t->shape[d];
   }
   return t->dims > inner;
