@@ -75,7 +75,7 @@ typedef struct kava_gated_args {
 
 /* y[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are 8 successive Philox blocks of
  * (seed, stream), word by word: element i takes word i/8 % 4 of block 8 (i/32) + i % 8, so that vectors of blocks are
- * vectors of elements. */
+ * vectors of elements. y may be x. */
 #define KAVA_DROPOUT_GROUP 32
 static inline uint32_t kava_dropout_limit(double p) { return (uint32_t)(p * 0x1p32); } /* p < 1 */
 typedef struct kava_dropout_args {

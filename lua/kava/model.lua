@@ -197,7 +197,8 @@ function model.create(config, opts)
   for _, w in ipairs(plan) do
     local small = { dtype = dtype == "f64" and "f64" or "f32" }
     local t -- made on the CPU: the same numbers for every device
-    if #w.shape == 2 then t = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
+    if #w.shape == 2 and std == 0 then t = kava.zeros(w.shape, { dtype = dtype })
+    elseif #w.shape == 2 then t = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
     elseif w.key:find "norm$" then t = kava.full(w.shape, 1 - (spec.norm_shift or 0), small)
     else t = kava.zeros(w.shape, small) end
     w.into[w.key] = place(t, opts.device)

@@ -4,9 +4,11 @@
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8|cached] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
 --   [recompute=none|mlp|layer|mlp:N] [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched]
---   [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json]
+--   [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json] [peak=1]
 -- teacher=cached: its keys come from pinned memory, as from the second epoch on; overlap=1: while the micro-step before computes.
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
+-- peak=1: what lies in the GPU's memory when most does. Without a GPU, in seconds: KAVA_CUDA=emulated KAVA_CUDA_TROUBLE="idle=1
+-- memory=80000000000" kava scripts/bench/step.lua shape=qwen device=cuda batch=8 seq=512 accum=4 peak=1 … (times mean nothing then).
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
 -- layer_matched: keys and values, layer by layer. grid: these shapes after one another, and a line t = a + b tokens through them.
 -- overlap=1: teacher and student on two streams. models: what is there is loaded, else made and saved there first: the time to the
@@ -18,7 +20,7 @@ local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
   moments = "f32", grads = "f32", projector = "f32", recompute = "none", shape = "smol", device = "cpu", record = 1,
-  models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "" }
+  models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "", peak = 0 }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -42,6 +44,7 @@ local SHAPES = { -- teacher, student: hidden, layers, heads, KV heads, MLP, voca
 local shapes = SHAPES[o.shape] or error("shape=smol or qwen expected, got " .. o.shape)
 if o.layers > 0 then shapes[1][2], shapes[2][2] = o.layers, o.layers // 2 end
 local dtype = gpu and "bf16" or "f32"
+local emulated = gpu and os.getenv "KAVA_CUDA" == "emulated" -- nobody looks at numbers there
 
 local phases, phase_began = {}, began
 local function phase(name)
@@ -56,7 +59,7 @@ local function create(shape, device)
   return kava.model.create({
     model_type = "qwen2", vocab_size = shape[6], hidden_size = shape[1], intermediate_size = shape[5], num_hidden_layers = shape[2],
     num_attention_heads = shape[3], num_key_value_heads = shape[4], rms_norm_eps = 1e-6, rope_theta = 1e6, tie_word_embeddings = true,
-  }, { dtype = dtype, device = device })
+  }, { dtype = dtype, device = device, std = emulated and 0 or nil })
 end
 local function build(shape, name)
   local device = gpu and o.device or nil
@@ -149,16 +152,21 @@ local function keep()
   kava.memory_reset_peak()
 end
 
+-- A micro-batch's loss. What it is made of is not referred to from here on, but by the tape.
+local function loss_of(i, later)
+  local target = not later and teach(i)
+  local mine = how[2](batches[i % 4 + 1])
+  return how[3](mine, later and later() or target) / o.accum
+end
+
 -- With overlap the teacher's pass over the next micro-batch runs beside the student's backward over this one.
 local function step()
   local later = o.overlap == 1 and kava.aside(teach, 1)
   for i = 1, o.accum do
     local scope <close> = kava.scope() -- luacheck: ignore 211
-    local target = not later and teach(i)
-    local mine = how[2](batches[i % 4 + 1])
-    if later then target = later() end
+    local loss = loss_of(i, later)
     later = later and i < o.accum and kava.aside(teach, i + 1)
-    ;(how[3](mine, target) / o.accum):backward()
+    loss:backward()
   end
   opt:step()
   opt:zero_grad()
@@ -198,12 +206,30 @@ local function measure()
   return median * 1e3
 end
 
+local function show_peak(rows)
+  local sum = 0
+  for _, row in ipairs(rows) do sum = sum + row.bytes * row.count end
+  io.write(("at the peak: %.1f MB\n"):format(sum / 1e6))
+  for _, row in ipairs(rows) do
+    local bytes = row.bytes * row.count
+    if bytes >= sum / 2000 then
+      io.write(("  %8.1f MB  %5d x %10d  %s\n"):format(bytes / 1e6, row.count, row.bytes, row.name or "(was there before)"))
+    end
+  end
+end
+
 local replay
 local function record()
   if not (gpu and o.record == 1) then return end
   replay = nil
   collectgarbage()
-  replay = kava.record(step)
+  if o.peak == 1 then
+    local rows
+    rows, replay = kava.memory_peak(kava.record, step)
+    show_peak(rows)
+  else
+    replay = kava.record(step)
+  end
   function run() replay:run() end
 end
 

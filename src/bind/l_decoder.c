@@ -3,6 +3,7 @@
 #include "bind/bind.h"
 #include "nn/decoder.h"
 #include "nn/layout.h"
+#include "tape/tape.h"
 #include "ops/norm_linear.h"
 #include <limits.h>
 #include <string.h>
@@ -178,6 +179,8 @@ static int decoder_forward(lua_State *L) {
   f->hidden = kava_l_field_boolean(L, 2, "hidden", false);
   f->values = kava_l_field_boolean(L, 2, "values", true);
   f->queries = kava_l_field_boolean(L, 2, "queries", false);
+  /* A pass that is recorded fills a GPU: what the teacher's left to be collected goes before. */
+  if (d->embed->device != KAVA_CPU && kava_recording()) lua_gc(L, LUA_GCCOLLECT);
   kava_l_check(L, kava_decoder_forward(d, f));
   lua_createtable(L, 0, 7);
   lua_pushinteger(L, f->layers);

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "tape/tape.h"
 #include "tensor/device.h"
+#include "tensor/peak.h"
 #include <limits.h>
 #include <pcre2.h>
 #include <pwd.h>
@@ -165,6 +166,30 @@ static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
   return 0;
 }
 
+/* [-n, +n, e] memory_peak(f, …) -> {{name =, bytes =, count =}, …}, f's results */
+static int l_memory_peak(lua_State *L) {
+  const kava_peak_row *rows;
+  size_t count;
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  kava_l_check(L, kava_peak_begin());
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  kava_status st = kava_peak_end(&rows, &count);
+  if (status != LUA_OK) return lua_error(L);
+  kava_l_check(L, st);
+  lua_createtable(L, (int)count, 0);
+  lua_insert(L, 1);
+  for (size_t i = 0; i < count; i++) {
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, rows[i].name);
+    lua_setfield(L, -2, "name");
+    set_bytes(L, "bytes", rows[i].size);
+    lua_pushinteger(L, rows[i].count);
+    lua_setfield(L, -2, "count");
+    lua_rawseti(L, 1, (lua_Integer)i + 1);
+  }
+  return lua_gettop(L);
+}
+
 static kava_device check_device(lua_State *L, int arg) {
   kava_device device;
   if (!kava_device_parse(luaL_checkstring(L, arg), &device))
@@ -285,6 +310,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"variables", l_variables},
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
+                                       {"memory_peak", l_memory_peak},
                                        {"device", l_device},
                                        {"plans", l_plans},
                                        {"wait", l_wait},

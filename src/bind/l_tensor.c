@@ -603,8 +603,11 @@ t_requires_grad(lua_State *L) { /* [-0, +1, e] requires_grad() -> boolean; requi
   return 1;
 }
 
-static int t_backward(lua_State *L) { /* [-0, +0, e] backward([seed=1]): gradients are added to the leaves' */
+/* [-0, +0, e] backward([seed=1]): gradients are added to the leaves'. A step's memory is fullest when this begins: what
+ * nobody can reach any more, such as keys that were aggregated, goes before. */
+static int t_backward(lua_State *L) {
   kava_tensor *t = kava_l_check_tensor(L, 1);
+  if (t->device != KAVA_CPU) lua_gc(L, LUA_GCCOLLECT);
   kava_l_check(L, kava_backward(t, luaL_optnumber(L, 2, 1.0)));
   return 0;
 }

@@ -7,7 +7,7 @@
 static kava_status activation_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
   bool add;
-  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  kava_status st = kava_grad_into_same(node, 0, &dx, &add);
   if (st != KAVA_OK || !dx) return st;
   KAVA_RUN(grad->device, activation_grad, (kava_activation)node->integers[0], grad->dtype,
            kava_tensor_data(node->saved[0]), kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad),
@@ -57,7 +57,7 @@ out:
 static kava_status softcap_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
   bool add;
-  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  kava_status st = kava_grad_into_same(node, 0, &dx, &add);
   if (st != KAVA_OK || !dx) return st;
   KAVA_RUN(grad->device, softcap_grad, grad->dtype, node->numbers[0], kava_tensor_data(node->saved[0]),
            kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad), add);

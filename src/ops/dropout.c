@@ -11,7 +11,7 @@ static const uint64_t *later(kava_device device) { return device == KAVA_CPU ? N
 static kava_status dropout_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
   bool add;
-  kava_status st = kava_grad_into(node->inputs[0], &dx, &add);
+  kava_status st = kava_grad_into_same(node, 0, &dx, &add);
   if (st != KAVA_OK || !dx) return st;
   kava_dropout_args a = {.dtype = grad->dtype,
                          .count = kava_tensor_numel(grad),
@@ -32,7 +32,8 @@ static kava_status dropout_again(kava_node *node, kava_tensor **out) {
   kava_tensor *x, *y = NULL;
   kava_status st = KAVA_OK;
   KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
-  KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
+  y = kava_tape_take(node, 0, 0);
+  if (!y) KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
   kava_dropout_args a = {.dtype = x->dtype,
                          .count = kava_tensor_numel(x),
                          .seed = (uint64_t)node->integers[0],

@@ -19,7 +19,7 @@ kava_dtype kava_matmul_precision(void) { return matmul_precision; }
  * (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *x, *w = node->saved[1], *dx, *dw, *db;
+  kava_tensor *x, *w = node->saved[1], *dx, *dw, *db, *remade = NULL;
   bool add_x, add_w = false, add_b = false;
   kava_linear_args a = {.dtype = grad->dtype,
                         .in = w->shape[1],
@@ -40,6 +40,8 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
     KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
     KAVA_RUN_TRY(grad->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(grad),
                  dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
+    remade = kava_tape_take(node, 0, 0);
+    kava_tensor_release(&remade);
   }
 out:
   return st;

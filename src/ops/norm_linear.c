@@ -30,6 +30,7 @@ static kava_status norm_linear_backward(kava_node *node, const kava_tensor *dz) 
   st = kava_op_layer_norm(node->saved[0], NULL, NULL, node->numbers[0], &xhat);
   kava_no_grad(-1);
   if (st != KAVA_OK) goto out;
+  kava_tensor_release(&node->saved[0]); /* read for the last time */
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[0], &dgamma));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dbeta));
   KAVA_TRY(kava_grad_into_half(node->inputs[2], KAVA_BF16, &dw, &add_w));

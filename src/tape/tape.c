@@ -161,6 +161,14 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
   return st;
 }
 
+kava_tensor *kava_tape_take(kava_node *node, int slot, int index) {
+  kava_node *from = node->saved[slot] ? NULL : node->inputs[index]->node;
+  if (!from || from->refs - from->mark > 1) return NULL; /* the walk has a reference, too */
+  kava_tensor *t = from->remade;
+  from->remade = NULL;
+  return t;
+}
+
 kava_dtype kava_grad_dtype(const kava_tensor *t) {
   if (t->dtype == KAVA_F64) return KAVA_F64;
   if (t->device == KAVA_CPU) return KAVA_F32;
@@ -256,6 +264,19 @@ static kava_status grad_as(kava_tensor *input, kava_dtype dtype, kava_tensor **o
 
 kava_status kava_grad_into(kava_tensor *input, kava_tensor **out, bool *accumulate) {
   return grad_as(input, input ? input->dtype : KAVA_F32, out, accumulate);
+}
+
+/* Nobody else shows the elements of the output's gradient, and the input's is of its kind and not begun. */
+kava_status kava_grad_into_same(kava_node *node, int index, kava_tensor **out, bool *accumulate) {
+  kava_tensor *input = node->inputs[index], *grad = node->grad;
+  kava_node *from = input ? input->node : NULL;
+  if (!from || from->grad || grad->dtype != kava_grad_dtype(input) || !kava_same_shape(grad, input) ||
+      !kava_tensor_is_contiguous(grad) || __atomic_load_n(&grad->refs, __ATOMIC_RELAXED) > 1 ||
+      __atomic_load_n(&grad->storage->refs, __ATOMIC_RELAXED) > 1)
+    return kava_grad_into(input, out, accumulate);
+  *accumulate = false;
+  *out = from->grad = kava_tensor_retain(grad);
+  return KAVA_OK;
 }
 
 kava_status kava_grad_into_wide(kava_tensor *input, kava_tensor **out, bool *accumulate) {
@@ -592,6 +613,7 @@ static kava_status walk(kava_node *root, const kava_tensor *grad, uint64_t after
   KAVA_TRY(kava_tensor_detach(grad, &root->grad));
   for (size_t i = 0; i < list.count; i++) {
     kava_node *n = list.at[i];
+    kava_tensor_release(&n->remade); /* all that read it have run */
     if (n->grad && n->backward && st == KAVA_OK) st = gather_apart(n->backward(n, n->grad));
     drop_contents(n); /* what the backward pass of this op needed is free for the next one */
   }

@@ -25,6 +25,9 @@ kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t)
  * record reads the input, its own backward function may run now, in the pass that makes it again. */
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out);
 
+/* What _kept gave, now the caller's own, where it was made again and nobody else will read it; else NULL. */
+kava_tensor *kava_tape_take(kava_node *node, int slot, int index);
+
 /* *out = run(context, inputs), as one record that keeps the inputs alone: the backward pass runs it once more, with
  * records, and goes back over those. run must give the same again; leaves that it reads beside its inputs (weights) get
  * their gradients, too. Owns the context from the call on, whatever comes of it: forget(context) ends it. At most
@@ -66,6 +69,9 @@ kava_status kava_grad_in_place(kava_node *node, int count, kava_tensor **outs);
 /* A tensor like grad, which is a record's own, to write into once grad is read: in grad's place where nobody else holds
  * it. */
 kava_status kava_grad_place(const kava_tensor *grad, kava_tensor **out);
+/* The same of the record's input `index` for kernels that read an element of the output's gradient before they write
+ * the same element: where it may be, *out is that gradient itself. */
+kava_status kava_grad_into_same(kava_node *node, int index, kava_tensor **out, bool *accumulate);
 /* For leaves whose gradients one kernel writes behind one another, wide or in `half`: *there says whether they lie so,
  * since all of them have them so, or none had one and now they do. *first: the first's; NULL where none needs one. */
 kava_status kava_grad_into_joined(int count, kava_tensor *const *leaves, kava_dtype half, bool *there,

@@ -1,6 +1,7 @@
 #include "tensor/device.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "tensor/peak.h"
 #include "tensor/pool.h"
 #include <dlfcn.h>
 #include <limits.h>
@@ -161,6 +162,7 @@ kava_status kava_device_lacks(kava_device device, const char *kernel) {
 kava_status kava_device_check(kava_device device, const char *kernel) {
   char message[512];
   kava_status st = cuda.table->failure(message, sizeof message);
+  if (kava_peak_watched) kava_peak_named(kernel);
   return st == KAVA_OK ? st : kava_fail(st, "%s: device %s: %s", kernel, names[device], message);
 }
 
@@ -201,6 +203,7 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
                      (double)s.reserved / 0x1p20, (double)s.current / 0x1p20, others > 0 ? others / 0x1p20 : 0);
   }
   (*block)->number = ++cuda.numbers;
+  if (kava_peak_watched) kava_peak_given(cuda.numbers, (*block)->size, cuda.used);
   count(*block, true);
   *data = (*block)->data;
   return KAVA_OK;
@@ -229,6 +232,7 @@ void kava_device_free(kava_device device, kava_block *block) {
   if (!block) return;
   const kava_recorder *owner = block->pool->owner;
   count(block, false);
+  if (kava_peak_watched) kava_peak_freed(block->number, block->size, cuda.numbers);
   if (cuda.recording && !owner) {
     block->larger = cuda.recording->held;
     cuda.recording->held = block;
@@ -258,6 +262,7 @@ kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_d
     memcpy(to, from, bytes);
     return KAVA_OK;
   }
+  if (kava_peak_watched) kava_peak_named("copy");
   if (to_device != KAVA_CPU && from_device != KAVA_CPU) return told(cuda.table->copy(to, from, bytes), "copy");
   if (to_device != KAVA_CPU) return told(cuda.table->upload(to, from, bytes), "upload");
   if (kava_device_recording())
@@ -267,6 +272,7 @@ kava_status kava_device_copy(kava_device to_device, void *to, kava_device from_d
 }
 
 kava_status kava_device_clear(kava_device device, void *to, size_t bytes) {
+  if (device != KAVA_CPU && kava_peak_watched) kava_peak_named("clear");
   if (device != KAVA_CPU) return bytes ? told(cuda.table->clear(to, bytes), "clear") : KAVA_OK;
   if (bytes) memset(to, 0, bytes);
   return KAVA_OK;

@@ -10,7 +10,8 @@
  * KAVA_CUDA_TROUBLE in the environment says what is wrong with this GPU, in words KEY=VALUE: driver=11040 (a version;
  * 0: there is none), devices=0, capability=75, busy=1, exclusive=1, image=0 (no code for it), taken=BYTES (by others),
  * shared=BYTES (of shared memory a block may have at most), fail=KERNEL:N (the Nth kernel whose name begins so ends in
- * an illegal access, as the GPU tells only later).
+ * an illegal access, as the GPU tells only later), idle=1 (nothing is computed or kept: memory alone is counted, of
+ * steps as large as memory=BYTES lets them be, taken in chunks of chunk=BYTES).
  * What it cannot show: speed, races between warps that this order of execution hides (KAVA_CUDA_ORDER=backward runs
  * threads the other way round), and the memory model. The names are CUDA's; nothing here is taken from NVIDIA's files.
  */
@@ -190,7 +191,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
 }
 namespace kava_emulated {
 cudaError_t allocate(void **p, size_t bytes);
-}
+size_t chunk();
+} // namespace kava_emulated
 template <class T> cudaError_t cudaMalloc(T **p, size_t bytes) {
   return kava_emulated::allocate(reinterpret_cast<void **>(p), bytes);
 }

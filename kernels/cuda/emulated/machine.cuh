@@ -13,8 +13,8 @@ cudaStream_t kava_cuda_stream(void);
 void kava_cuda_launching(const char *name);
 void kava_cuda_failed(const char *name, cudaError_t error);
 
-/* Every block is an allocation, with guards of its own. */
-#define KAVA_MEMORY_CHUNK ((size_t)0)
+/* 0: every block is an allocation, with guards of its own; KAVA_CUDA_TROUBLE says otherwise where memory is counted. */
+#define KAVA_MEMORY_CHUNK (kava_emulated::chunk())
 #define KAVA_SHARED(type, name, count)                                                                                 \
   static const char name##_key = 0;                                                                                    \
   type *const name = static_cast<type *>(kava_emulated::static_shared(&name##_key, sizeof(type) * (count)))

@@ -81,6 +81,19 @@ function kava.bounded(f, limits) end
 ---@return { cpu: kava.MemoryStats, cuda: kava.DeviceMemoryStats? } cuda: where a GPU is in use
 function kava.memory() end
 
+---@class kava.PeakRow
+---@field name string? the kernel that first wrote there; nil: it was there before
+---@field bytes integer of one block
+---@field count integer
+
+--- Calls f(…) and says what lay in the GPU's memory when most did, what takes most first. What is freed while a step is recorded
+--- counts as freed.
+---@param f fun(...): ...
+---@param ... any
+---@return kava.PeakRow[]
+---@return any ... f's results
+function kava.memory_peak(f, ...) end
+
 ---@class kava.DeviceFacts
 ---@field name string "NVIDIA H100 80GB HBM3"; "emulated"; of the CPU the kernels' instruction set
 ---@field capability string? "9.0"
