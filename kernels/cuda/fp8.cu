@@ -112,9 +112,12 @@ __global__ void __launch_bounds__(THREADS)
 
 bool is_such(const kava_linear_args *a, const void *x, const void *y) {
   const kava_scaling *s = a->scaling;
-  return a->wtype == KAVA_FP8 && s && (a->dtype == KAVA_BF16 || a->dtype == KAVA_F16) && s->type == KAVA_F32 &&
-         s->round == KAVA_F32 && s->rows == 1 && s->across == 1 && !s->zeros && s->zero == 0 && a->in % 16 == 0 &&
-         a->out % 16 == 0 && a->first % 4 == 0 && kava_aligned(a->w) && kava_aligned(x) && kava_aligned(y) &&
+  const kava_cuda_facts *gpu =
+      kava_cuda_device(); /* before 8.9 none has such products: x need not be quantised for it */
+  return 10 * gpu->major + gpu->minor >= 89 && a->wtype == KAVA_FP8 && s &&
+         (a->dtype == KAVA_BF16 || a->dtype == KAVA_F16) && s->type == KAVA_F32 && s->round == KAVA_F32 &&
+         s->rows == 1 && s->across == 1 && !s->zeros && s->zero == 0 && a->in % 16 == 0 && a->out % 16 == 0 &&
+         a->first % 4 == 0 && kava_aligned(a->w) && kava_aligned(x) && kava_aligned(y) &&
          (!a->residual || kava_aligned(a->residual));
 }
 

@@ -396,7 +396,10 @@ extern "C" kava_status kava_cuda_plans_save(const char *path) {
   FILE *f = fopen(temporary.c_str(), "w");
   bool ok = f && fwrite(text.data(), 1, text.size(), f) == text.size();
   if (f && fclose(f) != 0) ok = false;
-  if (!ok || rename(temporary.c_str(), path) != 0) return KAVA_IO;
+  if (!ok || rename(temporary.c_str(), path) != 0) {
+    unlink(temporary.c_str());
+    return KAVA_IO;
+  }
   changed = false;
   return KAVA_OK;
 }

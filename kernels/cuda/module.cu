@@ -93,11 +93,16 @@ typedef struct constant {
 struct kava_graph {
   cudaGraphExec_t exec;
   constant *constants;
+  cudaEvent_t ran; /* behind the last launch, where there are constants */
 };
 static kava_graph *recorded;
 
 static void release(kava_graph *graph) {
   if (!graph) return;
+  if (graph->ran) {
+    done("a recording", cudaEventSynchronize(graph->ran)); /* which may still read its constants */
+    cudaEventDestroy(graph->ran);
+  }
   if (graph->exec) done("a recording", cudaGraphExecDestroy(graph->exec));
   for (constant *c = graph->constants, *next; c; c = next) {
     next = c->next;
@@ -126,6 +131,8 @@ static kava_status record_end(bool keep, kava_graph **out) {
   kava_status st = done("recording", cudaStreamEndCapture(kava_cuda_stream(), &graph));
   if (st == KAVA_OK && keep) st = done("a recording", cudaGraphInstantiate(&made->exec, graph, 0));
   if (graph) cudaGraphDestroy(graph);
+  if (st == KAVA_OK && keep && made->constants)
+    st = done("a recording", cudaEventCreateWithFlags(&made->ran, cudaEventDisableTiming));
   if (st == KAVA_OK && keep)
     *out = made;
   else
@@ -136,7 +143,8 @@ static kava_status record_end(bool keep, kava_graph **out) {
 static kava_status replay(kava_graph *graph) {
   kava_timed timed("a recorded step");
   kava_cuda_launching("a recorded step");
-  return done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
+  kava_status st = done("replay", cudaGraphLaunch(graph->exec, kava_cuda_stream()));
+  return st == KAVA_OK && graph->ran ? done("replay", cudaEventRecord(graph->ran, kava_cuda_stream())) : st;
 }
 
 /* ---- aside: the second lane begins when the first has come as far as `fork`; `join` makes the first wait for it ----

@@ -3,8 +3,8 @@
 -- teach 15 of its kind; shape=qwen: Qwen2.5-1.5B teaches 0.5B.
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8|cached] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
---   [recompute=none|mlp|layer|mlp:N] [record=1] [wait=1] [models=FOLDER] [plans=FILE] [loss=concat|bare|layer_matched]
---   [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json] [peak=1]
+--   [recompute=none|mlp|layer|mlp:N] [layers=OF THE TEACHER] [vocab=SIZE] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
+--   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json] [peak=1]
 -- teacher=cached: its keys come from pinned memory, as from the second epoch on; overlap=1: while the micro-step before computes.
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
 -- peak=1: what lies in the GPU's memory when most does. Without a GPU, in seconds: KAVA_CUDA=emulated KAVA_CUDA_TROUBLE="idle=1
@@ -18,7 +18,7 @@
 -- (side_by_side.py and gpu_side_by_side.py alternate it with the peer).
 local kava = require "kava"
 local began = kava.clock()
-local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0,
+local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0, vocab = 0,
   moments = "f32", grads = "f32", projector = "f32", recompute = "none", shape = "smol", device = "cpu", record = 1,
   models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "", peak = 0 }
 for _, a in ipairs(arg) do
@@ -43,6 +43,7 @@ local SHAPES = { -- teacher, student: hidden, layers, heads, KV heads, MLP, voca
 }
 local shapes = SHAPES[o.shape] or error("shape=smol or qwen expected, got " .. o.shape)
 if o.layers > 0 then shapes[1][2], shapes[2][2] = o.layers, o.layers // 2 end
+if o.vocab > 0 then shapes[1][6], shapes[2][6] = o.vocab, o.vocab end
 local dtype = gpu and "bf16" or "f32"
 local emulated = gpu and os.getenv "KAVA_CUDA" == "emulated" -- nobody looks at numbers there
 

@@ -46,7 +46,8 @@ template <class T> struct list { /* of plain values, the same on both sides */
   }
 };
 
-/* Whether a check is asked for: kernels_check FAMILY PART has those alone whose names have the part in them. */
+/* Whether a check is asked for: kernels_check FAMILY PART takes those alone whose names have the part in them, or with
+ * I/N the Ith, the (I + N)th … of them. */
 bool wanted(const std::string &name);
 double uniform(); /* in [-1, 1), always the same row of them */
 void seed(uint64_t value);

@@ -124,9 +124,16 @@ describe("a GPU", function()
       local x = kava.ones({ 64, 1000 }, { device = "cuda" })
       print(x:matmul(x:permute(2, 1)):max():item())
       print(kava.plans("cuda", "%s", true))]]):format(path, path)
-    local heading = "kava plans 1, cuBLASLt 1, emulated\n"
-    for _, text in ipairs { "", "\0\0\0", heading .. "1 2 3", heading .. ("9"):rep(5000) .. "\n", heading .. ("-1 "):rep(40) .. "\n",
-      heading .. ("ffffffffffffffffffffff "):rep(30), ("x"):rep(2000) } do
+    -- a sound one: the heading of this GPU, and a plan, which was measured since the product is large enough
+    run("A=1", (work:gsub("64, 1000", "100, 5000")))
+    local heading, plan = assert(files.read(path)):match "^(kava plans [^\n]+\n)([^\n]+)\n$"
+    assert.truthy(heading)
+    local words = {}
+    for word in plan:gmatch "%S+" do words[#words + 1] = word end
+    words[#words - 1] = ("f"):rep(40) -- the last of the algorithm's
+    for _, text in ipairs { "", "\0\0\0", heading, heading .. "1 2 3", heading .. ("9"):rep(5000) .. "\n",
+      heading .. ("-1 "):rep(40) .. "\n", heading .. ("ffffffffffffffffffffff "):rep(30), heading .. plan:sub(1, #plan // 2),
+      heading .. table.concat(words, " ") .. "\n", heading .. plan:gsub("%d+", "99999999999999999999") .. "\n", ("x"):rep(2000) } do
       helper.write(path, text)
       assert.equal("true\n1000.0\ntrue\n", (run("A=1", work)), ("%q"):format(text:sub(1, 60)))
     end
