@@ -168,6 +168,7 @@ typedef struct kava_gemm_args {
   void *c;
   int64_t lda, ldb, ldc;
   int64_t batch, stride_a, stride_b, stride_c;
+  bool wide; /* C is, beside f16 and bf16; on a GPU alone */
 } kava_gemm_args;
 
 /* A linear layer's products, for `rows` rows of activations. W is [out, in] row-major in `wtype`: any float dtype but
@@ -270,6 +271,40 @@ typedef struct kava_pair_loss_args {
 } kava_pair_loss_args;
 #define KAVA_UNIT_EPS 1e-12     /* F.normalize's */
 #define KAVA_RELATIVE_EPS 1e-12 /* keeps a teacher row of zeros from dividing by 0 */
+
+/* `count` tensors of pairs of rows, `rows` pairs of `width` elements in each; tensor i's rows of s, t and ds are
+ * s_row[i], t_row[i] and ds_row[i] elements apart. With c the cosine as mercator has it:
+ *   loss = 1 - the sum of c over all pairs / (*counted count)
+ * where rows with keep[r] == 0, of any tensor, are not read and do not count; loss is wide, as slopes [count, rows, 2]
+ * are, for which dc/ds = slopes[0] s + slopes[1] t. The gradient reads those, and gives ds[i] its rows, times *grad. */
+#define KAVA_COSINES_MOST 64
+typedef struct kava_cosines_args {
+  kava_dtype dtype;
+  int count;
+  int64_t rows, width;
+  const void *s[KAVA_COSINES_MOST], *t[KAVA_COSINES_MOST];
+  int64_t s_row[KAVA_COSINES_MOST], t_row[KAVA_COSINES_MOST];
+  const uint8_t *keep; /* NULL: every row */
+  const double *counted;
+  void *slopes, *loss;
+  /* gradient only; each ds is another buffer, or NULL */
+  const void *grad;
+  void *ds[KAVA_COSINES_MOST];
+  int64_t ds_row[KAVA_COSINES_MOST];
+  bool add[KAVA_COSINES_MOST];
+} kava_cosines_args;
+
+/* `count` matrices x[i] of `rows` rows of width[i] elements, x_row[i] apart, side by side as the columns of y, whose
+ * rows are y_row apart. Of one plain type, or f32 that becomes bf16 or f16. */
+#define KAVA_JOIN_MOST 64
+typedef struct kava_join_args {
+  kava_dtype from, to;
+  int count;
+  int64_t rows, y_row;
+  const void *x[KAVA_JOIN_MOST];
+  int64_t x_row[KAVA_JOIN_MOST], width[KAVA_JOIN_MOST];
+  void *y;
+} kava_join_args;
 
 /* Rows of logits. With p = softmax(s), p' = softmax(s/T), q' = softmax(t/T), per row:
  *   ce = -log p[target]   (0 without targets or where the target is < 0)

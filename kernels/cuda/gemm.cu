@@ -325,7 +325,8 @@ kava_status kava_cuda_product(const kava_product *p) {
 }
 
 extern "C" void kava_cuda_gemm(const kava_gemm_args *a) {
-  kava_product p = {a->dtype,    a->dtype, a->trans_a, a->trans_b, a->m,   a->n,     a->k,        a->a,
+  kava_dtype out = a->wide && a->dtype != KAVA_F64 ? KAVA_F32 : a->dtype;
+  kava_product p = {a->dtype,    out,      a->trans_a, a->trans_b, a->m,   a->n,     a->k,        a->a,
                     a->b,        a->c,     a->lda,     a->ldb,     a->ldc, a->batch, a->stride_a, a->stride_b,
                     a->stride_c, a->alpha, a->beta,    NULL,       NULL,   NULL,     NULL};
   kava_cuda_product(&p);

@@ -226,13 +226,15 @@ function loss.matched(context, part)
       student = { values = part == "values", up_to = last.student },
     },
     pairs = function(teacher_out, student_out)
-      local list = {}
+      local list, at, xs, ws = {}, {}, {}, {}
       for n, layer in ipairs(chosen) do
-        local mine = part_of(student_out.kv, part, layer.student, kv.rope)
-        if layer.weight then mine = kava.linear(mine, layer.weight) end
-        list[n] = { name = layer.name, part = part, layer = layer.student, student = mine,
+        list[n] = { name = layer.name, part = part, layer = layer.student, student = part_of(student_out.kv, part, layer.student, kv.rope),
           target = part_of(teacher_out.kv, part, layer.teacher, kv.rope) }
+        if layer.weight then
+          at[#at + 1], xs[#xs + 1], ws[#ws + 1] = n, list[n].student, layer.weight
+        end
       end
+      for i, y in ipairs(xs[1] and kava.linear_each(xs, ws) or {}) do list[at[i]].student = y end
       return list
     end,
   }

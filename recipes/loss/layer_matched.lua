@@ -5,9 +5,9 @@ local kava = require "kava"
 
 return function(context)
   return kava.loss.term(kava.loss.parts(context, kava.loss.matched), function(pairs_list, mask)
-    local value = kava.loss.mean_over(pairs_list, mask, function(student, target)
-      return kava.loss.cosine(student, target, { mask = mask })
-    end)
+    local students, targets = {}, {}
+    for i, pair in ipairs(pairs_list) do students[i], targets[i] = pair.student, pair.target end
+    local value = kava.loss.cosine(students, targets, { mask = mask })
     return value, { cos_sim = 1 - value:detach() }
   end)
 end

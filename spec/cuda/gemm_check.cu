@@ -12,8 +12,8 @@ static void product(kava_dtype dtype, bool trans_a, bool trans_b, int64_t m, int
   b.random();
   c.random();
   std::vector<double> want = c.values;
-  kava_gemm_args g = {dtype,  trans_a, trans_b, m,   n,   k,     0.5,          beta, a.at(),
-                      b.at(), c.at(),  lda,     ldb, ldc, batch, rows_a * lda, 0,    m * ldc};
+  kava_gemm_args g = {dtype, trans_a, trans_b,      m, n,       k,    0.5, beta, a.at(), b.at(), c.at(), lda, ldb,
+                      ldc,   batch,   rows_a * lda, 0, m * ldc, false};
   gpu->gemm(&g);
   g.dtype = KAVA_F64;
   g.a = a.f64(), g.b = b.f64(), g.c = want.data();

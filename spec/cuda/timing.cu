@@ -4,6 +4,7 @@
  * together do not fit the L2. The family `timing` runs it at tiny shapes: whether it works at all. */
 #include "check.h"
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/element.cuh"
 #include "kernels/cuda/fp8.cuh"
 #include <algorithm>
 #include <cmath>
@@ -66,16 +67,18 @@ struct buffers {
   void *at(int i) const { return each[(size_t)i]->device; }
 };
 
+/* layers: whose keys, and gradients of keys, lie side by side, as the decoder has them */
 static void time_attention(const std::string &name, int64_t batch, int64_t length, int64_t heads, int64_t kv_heads,
-                           int64_t dim) {
-  buffers q(KAVA_BF16, batch * length * heads * dim), k(KAVA_BF16, batch * length * kv_heads * dim),
+                           int64_t dim, int64_t layers = 1) {
+  buffers q(KAVA_BF16, batch * length * heads * dim), k(KAVA_BF16, batch * length * kv_heads * dim * layers),
       v(KAVA_BF16, batch * length * kv_heads * dim), o(KAVA_BF16, batch * length * heads * dim),
       g(KAVA_BF16, batch * length * heads * dim), dq(KAVA_BF16, batch * length * heads * dim),
-      dk(KAVA_BF16, batch * length * kv_heads * dim), dv(KAVA_BF16, batch * length * kv_heads * dim),
+      dk(KAVA_BF16, batch * length * kv_heads * dim * layers), dv(KAVA_BF16, batch * length * kv_heads * dim),
       lse(KAVA_F32, batch * heads * length);
   kava_attention_args a = {};
   a.dtype = KAVA_BF16, a.batch = batch, a.length = length, a.heads = heads, a.kv_heads = kv_heads, a.head_dim = dim;
   a.scale = 1 / sqrt((double)dim);
+  if (layers > 1) a.k_row = a.dk_row = kv_heads * dim * layers, a.add_k = true;
   auto at = [&](int i) {
     a.q = q.at(i), a.k = k.at(i), a.v = v.at(i), a.o = o.at(i), a.lse = lse.at(i), a.grad_o = g.at(i);
     a.dq = dq.at(i), a.dk = dk.at(i), a.dv = dv.at(i);
@@ -83,7 +86,7 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
   double tile = (double)(batch * heads * length * length * dim) / 2; /* a product over the causal half */
   double rows = (double)(batch * length * heads * dim) * 2, keys = (double)(batch * length * kv_heads * dim) * 2;
   for (bool old : {false, true}) {
-    if (length > 512 && old) continue;
+    if ((length > 512 || layers > 1) && old) continue;
     kava_attention_old = old;
     std::string which = name + (old ? ", mma.sync" : std::string());
     report(("attention " + which).c_str(), 2 * rows + 2 * keys, 2 * tile, [&](int i) { at(i), gpu->attention(&a); });
@@ -95,6 +98,49 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
            [&](int i) { at(i), a.dk = a.dv = nullptr, gpu->attention_grad(&a); });
   }
   kava_attention_old = false;
+}
+
+/* The maps and the loss of 24 layers' keys (kava.loss's layer_matched), 2 heads of 64 towards 2 of 128. */
+static void time_each(int64_t tokens) {
+  int count = quick ? 2 : 24;
+  int64_t in = quick ? 16 : 128, out = 2 * in, n = count * tokens;
+  buffers x(KAVA_BF16, n * in), y(KAVA_BF16, n * out), t(KAVA_BF16, n * out), dy(KAVA_BF16, n * out),
+      w(KAVA_BF16, count * in * out), dw(KAVA_F32, count * in * out), slopes(KAVA_F32, 2 * n), one(KAVA_F32, 8),
+      counted(KAVA_F64, 8);
+  kava_gemm_args g = {};
+  g.dtype = KAVA_BF16, g.alpha = 1, g.batch = count;
+  kava_gemm_args dx = g, weights = g;
+  double bytes = 2.0 * (double)(n * (in + out)), products = (double)(n * in * out) * RATE / BF16_RATE;
+  g.trans_b = true, g.m = tokens, g.n = g.stride_c = out, g.k = g.stride_a = g.ldb = in;
+  g.lda = count * in, g.ldc = count * out, g.stride_b = in * out;
+  report("linear_each", bytes, products, [&](int i) { g.a = x.at(i), g.b = w.at(i), g.c = y.at(i), gpu->gemm(&g); });
+  dx.m = tokens, dx.n = dx.ldb = dx.stride_c = in, dx.k = dx.stride_a = out;
+  dx.lda = count * out, dx.ldc = count * in, dx.stride_b = in * out;
+  report("linear_each, dx", bytes, products,
+         [&](int i) { dx.a = y.at(i), dx.b = w.at(i), dx.c = x.at(i), gpu->gemm(&dx); });
+  weights.trans_a = weights.wide = true, weights.beta = 1, weights.m = weights.stride_a = out;
+  weights.n = weights.ldc = weights.stride_b = in, weights.k = tokens, weights.stride_c = in * out;
+  weights.lda = count * out, weights.ldb = count * in;
+  report("linear_each, dw", bytes, products,
+         [&](int i) { weights.a = y.at(i), weights.b = x.at(i), weights.c = dw.at(i), gpu->gemm(&weights); });
+  kava_cosines_args a = {};
+  a.dtype = KAVA_BF16, a.count = count, a.rows = tokens, a.width = out;
+  auto at = [&](int i) {
+    for (int k = 0; k < count; k++) {
+      a.s[k] = (kava_bf16 *)y.at(i) + k * out, a.t[k] = (kava_bf16 *)t.at(i) + k * out;
+      a.ds[k] = (kava_bf16 *)dy.at(i) + k * out;
+      a.s_row[k] = a.t_row[k] = a.ds_row[k] = count * out;
+    }
+    a.slopes = slopes.at(i), a.loss = one.at(i), a.grad = one.at(i), a.counted = (double *)counted.at(i);
+  };
+  report("cosines", 4.0 * (double)(n * out), 0, [&](int i) { at(i), gpu->cosines(&a); });
+  report("cosines_grad", 6.0 * (double)(n * out), 0, [&](int i) { at(i), gpu->cosines_grad(&a); });
+  kava_join_args j = {};
+  j.from = j.to = KAVA_BF16, j.count = count, j.rows = tokens, j.y_row = count * in;
+  report("join", 4.0 * (double)(n * in), 0, [&](int i) {
+    for (int k = 0; k < count; k++) j.x[k] = (kava_bf16 *)x.at(i) + k * tokens * in, j.x_row[k] = j.width[k] = in;
+    j.y = dy.at(i), gpu->join(&j);
+  });
 }
 
 void time_kernels(bool tiny) {
@@ -161,6 +207,7 @@ void time_kernels(bool tiny) {
   }
   time_attention("12/2 x 128", batch, length, quick ? 2 : 12, quick ? 1 : 2, 128);
   time_attention("14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64);
+  time_attention("14/2 x 64, keys side by side", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, quick ? 3 : 24);
   if (!quick) {
     time_attention("1 x 16384, 14/2 x 64", 1, 16384, 14, 2, 64);
     time_attention("2 x 4096, 12/2 x 128", 2, 4096, 12, 2, 128);
@@ -179,6 +226,7 @@ void time_kernels(bool tiny) {
     report("mercator", 4.0 * (double)n, 0, [&](int i) { at(i), gpu->mercator(&a); });
     report("mercator_grad", 6.0 * (double)n, 0, [&](int i) { at(i), gpu->mercator_grad(&a); });
   }
+  time_each(tokens);
   {
     int64_t rows = quick ? 3 : 512, vocabulary = quick ? 100 : 151936, n = rows * vocabulary;
     buffers s(KAVA_BF16, n), stats(KAVA_F64, 3 * rows);

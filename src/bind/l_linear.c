@@ -3,6 +3,7 @@
 #include "kernels/cpu/blas.h"
 #include "kernels/kernels.h"
 #include "ops/attention.h"
+#include "ops/each.h"
 #include "ops/linear.h"
 #include "tape/tape.h"
 
@@ -29,6 +30,23 @@ static int l_linear_joined(lua_State *L) {
   kava_l_check(L, kava_op_linear_joined(x, count, w, b, count, part, outs));
   for (int i = 0; i < count; i++) *box[i] = outs[i];
   return count;
+}
+
+static int l_linear_each(lua_State *L) { /* [-0, +1, e] linear_each(xs, ws) -> list of x w^T */
+  int count, weights;
+  kava_tensor **x = kava_l_check_tensors(L, 1, &count), **w = kava_l_check_tensors(L, 2, &weights);
+  if (count != weights) return luaL_argerror(L, 2, lua_pushfstring(L, "%d weights expected, got %d", count, weights));
+  lua_createtable(L, count, 0);
+  kava_tensor ***box = lua_newuserdatauv(L, (size_t)count * sizeof *box, 0);
+  kava_tensor **outs = lua_newuserdatauv(L, (size_t)count * sizeof *outs, 0);
+  for (int i = 0; i < count; i++) {
+    box[i] = kava_l_new_tensor_box(L);
+    lua_rawseti(L, -4, i + 1);
+  }
+  kava_l_check(L, kava_op_linear_each(count, x, w, outs));
+  for (int i = 0; i < count; i++) *box[i] = outs[i];
+  lua_pop(L, 2);
+  return 1;
 }
 
 static int l_attention(lua_State *L) { /* [-0, +1, e] attention{q=, k=, v=, start=, scale=1/sqrt(D), softcap=0} -> o */
@@ -88,6 +106,7 @@ static int l_blas(lua_State *L) { /* [-0, +1, m] blas() -> {library=, core=, con
 void kava_l_open_linear(lua_State *L) {
   static const luaL_Reg functions[] = {{"linear", l_linear},
                                        {"linear_joined", l_linear_joined},
+                                       {"linear_each", l_linear_each},
                                        {"attention", l_attention},
                                        {"attention_map", l_attention_map},
                                        {"matmul_precision", l_matmul_precision},

@@ -1,5 +1,6 @@
 /* bind/l_loss.c: kava.loss, the losses computed in C. Annotated in lua/kava/meta/loss.lua. */
 #include "bind/l_tensor.h"
+#include "ops/each.h"
 #include "ops/head.h"
 #include "ops/loss.h"
 
@@ -41,8 +42,22 @@ l_mercator(lua_State *L) { /* [-0, +2, e] mercator(student, teacher, {mask, alph
   return 2;
 }
 
-static int l_cosine(lua_State *L) { /* [-0, +1, e] cosine(student, teacher, {mask}) */
+/* cosine of two lists, by a mask or NULL. [-0, +1, e] */
+static int cosine_each(lua_State *L, kava_tensor *mask) {
+  int students, teachers;
+  kava_tensor **s = kava_l_check_tensors(L, 1, &students), **t = kava_l_check_tensors(L, 2, &teachers);
+  if (students != teachers)
+    return luaL_argerror(L, 2, lua_pushfstring(L, "%d tensors expected, got %d", students, teachers));
+  kava_l_check(L, kava_op_cosine_each(students, s, t, mask, kava_l_result(L)));
+  return 1;
+}
+
+static int l_cosine(lua_State *L) { /* [-0, +1, e] cosine(student, teacher, {mask}), both may be lists */
   static const char *const known[] = {"mask", NULL};
+  if (lua_istable(L, 1)) {
+    kava_tensor *by = settings(L, 3, "kava.loss.cosine", known) ? kava_l_field_tensor(L, 3, "mask", false) : NULL;
+    return cosine_each(L, by);
+  }
   kava_tensor *student = kava_l_check_tensor(L, 1), *teacher = kava_l_check_tensor(L, 2), *mask = NULL;
   if (settings(L, 3, "kava.loss.cosine", known)) mask = kava_l_field_tensor(L, 3, "mask", false);
   kava_l_check(L, kava_op_cosine_loss(student, teacher, mask, kava_l_result(L)));

@@ -548,7 +548,7 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   bool less = l->recompute != KAVA_KEEP && !keys_only && trains(l, *x);
   bool layer = less && l->recompute == KAVA_RECOMPUTE_LAYER && !f->queries;
   KAVA_TRY(norm(d, *x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
-  if (!keys_only) KAVA_TRY(project_together(l, f, index, h, layer ? NULL : &y));
+  if (!keys_only || f->values) KAVA_TRY(project_together(l, f, index, h, layer || keys_only ? NULL : &y));
   if (!f->out_keys_before[index])
     KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
   KAVA_TRY(rotate_keys(d, l, f, index));

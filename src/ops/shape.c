@@ -340,16 +340,13 @@ out:
   return st;
 }
 
-/* integers: dim. Each piece's gradient is its slice of grad: columns are left where they are if nobody else sees grad
- * and the piece's record can read them so. */
-static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
+kava_status kava_grad_give_slices(int count, kava_tensor *const *xs, const kava_tensor *grad, int dim) {
   kava_status st = KAVA_OK;
-  int dim = (int)node->integers[0];
   int64_t at = 0;
   bool columns = dim == grad->dims - 1 && __atomic_load_n(&grad->refs, __ATOMIC_RELAXED) == 1 &&
                  __atomic_load_n(&grad->storage->refs, __ATOMIC_RELAXED) == 1;
-  for (int i = 0; i < node->input_count && st == KAVA_OK; i++) {
-    kava_tensor *x = node->inputs[i], *into, *part = NULL;
+  for (int i = 0; i < count && st == KAVA_OK; i++) {
+    kava_tensor *x = xs[i], *into, *part = NULL;
     bool add, kept = false;
     int64_t offset = grad->offset + at * grad->stride[dim];
     at += x->shape[dim];
@@ -374,9 +371,14 @@ static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
   return st;
 }
 
-/* Whether the pieces lie side by side, as columns of rows that were made to be put together. */
+/* integers: dim */
+static kava_status cat_backward(kava_node *node, const kava_tensor *grad) {
+  return kava_grad_give_slices(node->input_count, node->inputs, grad, (int)node->integers[0]);
+}
+
+/* Whether the pieces lie side by side, as columns of rows. */
 static bool side_by_side(int count, kava_tensor *const *xs, int dim) {
-  if (!xs[0]->storage->joins || dim != xs[0]->dims - 1 || xs[0]->stride[dim] != 1) return false;
+  if (dim != xs[0]->dims - 1 || xs[0]->stride[dim] != 1) return false;
   for (int i = 1; i < count; i++) {
     if (xs[i]->storage != xs[0]->storage || xs[i]->offset != xs[i - 1]->offset + xs[i - 1]->shape[dim]) return false;
     for (int d = 0; d < xs[0]->dims; d++)
@@ -385,7 +387,36 @@ static bool side_by_side(int count, kava_tensor *const *xs, int dim) {
   return true;
 }
 
-static kava_status cat_copied(int count, kava_tensor *const *xs, int dim, kava_tensor *y) {
+/* y = the pieces, on a GPU, where all pieces are runs of rows: one launch for many of them */
+static kava_status copy_joined(int count, kava_tensor *const *xs, int dim, kava_tensor *y) {
+  kava_status st = KAVA_OK;
+  kava_tensor *own[KAVA_JOIN_MOST] = {NULL};
+  int64_t inner = 1, row = y->shape[dim], at = 0;
+  kava_join_args a = {.from = xs[0]->dtype, .to = y->dtype, .rows = 1};
+  for (int d = 0; d < dim; d++) a.rows *= y->shape[d];
+  for (int d = dim + 1; d < y->dims; d++) inner *= y->shape[d];
+  a.y_row = row * inner;
+  for (int first = 0; first < count; first += a.count) {
+    a.count = count - first < KAVA_JOIN_MOST ? count - first : KAVA_JOIN_MOST;
+    a.y = (char *)kava_tensor_data(y) + at * inner * kava_dtype_block_bytes(y->dtype);
+    for (int i = 0; i < a.count; i++) {
+      kava_tensor *x = xs[first + i];
+      KAVA_TRY(kava_operand_rows("cat", "a tensor", x, x->dtype, y->dims - dim, &own[i]));
+      int64_t apart = kava_operand_row(own[i], y->dims - dim);
+      a.x[i] = kava_tensor_data(own[i]);
+      a.width[i] = x->shape[dim] * inner;
+      a.x_row[i] = apart ? apart : a.width[i];
+      at += x->shape[dim];
+    }
+    KAVA_RUN(y->device, join, &a);
+    for (int i = 0; i < a.count; i++) kava_tensor_release(&own[i]);
+  }
+out:
+  for (int i = 0; i < KAVA_JOIN_MOST; i++) kava_tensor_release(&own[i]);
+  return st;
+}
+
+static kava_status copy_pieces(int count, kava_tensor *const *xs, int dim, kava_tensor *y) {
   kava_status st = KAVA_OK;
   kava_tensor *part = NULL;
   int64_t at = 0;
@@ -400,12 +431,31 @@ out:
   return st;
 }
 
+kava_status kava_beside(int count, kava_tensor *const *xs, int dim, kava_dtype dtype, bool shared, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  kava_dtype from = xs[0]->dtype;
+  int64_t shape[KAVA_MAX_DIMS];
+  memcpy(shape, xs[0]->shape, sizeof shape);
+  for (int i = 1; i < count; i++) shape[dim] += xs[i]->shape[dim];
+  if (dtype == from && (shared || xs[0]->storage->joins) && side_by_side(count, xs, dim))
+    return kava_tensor_view(xs[0], xs[0]->dims, shape, xs[0]->stride, xs[0]->offset, out);
+  KAVA_TRY(kava_tensor_new_on(xs[0]->device, dtype, xs[0]->dims, shape, &y));
+  bool moved = dtype == from || (from == KAVA_F32 && (dtype == KAVA_BF16 || dtype == KAVA_F16));
+  bool joined = y->device != KAVA_CPU && count > 1 && moved && !kava_dtype_is_quantised(from);
+  KAVA_TRY(joined ? copy_joined(count, xs, dim, y) : copy_pieces(count, xs, dim, y));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
 kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
   kava_node *node;
   int at;
-  int64_t shape[KAVA_MAX_DIMS], total = 0;
   if (count < 1) return kava_fail(KAVA_MISUSE, "cat: at least one tensor is expected");
   KAVA_TRY(kava_check_dim("cat", xs[0], dim, &at));
   for (int i = 0; i < count; i++) {
@@ -419,16 +469,8 @@ kava_status kava_op_cat(int count, kava_tensor *const *xs, int64_t dim, kava_ten
                 kava_dtype_name(xs[i]->dtype), other, kava_dtype_name(xs[0]->dtype), first, at + 1);
     }
     KAVA_TRY(kava_operand_device("cat", "one tensor", xs[i], xs[0]->device));
-    total += xs[i]->shape[at];
   }
-  memcpy(shape, xs[0]->shape, sizeof shape);
-  shape[at] = total;
-  if (side_by_side(count, xs, at))
-    KAVA_TRY(kava_tensor_view(xs[0], xs[0]->dims, shape, xs[0]->stride, xs[0]->offset, &y));
-  else {
-    KAVA_TRY(kava_tensor_new_on(xs[0]->device, xs[0]->dtype, xs[0]->dims, shape, &y));
-    KAVA_TRY(cat_copied(count, xs, at, y));
-  }
+  KAVA_TRY(kava_beside(count, xs, at, xs[0]->dtype, false, &y));
   if (kava_tape_wanted(xs, count)) {
     KAVA_TRY(kava_tape_record("cat", cat_backward, count, xs, y, &node));
     node->integers[0] = at;

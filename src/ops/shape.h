@@ -12,6 +12,13 @@ kava_status kava_broadcast_shape(const char *op, const kava_tensor *a, const kav
  * along. */
 kava_status kava_grad_add_summed(kava_tensor *x, kava_tensor *grad);
 
+/* Gives each of xs its slice along `dim` of grad, the gradient of them joined. Columns are left where they are, if
+ * nobody else sees grad and a piece's record can read them so: the caller only lets go of grad then. */
+kava_status kava_grad_give_slices(int count, kava_tensor *const *xs, const kava_tensor *grad, int dim);
+/* The pieces, which fit each other, joined along `dim` as `dtype`; no record. A view of pieces that lie side by side,
+ * if their storage was made for it or *out may be `shared` with them; else a copy, on a GPU by one launch. */
+kava_status kava_beside(int count, kava_tensor *const *xs, int dim, kava_dtype dtype, bool shared, kava_tensor **out);
+
 /* One size may be -1: it is worked out. Non-contiguous sources are copied when no strides can express the new shape. */
 kava_status kava_op_reshape(kava_tensor *x, int dims, const int64_t *shape, kava_tensor **out);
 kava_status kava_op_permute(kava_tensor *x, const int *order, kava_tensor **out); /* out.shape[i] = x.shape[order[i]] */

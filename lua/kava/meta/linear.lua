@@ -22,6 +22,12 @@ function kava.linear(x, w, bias, residual) end
 ---@return kava.Tensor ... [.., out] of each, columns of one buffer
 function kava.linear_joined(x, weights, biases) end
 
+--- linear(xs[i], ws[i]) of each i. On a GPU, where all are alike in shape and type, as one product forward and two backward.
+---@param xs kava.Tensor[] [.., in]
+---@param ws kava.Tensor[] [out, in], as many
+---@return kava.Tensor[] [.., out] of each
+function kava.linear_each(xs, ws) end
+
 ---@class kava.AttentionArguments
 ---@field q kava.Tensor [B, T, H, D]
 ---@field k kava.Tensor [B, T, Hkv, D], H a multiple of Hkv: head h reads key head h // (H / Hkv)

@@ -14,9 +14,9 @@ local loss = {}
 ---@return { cos_sim: number, mag_loss: number } metrics
 function loss.mercator(student, teacher, options) end
 
---- 1 - mean cos.
----@param student kava.Tensor [.., D]
----@param teacher kava.Tensor [.., D]
+--- 1 - mean cos. Of two lists: the mean over their pairs, all by one mask; on a GPU in one pass where they are alike.
+---@param student kava.Tensor|kava.Tensor[] [.., D]
+---@param teacher kava.Tensor|kava.Tensor[] [.., D]
 ---@param options { mask: kava.Tensor? }?
 ---@return kava.Tensor
 function loss.cosine(student, teacher, options) end
