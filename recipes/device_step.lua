@@ -122,18 +122,26 @@ local function put(self, entry, parts, shares, step)
   end
 end
 
--- After a step that was gated: the scale for the next.
-local function rescale(self, gate)
+-- The scale for the next step, and how many there were since it was halved: of a gate's step.
+local function rescaled(self, gate)
   local one = kava.ones({ 1 }, { device = self.device })
   local fine = (gate * 0):eq(0)
   local good = kava.where(fine, self.good + one, one * 0)
   local grown = good:ge(GROWTH)
-  self.good:copy_(kava.where(grown, one * 0, good))
   local larger = kava.where(grown, (self.scale * 2):clamp(1, MOST), self.scale)
-  self.scale:copy_(kava.where(fine, larger, (self.scale * 0.5):clamp(1, MOST)))
+  return kava.where(fine, larger, (self.scale * 0.5):clamp(1, MOST)), kava.where(grown, one * 0, good)
 end
 
--- The step itself -> its figures as one f64 tensor, their names.
+-- The sums as one f64 tensor, and their names.
+local function listed(sums)
+  local names, figures = {}, {}
+  for name in pairs(sums) do names[#names + 1] = name end
+  table.sort(names)
+  for i, name in ipairs(names) do figures[i] = sums[name]:to({ dtype = "f64" }):reshape(1) end
+  return kava.cat(figures, 1), names
+end
+
+-- The step itself -> its figures as one f64 tensor, their names. Whatever wants memory comes before anything is changed.
 local function body(self, list, step)
   local sums, taught = {}, false
   for _, place in ipairs(list) do
@@ -160,16 +168,20 @@ local function body(self, list, step)
     local norm = kava.optim.clip_gradients(self.parameters, self.clip > 0 and self.clip or math.huge, self.scale)
     sums.grad_norm = norm:narrow(1, 1, 1):reshape {}
     gate = (gate * 0 + sums.grad_norm):reshape(1)
+  end
+  local figures, names = listed(sums)
+  if taught then
+    local scale, good
+    if self.scale then scale, good = rescaled(self, gate) end
     local ok, message = self.optimizer:step(gate)
     if not ok then error(message, 0) end
-    if self.scale then rescale(self, gate) end
+    if scale then
+      self.scale:copy_(scale)
+      self.good:copy_(good)
+    end
   end
   self.optimizer:zero_grad()
-  local names, figures = {}, {}
-  for name in pairs(sums) do names[#names + 1] = name end
-  table.sort(names)
-  for i, name in ipairs(names) do figures[i] = sums[name]:to({ dtype = "f64" }):reshape(1) end
-  return kava.cat(figures, 1), names
+  return figures, names
 end
 
 -- The entry of a signature; the one that ran longest ago makes room for it.
@@ -235,14 +247,21 @@ Figures.__index = Figures
 
 --- The step's metrics: numbers; waits for the step.
 function Figures:read()
-  local list, metrics = self.fetch:read():totable(), { tokens = self.tokens }
+  local list, metrics = self.list or self.fetch:read():totable(), { tokens = self.tokens }
   for i, name in ipairs(self.names) do metrics[name] = list[i] end
   for _, name in ipairs { "loss", "grad_norm" } do
     local x = metrics[name]
     if x ~= x or x == math.huge or x == -math.huge then metrics.skipped = true end
   end
-  self.fetch:release()
+  if self.fetch then self.fetch:release() end
   return metrics
+end
+
+-- f's result; nil where there is no memory for it.
+local function with_room(f, ...)
+  local ok, result = pcall(f, ...)
+  if ok then return result end
+  if not fit.out_of_memory(result) then error(result, 0) end
 end
 
 --- One step over its batches, at most `rows` rows at once -> its figures, not yet read. each(): called before and between parts, may
@@ -273,12 +292,15 @@ function Step:run(batches, rows, step, each)
   else
     figures, names = body(self, entry.places, step)
   end
-  if cache then cache:settle() end -- what earlier steps gave
+  -- The step is done, and must not be begun again for want of room: what cannot be fetched is waited for, or not kept.
+  local fetch = with_room(kava.fetch, figures)
+  if cache then with_room(cache.settle, cache) end -- what earlier steps gave
   for i, place in ipairs(entry.places) do
-    if place.gave then cache:expect(parts[i], kava.fetch(place.gave)) end
+    local gave = place.gave and with_room(kava.fetch, place.gave)
+    if gave then cache:expect(parts[i], gave) end
     if not entry.replay then place.gave = nil end
   end
-  return setmetatable({ fetch = kava.fetch(figures), names = names, tokens = tokens }, Figures)
+  return setmetatable({ fetch = fetch, list = not fetch and figures:totable(), names = names, tokens = tokens }, Figures)
 end
 
 --- What a checkpoint holds of it: {name = tensor}.

@@ -289,6 +289,17 @@ describe("an optimizer step on a GPU", function()
     end)
   end
 
+  it("is not begun again where its figures find no pinned memory", function()
+    local called, short = job(LOSSES.layer_matched, {}), job(LOSSES.layer_matched, { record = true })
+    called.run(1, 3)
+    local fetch = kava.fetch
+    finally(function() kava.fetch = fetch end)
+    kava.fetch = function() error("out of memory: 64 bytes of pinned host memory asked for", 0) end -- luacheck: ignore 122
+    short.run(1, 3)
+    assert.same(called.figures, short.figures)
+    same_weights(called, short)
+  end)
+
   it("names a token that a model does not know", function()
     local one = job(LOSSES.layer_matched, {})
     local bad = batch(1, 2, 5)
