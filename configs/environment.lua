@@ -61,7 +61,7 @@ return {
     },
   },
 
-  teacher = { quantize = "none", quantize_parts = "auto", cache = "none", cache_dtype = "f32" },
+  teacher = { quantize = "none", quantize_parts = "auto", offload = "auto", cache = "none", cache_dtype = "f32" },
   student = { dtype = "f32" },
   alignment = "none",
 

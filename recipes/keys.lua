@@ -58,6 +58,9 @@ return {
     choices = { "none", "nf4", "nf4-dq", "int8", "fp8", "fp8-rows" } },
   { "teacher.quantize_parts", "string", "of a layer's matrices all or the MLP's; auto: all, but with fp8 on a GPU the MLP's",
     choices = { "auto", "all", "mlp" } },
+  { "teacher.offload", "string|boolean", "on a GPU: the teacher's embedding, and what it has after its last keys, lie in host memory: rows "
+      .. "are looked up through the bus, and generating is slower; auto: where the embedding alone is a 64th of the GPU's memory",
+    choices = { "auto" }, free = true },
   { "student.path", "string", "a Hugging Face folder or a GGUF file" },
   { "student.dtype", "string", "what it is kept in while it learns: f32, or bf16 beside the other half of its f32: the same bytes and "
       .. "precision, but a GPU's products read it as it lies", choices = { "f32", "bf16" } },

@@ -171,7 +171,8 @@ static kava_status join_aside(void) {
   return done("work aside", cudaStreamWaitEvent(kava_cuda_stream_of(0), finished, 0));
 }
 
-/* ---- copies ---- */
+/* ---- copies ----
+ * What counts as the device's may lie in pinned memory (kava_tensor_offload), so the driver looks where it is. */
 
 static kava_status upload_recorded(void *to, const void *from, size_t bytes) {
   constant *c = (constant *)calloc(1, sizeof *c);
@@ -184,7 +185,7 @@ static kava_status upload_recorded(void *to, const void *from, size_t bytes) {
   memcpy(c->data, from, bytes);
   c->next = recorded->constants;
   recorded->constants = c;
-  return done("upload", cudaMemcpyAsync(to, c->data, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
+  return done("upload", cudaMemcpyAsync(to, c->data, bytes, cudaMemcpyDefault, kava_cuda_stream()));
 }
 
 /* Small uploads go through pinned memory, so that nobody waits: two halves, filled in turn; a half is filled again when
@@ -232,7 +233,7 @@ static kava_status upload(void *to, const void *from, size_t bytes) {
     from = pinned;
   } /* else the driver has copied what it needs of pageable memory when it returns */
   kava_timed timed("memcpy, host to device");
-  return done("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, kava_cuda_stream()));
+  return done("upload", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
 }
 
 static kava_status wait_all(void) {
@@ -247,7 +248,7 @@ static kava_status download(void *to, const void *from, size_t bytes) {
   kava_status st;
   {
     kava_timed timed("memcpy, device to host");
-    st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+    st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
   }
   return st == KAVA_OK ? wait_all() : st;
 }
@@ -273,8 +274,7 @@ static kava_status fetch(void *to, const void *from, size_t bytes, uint64_t *tic
   if (recorded) return KAVA_MISUSE;
   cudaEvent_t *event = &landed[tickets % TICKETS];
   kava_status st = *event ? KAVA_OK : done("download", cudaEventCreateWithFlags(event, cudaEventDisableTiming));
-  if (st == KAVA_OK)
-    st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, kava_cuda_stream()));
+  if (st == KAVA_OK) st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
   if (st == KAVA_OK) st = done("download", cudaEventRecord(*event, kava_cuda_stream()));
   if (st == KAVA_OK) *ticket = tickets++;
   return st;
@@ -289,7 +289,7 @@ static kava_status fetched(uint64_t ticket, bool wait, bool *out) {
 
 static kava_status copy(void *to, const void *from, size_t bytes) {
   kava_timed timed("memcpy, device to device");
-  return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, kava_cuda_stream()));
+  return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
 }
 
 static kava_status clear(void *to, size_t bytes) {

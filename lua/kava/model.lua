@@ -292,7 +292,46 @@ function Model:requires_grad(on)
 end
 
 -- The matrix that hidden states are multiplied with to give logits.
-function Model:head() return self.weights.head or self.weights.embed end
+function Model:head()
+  local w = self.weights.head or self.weights.embed
+  return w:offloaded() and w:clone() or w
+end
+
+-- On a GPU a frozen model's weights that forward(request) reads little of, or nothing, move to host memory: the embedding, of which
+-- rows are looked up, and with neither logits nor hidden states the matrices after the last layer's keys. What reads them all the
+-- same fetches them each time. -> bytes moved
+function Model:offload(request)
+  if self:device() == "cpu" then return 0 end
+  for name, t in pairs(self:parameters()) do
+    if t:requires_grad() then error(("offload: '%s' is trained; a frozen model expected"):format(name), 2) end
+  end
+  local function used()
+    collectgarbage()
+    collectgarbage()
+    return kava.memory().cuda.current
+  end
+  local weights, before = self.weights, used()
+  local whole = request.logits ~= false or request.hidden
+  local function move(from, key)
+    local t = from[key]
+    if t and #t.shape == 2 and not t:offloaded() then from[key] = t:offload() end
+  end
+  if weights.head or not whole then move(weights, "embed") end
+  local ends = request.up_to or #weights.layer
+  for i = ends, whole and 0 or #weights.layer do
+    local layer, last = weights.layer[i], i == ends
+    for _, key in ipairs { "q", "v", "o", "gate", "up", "gate_up", "down" } do
+      local read = last and (key == "q" and request.queries or key == "v" and request.values ~= false)
+      if not read then move(layer, key) end
+    end
+    for _, key in ipairs { "q", "k", "v" } do -- which lay behind one another with those that went
+      local t = layer[key]
+      if t and last and not t:offloaded() and t.dtype:find "^[bf]*f%d+$" then layer[key] = t:clone() end
+    end
+  end
+  self.decoder = kava.decoder(self.spec, families.decoder_weights(self.family, self.spec, weights))
+  return before - used()
+end
 
 -- how: "none" | "mlp" | "layer", with ":N" of the first N layers: what the backward pass computes again.
 function Model:recompute(how)

@@ -4,9 +4,10 @@
 -- usage: kava scripts/bench/step.lua [shape=smol] [device=cpu] [batch=4] [seq=256] [accum=2] [reps=3] [precision=f32|bf16] [threads=0]
 --   [teacher=f32|bf16|q4_1|…|nf4|nf4-dq|int8|fp8|cached] [moments=f32|bf16|8bit] [grads=f32|bf16] [projector=f32|bf16]
 --   [recompute=none|mlp|layer|mlp:N] [layers=OF THE TEACHER] [vocab=SIZE] [record=1] [wait=1] [models=FOLDER] [plans=FILE]
---   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json] [peak=1]
+--   [loss=concat|bare|layer_matched] [grid=BATCHxSEQ,…] [overlap=0] [profile=FILE.json] [peak=1] [offload=1]
 -- teacher=cached: its keys come from pinned memory, as from the second epoch on; overlap=1: while the micro-step before computes.
 -- profile: afterwards one step more is profiled: tables here, a trace for ui.perfetto.dev in the file.
+-- offload=1: the teacher's embedding, and what of it comes after its last keys, in host memory.
 -- peak=1: what lies in the GPU's memory when most does. Without a GPU, in seconds: KAVA_CUDA=emulated KAVA_CUDA_TROUBLE="idle=1
 -- memory=80000000000" kava scripts/bench/step.lua shape=qwen device=cuda batch=8 seq=512 accum=4 peak=1 … (times mean nothing then).
 -- loss: concat: the one above; bare: the same without a projector, on as many of the teacher's elements as the student has;
@@ -20,7 +21,7 @@ local kava = require "kava"
 local began = kava.clock()
 local o = { batch = 4, seq = 256, accum = 2, reps = 3, precision = "f32", threads = 0, wait = 0, teacher = "f32", layers = 0, vocab = 0,
   moments = "f32", grads = "f32", projector = "f32", recompute = "none", shape = "smol", device = "cpu", record = 1,
-  models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "", peak = 0 }
+  models = "", plans = "", loss = "concat", grid = "", overlap = 0, profile = "", peak = 0, offload = 0 }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -117,6 +118,11 @@ local function draw()
   end
 end
 local concat = kava.kv.aggregation "concat"
+
+if o.offload == 1 then
+  local needs = matched and matched:needs().teacher or { logits = false, values = false }
+  io.write(('{"offloaded_MB": %.1f}\n'):format(teacher:offload(needs) / 1e6))
+end
 
 local function keys(m, ids) return kava.kv.aggregate(m:forward({ input_ids = ids, logits = false, values = false }).kv, concat) end
 -- The teacher's part of a loss, the student's, and the two compared.

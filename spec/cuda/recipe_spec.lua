@@ -63,7 +63,8 @@ describe("train_adaptive with device=cuda", function()
     for i, row in ipairs(dofile("recipes/problems.lua").rows { seed = 1, count = 8, split = "train" }) do lines[i] = cjson.encode(row) end
     helper.write(dir .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
     local experiment = helper.write(dir .. "/toy.lua", ([[return {
-      name = "toy", teacher = { path = "DIR/teacher" }, student = { layers = 1 }, precision = "f16", batch_size = 2, target_batch = 4,
+      name = "toy", teacher = { path = "DIR/teacher", offload = true }, student = { layers = 1 },
+      precision = "f16", batch_size = 2, target_batch = 4,
       data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 12 }, training = { steps = 6 }, schedule = { warmup = 1 },
       eval = { every = 0, before = false, rows = 2 }, checkpoint = { every = 2, keep = 5 }, paths = { cache = "DIR/cache" } }]])
       :gsub("DIR", dir))
@@ -71,6 +72,7 @@ describe("train_adaptive with device=cuda", function()
       local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=cuda output=%s/%s %s"):format(helper.program(),
         experiment, dir, name, arguments))
       assert.equal(0, code, text)
+      assert.truthy(text:find("of the teacher in host memory", 1, true), text)
       local figures = {}
       for line in io.lines(("%s/%s/metrics.jsonl"):format(dir, name)) do
         local record = cjson.decode(line)

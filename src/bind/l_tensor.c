@@ -612,6 +612,20 @@ static int t_backward(lua_State *L) {
   return 0;
 }
 
+static int t_offload(lua_State *L) { /* [-0, +1, e] a copy in host memory that the GPU reads */
+  kava_tensor *t = kava_l_check_tensor(L, 1);
+  kava_l_check(L, kava_device_open(KAVA_CUDA));
+  if (!kava_tensor_is_contiguous(t)) return luaL_argerror(L, 1, "a contiguous tensor expected");
+  kava_tensor **y = kava_l_result(L);
+  kava_l_check(L, kava_tensor_offload(t, y));
+  return 1;
+}
+
+static int t_offloaded(lua_State *L) { /* [-0, +1, e] whether it lies in host memory, for the GPU */
+  lua_pushboolean(L, kava_tensor_offloaded(kava_l_check_tensor(L, 1)));
+  return 1;
+}
+
 static int
 t_forget(lua_State *L) { /* [-0, +0, e] a mapped tensor's pages go back to the system until they are touched */
   kava_tensor_forget(kava_l_check_tensor(L, 1));
@@ -695,6 +709,8 @@ void kava_l_open_tensor(lua_State *L) {
                                      {"backward", t_backward},
                                      {"detach", t_detach},
                                      {"forget", t_forget},
+                                     {"offload", t_offload},
+                                     {"offloaded", t_offloaded},
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {
       {"__tostring", t_tostring}, {"__len", t_len}, {"__eq", t_eq}, {"__newindex", t_newindex}, {NULL, NULL}};

@@ -175,6 +175,10 @@ static kava_status affine(kava_tensor *x, const kava_weight *weight, const kava_
     KAVA_TRY(residual ? kava_op_linear_added(x, w, b, residual, out) : kava_op_linear(x, w, b, out));
     goto out;
   }
+  if (kava_tensor_offloaded(w)) {
+    KAVA_TRY(kava_tensor_near(w, &next));
+    replace(&w, next);
+  }
   KAVA_TRY(kava_op_matmul(x, w, &y));
   if (b) {
     KAVA_TRY(kava_op_add(y, b, &next));

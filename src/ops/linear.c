@@ -90,7 +90,7 @@ static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, c
   KAVA_TRY(kava_operand("linear", "x", x, dtype, &p->x));
   KAVA_TRY(kava_operand("linear", "bias", bias, dtype, &cb));
   if (quantised || kava_tensor_is_contiguous(w))
-    p->w = kava_tensor_retain(w);
+    KAVA_TRY(kava_tensor_near(w, &p->w)); /* a product reads it more than once */
   else
     KAVA_TRY(kava_operand("linear", "w", w, dtype, &p->w));
   for (int i = 0; i < x->dims; i++) shape[i] = x->shape[i];
@@ -309,7 +309,8 @@ kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tens
   if (gate->device == KAVA_CPU || w->dtype != KAVA_FP8 || w->device != gate->device || up->dtype != dtype ||
       (bias && bias->dtype != dtype) || !kava_same_shape(gate, up) || !kava_tensor_is_contiguous(gate) ||
       !kava_tensor_is_contiguous(up) || kava_tape_wanted((kava_tensor *[]){gate, up, w, bias, residual}, 5) ||
-      (residual && !adds_at_once(gate, w, residual)) || !kava_kernels_of(gate->device)->linear_gated)
+      (residual && !adds_at_once(gate, w, residual)) || kava_tensor_offloaded(w) ||
+      !kava_kernels_of(gate->device)->linear_gated)
     return KAVA_OK;
   KAVA_TRY(check(gate, w, bias));
   int64_t shape[KAVA_MAX_DIMS];

@@ -228,11 +228,24 @@ static void put_back(kava_block *block) {
   forget_recorder(owner);
 }
 
+bool kava_device_hosted(const kava_block *block) { return block && block->pool == &cuda.pinned; }
+
+/* What a recording may have read: the device may yet, and what comes next to such a place in host memory is no work of
+ * its. */
+static void let_go(kava_block *block) {
+  if (kava_device_hosted(block)) cuda.table->wait();
+  kava_pool_free(block);
+}
+
 void kava_device_free(kava_device device, kava_block *block) {
   if (!block) return;
+  if (kava_device_hosted(block) && !cuda.recording) {
+    let_go(block);
+    return;
+  }
   const kava_recorder *owner = block->pool->owner;
-  count(block, false);
-  if (kava_peak_watched) kava_peak_freed(block->number, block->size, cuda.numbers);
+  if (!kava_device_hosted(block)) count(block, false);
+  if (kava_peak_watched && !kava_device_hosted(block)) kava_peak_freed(block->number, block->size, cuda.numbers);
   if (cuda.recording && !owner) {
     block->larger = cuda.recording->held;
     cuda.recording->held = block;
@@ -454,7 +467,7 @@ void kava_device_replay_release(kava_replay **at) {
     kava_block *b = r->held;
     r->held = b->larger;
     b->larger = NULL;
-    kava_pool_free(b);
+    let_go(b);
   }
   kava_recorder_release(&r->recorder);
   kava_free(r);

@@ -39,6 +39,7 @@ kava_status kava_device_clear(kava_device device, void *to, size_t bytes);
 /* Pinned host memory, and downloads into it that nobody waits for: `ticket` tells when one is done. */
 kava_status kava_device_host_alloc(size_t bytes, kava_block **block, void **data);
 void kava_device_host_free(kava_block *block);
+bool kava_device_hosted(const kava_block *block); /* is such; _free takes it, too, once the device reads it no more */
 kava_status kava_device_fetch(void *to, const void *from, size_t bytes, uint64_t *ticket);
 kava_status kava_device_fetched(uint64_t ticket, bool wait, bool *done);
 kava_status kava_device_wait(kava_device device);

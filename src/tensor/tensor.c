@@ -235,6 +235,51 @@ out:
   return st;
 }
 
+bool kava_tensor_offloaded(const kava_tensor *t) {
+  return t->device != KAVA_CPU && t->storage && kava_device_hosted(t->storage->block);
+}
+
+/* A copy of t's elements elsewhere on a GPU: in pinned host memory, or in its own. */
+static kava_status moved(kava_tensor *t, bool host, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  size_t bytes;
+  const char *from = kava_tensor_data(t);
+  kava_storage *s = NULL;
+  KAVA_TRY(kava_tensor_bytes_of(t, &bytes));
+  if (t->scales) { /* rows know their scales by their place in the storage */
+    from = t->storage->data;
+    bytes = t->storage->bytes;
+  }
+  if (!(s = kava_calloc(1, sizeof *s))) KAVA_TRY(KAVA_MEMORY);
+  *s = (kava_storage){.refs = 1, .device = KAVA_CUDA, .bytes = bytes};
+  if (host) {
+    KAVA_TRY(kava_device_host_alloc(bytes, &s->block, &s->data));
+    KAVA_TRY(kava_device_copy(KAVA_CPU, s->data, t->device, from, bytes)); /* waits */
+  } else {
+    KAVA_TRY(kava_device_alloc(KAVA_CUDA, bytes, &s->block, &s->data));
+    KAVA_TRY(kava_device_copy(KAVA_CUDA, s->data, t->device, from, bytes));
+  }
+  kava_storage *given = s;
+  s = NULL;
+  KAVA_TRY(wrap(given, t->dtype, t->dims, t->shape, NULL, t->scales ? t->offset : 0, out));
+  if (t->scales) (*out)->scales = scales_retain(t->scales);
+out:
+  if (s) storage_release(s);
+  return st;
+}
+
+kava_status kava_tensor_offload(kava_tensor *t, kava_tensor **out) {
+  if (t->device == KAVA_CPU && t->scales)
+    return kava_fail(KAVA_MISUSE, "offload: codes are offloaded from a GPU, where their scales lie");
+  return moved(t, true, out);
+}
+
+kava_status kava_tensor_near(kava_tensor *t, kava_tensor **out) {
+  if (kava_tensor_offloaded(t)) return moved(t, false, out);
+  *out = kava_tensor_retain(t);
+  return KAVA_OK;
+}
+
 kava_status kava_tensor_read(const kava_tensor *t, void *to) {
   size_t bytes;
   kava_status st = kava_tensor_bytes_of(t, &bytes);

@@ -59,6 +59,12 @@ kava_status kava_tensor_full_on(kava_device device, kava_dtype dtype, int dims, 
                                 int64_t integer, kava_tensor **out);
 /* t itself where it is on `device`, else a copy there, codes with their scales. t is contiguous. No record. */
 kava_status kava_tensor_on(kava_tensor *t, kava_device device, kava_tensor **out);
+/* A copy of t, which is contiguous, in pinned host memory, that counts as lying on the GPU, whose kernels read it there
+ * through the bus: for what is read in small part, or seldom. Codes keep their scales where they are. No record. */
+kava_status kava_tensor_offload(kava_tensor *t, kava_tensor **out);
+bool kava_tensor_offloaded(const kava_tensor *t);
+/* t itself, or of an offloaded one a copy in the GPU's own memory. */
+kava_status kava_tensor_near(kava_tensor *t, kava_tensor **out);
 kava_status kava_tensor_clear(kava_tensor *t); /* all of a fresh tensor's storage becomes 0 */
 /* The elements of t, which is contiguous and of a plain type, into `to` on the host. Waits for the device. */
 kava_status kava_tensor_read(const kava_tensor *t, void *to);

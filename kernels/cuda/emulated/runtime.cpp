@@ -175,10 +175,12 @@ cudaError_t move(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, 
     check_pointer("a copy's target", to, bytes, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice);
     check_pointer("a copy's source", from, bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
   }
-  const char *name = kind == cudaMemcpyHostToDevice   ? "memcpy, host to device"
-                     : kind == cudaMemcpyDeviceToHost ? "memcpy, device to host"
-                                                      : "memcpy, device to device";
-  if (idle() && !stream_of(stream)->recording && !on_device(to, bytes)) memset(to, 0, bytes);
+  bool here = on_device(from, bytes), there = on_device(to, bytes);
+  const char *name = here && there ? "memcpy, device to device"
+                     : here        ? "memcpy, device to host"
+                     : there       ? "memcpy, host to device"
+                                   : "memcpy, host to host";
+  if (idle() && !stream_of(stream)->recording && !there) memset(to, 0, bytes);
   return note(on_stream(stream, [=] {
     return watched(name, [=] {
       memmove(to, from, bytes);
@@ -198,6 +200,15 @@ cudaError_t watched(const char *name, const std::function<cudaError_t()> &work) 
 void watch(std::vector<kava_timespan> *into) {
   watcher = into;
   watched_since = std::chrono::steady_clock::now();
+}
+
+/* Pinned host memory, which kernels reach through the bus. */
+std::map<uintptr_t, size_t> pinned;
+static bool is_pinned(uintptr_t at) {
+  auto next = pinned.upper_bound(at);
+  if (next == pinned.begin()) return false;
+  --next;
+  return at < next->first + next->second;
 }
 
 bool on_device(const void *p, size_t bytes) {
@@ -249,7 +260,8 @@ void check_argument(const char *name, const void *argument, size_t bytes) {
   for (size_t i = 0; i + 8 <= bytes; i += 8) {
     uint64_t word;
     memcpy(&word, static_cast<const char *>(argument) + i, 8);
-    if (word < (uint64_t)1 << 44 || word >= (uint64_t)1 << 47 || find(word) != allocations.end()) continue;
+    if (word < (uint64_t)1 << 44 || word >= (uint64_t)1 << 47 || find(word) != allocations.end() || is_pinned(word))
+      continue;
     unsigned char resident;
     if (mincore(reinterpret_cast<void *>(word & ~(uint64_t)(PAGE - 1)), 1, &resident) == 0)
       die("%s is given the host's address %p (byte %zu of an argument)", name, reinterpret_cast<void *>(word), i);
@@ -374,10 +386,15 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   return note(wrong("busy", 0) ? cudaErrorDevicesUnavailable : cudaSuccess);
 }
 cudaError_t cudaMallocHost(void **p, size_t bytes) {
-  return note((*p = malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation);
+  *p = malloc(bytes ? bytes : 1);
+  if (*p) pinned[reinterpret_cast<uintptr_t>(*p)] = bytes;
+  return note(*p ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) { return cudaMallocHost(p, bytes); }
-cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+cudaError_t cudaFreeHost(void *p) {
+  pinned.erase(reinterpret_cast<uintptr_t>(p));
+  return free(p), cudaSuccess;
+}
 cudaError_t cudaFree(void *p) {
   if (!p) return cudaSuccess;
   std::lock_guard<std::recursive_mutex> lock(mutex);

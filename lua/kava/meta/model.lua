@@ -106,6 +106,13 @@ function Model:weight(name) end
 ---@return kava.Tensor
 function Model:head() end
 
+---Of a frozen model on a GPU, what forward(request) reads little of or nothing moves to host memory, which the GPU reads through the
+---bus: the embedding, of which rows are looked up (unless the request's head is tied to it), and where neither logits nor hidden states
+---are asked for, the matrices after the last keys. What does read them fetches them each time: logits, generation.
+---@param request kava.ForwardOptions input_ids are not looked at
+---@return integer bytes of the GPU's memory that are free again; 0 on the CPU
+function Model:offload(request) end
+
 ---@param on boolean
 ---@return kava.Model
 function Model:requires_grad(on) end

@@ -158,6 +158,15 @@ function Tensor:detach() end
 --- Gives the pages of a tensor that is mapped from a file, and was not written to, back to the system until they are touched again.
 function Tensor:forget() end
 
+--- A copy in pinned host memory that counts as lying on the GPU: what is computed with it is computed there, through the bus, so it is
+--- for what is read in small part (a table of which rows are looked up) or seldom. A matrix product reads a copy in the GPU's own memory,
+--- made for that product.
+---@return kava.Tensor
+function Tensor:offload() end
+
+---@return boolean # whether it is such a copy
+function Tensor:offloaded() end
+
 --- Lets go of the storage now (also __close and __gc); idempotent. Views of it live on.
 function Tensor:release() end
 
