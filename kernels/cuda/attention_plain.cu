@@ -255,7 +255,7 @@ attention_job job_of(const kava_attention_args *a) {
   job.v_row = a->v_row ? a->v_row : kv_row, job.dv_row = a->dv_row ? a->dv_row : kv_row;
   job.q = a->q, job.k = a->k, job.v = a->v, job.g = a->grad_o;
   job.start = a->start;
-  job.window = (int)a->window;
+  job.window = a->window < a->length ? (int)a->window : 0; /* a longer one hides nothing */
   job.lse = (float *)a->lse;
   return job;
 }
@@ -272,7 +272,7 @@ bool job_back(const kava_attention_args *a, attention_job *job) {
   int64_t blocks = (a->length + 63) / 64 * a->kv_heads * a->batch, many = kava_cuda_device()->multiprocessors;
   int64_t wanted = kava_attention_hopper_takes(a->dtype, *job) ? many * 3 / 2 : many * 4;
   int64_t splits = (wanted + blocks - 1) / blocks;
-  job->splits = (int)(splits < job->group ? splits : job->group);
+  job->splits = a->dtype == KAVA_F32 ? 1 : (int)(splits < job->group ? splits : job->group); /* f32: no such kernels */
   int64_t parts = job->splits > 1 ? 2 * keys * job->splits : 0;
   lines = (lines + 3) / 4 * 4, least = (least + 3) / 4 * 4; /* what follows is at a multiple of 16 bytes */
   job->delta = (float *)kava_cuda_scratch((size_t)(lines + least + parts) * 4);

@@ -63,7 +63,7 @@ static void check_shape(kava_dtype dtype, const shape &s) {
   a.batch = s.batch, a.length = s.length, a.heads = s.heads, a.kv_heads = s.kv_heads, a.head_dim = s.dim;
   a.scale = 1 / sqrt((double)s.dim), a.softcap = s.softcap;
   a.q = q.at(), a.k = k.at(), a.v = v.at(), a.o = o.at(), a.lse = lse.at();
-  a.window = s.starts == 2 ? 20 : 0;
+  a.window = s.starts == 2 ? 20 : s.starts == 1 ? ((int64_t)1 << 32) + 1 : 0; /* the second: longer than any row */
   a.start = s.starts ? start.device : nullptr;
   std::vector<double> want_o((size_t)n), want_lse((size_t)lines), want_dq = dq.values, want_dk = dk.values,
                                                                   want_dv = dv.values;
