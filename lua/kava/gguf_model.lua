@@ -83,7 +83,8 @@ function gguf_model.tensors(m, each)
   families.each(family, m.spec, m.weights, function(from, key, _, name, entry, layer)
     local t = from[key]
     if not t then return end
-    t = kava.quant.parts(t) and t:to { dtype = "f32" } or t:detach()
+    t = t:detach():to { device = "cpu" } -- where rows are turned
+    if kava.quant.parts(t) then t = t:to { dtype = "f32" } end
     if families.is_turned(entry, t) then t = t:permute(2, 1):contiguous() end
     if family.gguf_permuted and entry.rotary then t = kava.rope_rows(t, layer[entry.rotary], true) end
     if family.gguf_norm_shift and key:find "norm$" then t = t + family.gguf_norm_shift end

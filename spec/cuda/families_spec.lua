@@ -1,6 +1,7 @@
 -- Every family of decoders on a GPU against the CPU: keys, values, logits and the gradients of all parameters, in f32. The references of
 -- spec/nn/families_spec.lua say that the CPU is right.
 local missing = require "spec.cuda.gpu" ()
+local helper = require "spec.helper"
 local kava = require "kava"
 
 local function difference(a, b)
@@ -42,4 +43,18 @@ describe("a decoder on cuda", function()
       end)
     end
   end
+
+  it("is saved as it is from the cpu: a folder, and GGUF, whose rows are turned", function()
+    local dir = helper.tmp()
+    for _, device in ipairs { "cpu", "cuda" } do
+      kava.seed(4)
+      local m = kava.model.create({ model_type = "llama", vocab_size = 12, hidden_size = 32, intermediate_size = 32, num_hidden_layers = 1,
+        num_attention_heads = 2, num_key_value_heads = 1, rms_norm_eps = 1e-6, rope_theta = 1e4 }, { device = device })
+      assert(m:save(("%s/%s"):format(dir, device), { dtype = "bf16" }))
+      assert(m:save(("%s/%s.gguf"):format(dir, device), { dtype = "q8_0" }))
+    end
+    for _, path in ipairs { "%s/%s.gguf", "%s/%s/model.safetensors" } do
+      assert.is_true(helper.read(path:format(dir, "cpu")) == helper.read(path:format(dir, "cuda")), path)
+    end
+  end)
 end)
