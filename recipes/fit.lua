@@ -92,10 +92,14 @@ function fit.within(rows, f, undo, lowered)
   end
 end
 
---- What is free now, for a message: below the limit, and in the machine.
-function fit.free()
-  local stats, parts = kava.memory().cpu, {}
+--- What is free now where `device` computes, for a message: below the limit, and on the GPU or in the machine.
+function fit.free(device)
+  local stats, parts = kava.memory()[device], {}
   if stats.limit > 0 then parts[1] = ("%d bytes below the limit"):format(math.max(0, stats.limit - stats.current)) end
+  if device ~= "cpu" then
+    parts[#parts + 1] = ("%d bytes on the GPU"):format(stats.free + stats.reserved - stats.current)
+    return "free: " .. table.concat(parts, ", ")
+  end
   local file = io.open "/proc/meminfo"
   local kib = file and file:read("a"):match "MemAvailable:%s*(%d+)"
   if file then file:close() end

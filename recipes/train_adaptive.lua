@@ -395,7 +395,7 @@ local function with_room(run, bar, f)
   if run.mark then saved, path = pcall(save, run) end
   local newest = not saved and run.store:steps()[1]
   cli.fail(("step %d: %s, with one row at a time; %s. %s. Give the job more memory, or the run less to hold: data.max_length, "
-    .. "moments=8bit, fewer or smaller student layers"):format(run.step + 1, result, fit.free(),
+    .. "moments=8bit, fewer or smaller student layers"):format(run.step + 1, result, fit.free(run.device),
     saved and ("Saved %s: the same command goes on from there"):format(path)
       or newest and ("The checkpoint of step %d is good"):format(newest) or "No step was taken yet"))
 end

@@ -274,6 +274,7 @@ describe("fit", function()
     assert.is_false(ok)
     assert.is_true(undone)
     assert.matches("another fault.*traceback", tostring(problem))
-    assert.matches("^free: .*%d+ bytes in the machine", fit.free())
+    assert.matches("^free: .*%d+ bytes in the machine", fit.free "cpu")
+    if not require "spec.cuda.gpu" () then assert.matches("^free: %d+ bytes on the GPU$", fit.free "cuda") end
   end)
 end)
