@@ -22,7 +22,7 @@ local SCALE, GROWTH, MOST = 65536, 2000, 2.0 ^ 24
 local Step = {}
 Step.__index = Step
 
---- options: objective, optimizer, parameters (a list of maps), clip (0: never), device, record (false: every step is called), scaling
+--- options: objective, optimizer, parameters (a list of maps), clip (0: never), device, record (false: every step is called; "auto": those that cannot be recorded are), scaling
 --- (whether losses are scaled: precision=f16), say (function(line)), lengths (instead of LENGTHS).
 function device_step.new(options)
   local self = setmetatable({ entries = {}, clock = 0, lengths = LENGTHS }, Step)
@@ -228,9 +228,14 @@ local function record(self, entry, step, rows)
     return true
   end
   local message = fit.out_of_memory(replay)
-  if not message then error(replay, 0) end
+  if not message and self.record ~= "auto" then error(replay, 0) end
   self.optimizer:zero_grad()
   local others = self:forget()
+  if not message then -- a loss that reads a value, or draws a random number; what else is wrong with it, calling it says
+    self.record = false
+    self.say(("recording: %s: steps are called from here on"):format(tostring(replay):match "[^\n]*"))
+    return
+  end
   collectgarbage()
   collectgarbage()
   if others then -- what they held may do for this one

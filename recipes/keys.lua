@@ -15,7 +15,7 @@ return {
     choices = { "auto", "f32", "bf16", "f16" },
     synonyms = FLOATS },
   { "record", "string|boolean", "on a GPU: whether an optimizer step whose shapes come again is recorded and replayed, to the same bits as "
-    .. "called", choices = { "auto" }, free = true },
+    .. "called; auto: where the loss can be", choices = { "auto" }, free = true },
   { "threads", "integer", "CPU threads, 0: as many as the job may use; results do not depend on it", min = 0, free = true },
   { "memory_limit", "number", "GiB that tensors and all else of KAVA's own may take; auto: what the job may", choices = { "auto" },
     above = 0, free = true },

@@ -735,7 +735,7 @@ local function train(c, _, resolved)
 
   if device ~= "cpu" and not models.align then
     run.device_step = device_step.new { objective = objective, optimizer = run.optimizer, parameters = run.parameters, clip = c.clip,
-      device = device, record = c.record ~= false, scaling = decisions.precision == "f16",
+      device = device, record = c.record, scaling = decisions.precision == "f16",
       say = function(line) run.bar:line(line) end }
   end
 

@@ -178,6 +178,29 @@ describe("an optimizer step on a GPU", function()
     assert.is_true(one.figures[#one.figures].loss > 0)
   end)
 
+  it("calls its steps where a loss cannot be recorded, and says so once", function()
+    local function reads(context)
+      local term = require "recipes.loss.layer_matched" (context)
+      local own = term.loss
+      function term.loss(...)
+        local value, more = own(...)
+        assert(value:item() >= 0)
+        return value, more
+      end
+      return term
+    end
+    local settings = { loss = { name = reads } }
+    local called, auto = job(settings, {}), job(settings, { record = "auto" })
+    called.run(1, 4)
+    auto.run(1, 4)
+    assert.same(called.figures, auto.figures)
+    same_weights(called, auto)
+    assert.equal(1, #auto.lines)
+    assert.truthy(auto.lines[1]:find "is read while a step is being recorded.*: steps are called from here on", auto.lines[1])
+    assert.error_matches(function() job(settings, { record = true }).run(1, 2) end, "is read while a step is being recorded")
+    kava.train(false)
+  end)
+
   it("lets other recordings go for one that finds no room beside them", function()
     local one = job(LOSSES.layer_matched, { record = true })
     one.run(1, 2)

@@ -132,6 +132,13 @@ describe("a recorded step", function()
     assert.equal(7, other:min():item())
   end)
 
+  it("draws no random numbers on the host, which would be the same at every run", function()
+    for _, draw in ipairs { "rand", "randn" } do
+      assert.error_matches(function() kava.record(function() return kava[draw]({ 4 }, { device = "cuda" }) end) end,
+        draw .. ": drawn while a step is being recorded, it would be the same at every run; draw it before")
+    end
+  end)
+
   it("refuses to run under another seed", function()
     local x = kava.ones({ 10 }, { device = "cuda" })
     kava.seed(2)

@@ -301,6 +301,9 @@ static int l_full(lua_State *L) { /* [-0, +1, e] full(sizes table, value [, opti
 }
 
 static int random_tensor(lua_State *L, const char *what, void (*draw)(uint64_t, uint64_t, float *, int64_t)) {
+  if (kava_device_recording())
+    return luaL_error(L, "%s: drawn while a step is being recorded, it would be the same at every run; draw it before",
+                      what);
   int dims;
   int64_t shape[KAVA_MAX_DIMS];
   int next = kava_l_check_sizes(L, 1, what, &dims, shape);

@@ -120,7 +120,7 @@ function Replay:release() end
 
 --- Calls f(…) and keeps what it gives the GPU to do, as one CUDA graph; nothing is done yet, so the tensors that f returns hold
 --- nothing before the first run. f's inputs are tensors on the GPU, whose contents change between runs (copy_); what it takes from
---- the CPU is part of the recording. A value read meanwhile raises. Optimizers have made a step before.
+--- the CPU is part of the recording. A value read meanwhile raises, as kava.rand and kava.randn do. Optimizers have made a step before.
 ---@param f fun(...): ...
 ---@param ... any
 ---@return kava.Replay
