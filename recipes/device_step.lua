@@ -22,8 +22,8 @@ local SCALE, GROWTH, MOST = 65536, 2000, 2.0 ^ 24
 local Step = {}
 Step.__index = Step
 
---- options: objective, optimizer, parameters (a list of maps), clip (0: never), device, record (false: every step is called; "auto": those that cannot be recorded are), scaling
---- (whether losses are scaled: precision=f16), say (function(line)), lengths (instead of LENGTHS).
+--- options: objective, optimizer, parameters (a list of maps), clip (0: never), device, record (false: every step is called; "auto": those
+--- that cannot be recorded are), scaling (whether losses are scaled: precision=f16), say (function(line)), lengths (instead of LENGTHS).
 function device_step.new(options)
   local self = setmetatable({ entries = {}, clock = 0, lengths = LENGTHS }, Step)
   for key, value in pairs(options) do self[key] = value end

@@ -617,16 +617,6 @@ local function tuned(run, facts, models, checkpoint)
   return decisions
 end
 
--- What was decided here, for the run's config file: as comments, since another machine decides anew.
-local function decided_text(decisions)
-  local lines = { "-- Decided here:" }
-  for _, name in ipairs { "device", "precision", "threads", "workers", "batch_size", "accumulate", "target_batch" } do
-    lines[#lines + 1] = ("--   %-40s -- %s"):format(("%s = %s"):format(name, decisions[name]), decisions.why[name] or "")
-  end
-  if decisions.tried then lines[#lines + 1] = "--   tried with " .. decisions.tried end
-  return table.concat(lines, "\n") .. "\n"
-end
-
 -- An emulated GPU is for tests: nothing lists it, and only device=cuda takes it.
 local function emulated(c) return c.device == "cuda" and os.getenv "KAVA_CUDA" == "emulated" and kava.device "cuda" end
 
@@ -749,7 +739,7 @@ local function train(c, _, resolved)
   run.schedule = configured(kava.loss.schedule, c.schedule.name)
   if checkpoint then restore(run, checkpoint) end
   run.log = try(log.open(run.output, checkpoint and run.step))
-  try(kava.fs.write(run.output .. "/config.lua", resolved:text() .. decided_text(decisions)))
+  try(kava.fs.write(run.output .. "/config.lua", resolved:text() .. tune.text(decisions)))
 
   if run.finished then
     stage("resume", ("%s: this run is finished; resume=none starts it anew"):format(checkpoint.path))

@@ -236,4 +236,14 @@ function tune.decide(facts, config, models, probes)
   return decisions
 end
 
+--- What was decided here, for the run's config file: as comments, since another machine decides anew.
+function tune.text(decisions)
+  local lines = { "-- Decided here:" }
+  for _, name in ipairs { "device", "precision", "threads", "workers", "batch_size", "accumulate", "target_batch" } do
+    lines[#lines + 1] = ("--   %-40s -- %s"):format(("%s = %s"):format(name, decisions[name]), decisions.why[name] or "")
+  end
+  if decisions.tried then lines[#lines + 1] = "--   tried with " .. decisions.tried end
+  return table.concat(lines, "\n") .. "\n"
+end
+
 return tune
