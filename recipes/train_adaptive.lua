@@ -196,16 +196,6 @@ local function fingerprint(path)
   return path .. "\n" .. table.concat(files, "\n")
 end
 
--- teacher.offload: what the loss reads little of or nothing, in host memory. An embedding that is the head of a loss on logits stays.
-local function offload_teacher(run, teacher)
-  local needs, memory = run.objective:needs().teacher, kava.memory().cuda
-  if not needs or teacher:device() == "cpu" then return end
-  local table_bytes = teacher.weights.embed:numel() * (teacher.weights.embed.dtype == "f32" and 4 or 2)
-  if run.config.teacher.offload == "auto" and table_bytes * 64 < memory.total then return end
-  local moved = teacher:offload(needs)
-  if moved > 0 then stage("", ("%s of the teacher in host memory"):format(bytes(moved)), "teacher.offload") end
-end
-
 -- teacher.cache: where it is asked for and there is room for all rows.
 local function remember(c, places, models, data, objective, facts, precision)
   local where = c.teacher.cache
@@ -707,7 +697,9 @@ local function train(c, _, resolved)
     kv = c.kv, teacher_probe = teacher_probe, student_probe = student_probe, seed = c.seed, align = models.align })
   run.objective = objective
   stage("aggregate", objective:describe())
-  if c.teacher.offload ~= false then offload_teacher(run, models.teacher) end
+  local taught, least = objective:needs().teacher, c.teacher.offload == "auto" and 1 / 64 or 0
+  local moved = taught and c.teacher.offload ~= false and models.teacher:offload(taught, least) or 0
+  if moved > 0 then stage("", ("%s of the teacher in host memory"):format(bytes(moved)), "teacher.offload") end
   local extra, count = objective:parameters(), 0
   for _, t in pairs(extra) do count = count + t:numel() end
   run.has_projector = next(extra) ~= nil

@@ -171,7 +171,7 @@ function model.load(path, opts)
   if opts.quantize_parts ~= nil and opts.quantize_parts ~= "all" and opts.quantize_parts ~= "mlp" then
     error(("model.load: quantize_parts: all or mlp expected, got %s"):format(tostring(opts.quantize_parts)), 2)
   end
-  local ok, result = pcall(load, path, opts)
+  local ok, result = pcall(kava.lasting, load, path, opts)
   if ok then return result end
   if type(result) == "table" then return nil, result.message, result.code end
   local message = tostring(result) -- what is said of a configuration names its key, but no file
@@ -201,9 +201,9 @@ function model.create(config, opts)
     elseif #w.shape == 2 then t = (kava.randn(w.shape, { dtype = "f32" }) * std):to { dtype = dtype }
     elseif w.key:find "norm$" then t = kava.full(w.shape, 1 - (spec.norm_shift or 0), small)
     else t = kava.zeros(w.shape, small) end
-    w.into[w.key] = place(t, opts.device)
+    w.into[w.key] = kava.lasting(place, t, opts.device)
   end
-  return assemble(family, config, spec, weights)
+  return kava.lasting(assemble, family, config, spec, weights)
 end
 
 -- Which teacher layers a student keeps. A number n: n layers evenly spread, the last one kept (15 of 30: 2, 4, …, 30);
@@ -246,8 +246,10 @@ function model.derive(teacher, opts)
   end
   local spec = families.spec(family, config)
   local function own(entry, t)
-    local copy = convert(families.stored(entry, t), dtype)
-    return copy == t and t:clone() or copy
+    return kava.lasting(function()
+      local copy = convert(families.stored(entry, t), dtype)
+      return copy == t and t:clone() or copy
+    end)
   end
   for key, t in pairs(teacher.weights) do
     if key ~= "layer" then weights[key] = own(family.model[key], t) end
@@ -261,7 +263,7 @@ function model.derive(teacher, opts)
     weights.layer[i] = {}
     for key, t in pairs(teacher.weights.layer[from]) do weights.layer[i][key] = own(family.layer[key], t) end
   end
-  return assemble(family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
+  return kava.lasting(assemble, family, config, spec, weights, { layer_map = map, tokenizer_path = teacher.tokenizer_path or teacher.path })
 end
 
 -- {HF name = tensor}; a tied head is the embedding and does not appear again.
@@ -299,9 +301,11 @@ end
 
 -- On a GPU a frozen model's weights that forward(request) reads little of, or nothing, move to host memory: the embedding, of which
 -- rows are looked up, and with neither logits nor hidden states the matrices after the last layer's keys. What reads them all the
--- same fetches them each time. -> bytes moved
-function Model:offload(request)
+-- same fetches them each time. least: only where the embedding is this part of the GPU's memory. -> bytes that are free again
+function Model:offload(request, least)
   if self:device() == "cpu" then return 0 end
+  local width = ({ f32 = 4, f64 = 8 })[self.weights.embed.dtype] or 2
+  if self.weights.embed:numel() * width < (least or 0) * kava.memory().cuda.total then return 0 end
   for name, t in pairs(self:parameters()) do
     if t:requires_grad() then error(("offload: '%s' is trained; a frozen model expected"):format(name), 2) end
   end
@@ -326,7 +330,7 @@ function Model:offload(request)
     end
     for _, key in ipairs { "q", "k", "v" } do -- which lay behind one another with those that went
       local t = layer[key]
-      if t and last and not t:offloaded() and t.dtype:find "^[bf]*f%d+$" then layer[key] = t:clone() end
+      if t and last and not t:offloaded() and t.dtype:find "^[bf]*f%d+$" then layer[key] = kava.lasting(t.clone, t) end
     end
   end
   self.decoder = kava.decoder(self.spec, families.decoder_weights(self.family, self.spec, weights))

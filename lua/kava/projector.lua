@@ -51,7 +51,7 @@ local function new(_, opts)
   local hidden = math.max(1, math.floor(in_dim * ratio))
   -- Drawn on the CPU and no narrower than f32: the same numbers for every device, rounded where that is asked for.
   local drawn = (dtype == "bf16" or dtype == "f16") and "f32" or dtype
-  local function leaf(t) return t:to({ device = opts.device or "cpu", dtype = dtype }):requires_grad(true) end
+  local function leaf(t) return kava.lasting(t.to, t, { device = opts.device or "cpu", dtype = dtype }):requires_grad(true) end
   local zeros = function(n) return leaf(kava.zeros({ n }, { dtype = drawn })) end
   local dims = { input = in_dim, hidden = hidden, output = out_dim }
   local self = setmetatable({ dims = dims, dropout = dropout, activation = activation }, Projector)

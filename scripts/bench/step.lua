@@ -91,7 +91,7 @@ local function quantised(m)
   local function convert(weights, in_layer)
     for key, t in pairs(weights) do
       if type(t) == "table" then convert(t, true)
-      elseif #t.shape == 2 then weights[key] = narrow(key, t, in_layer) end
+      elseif #t.shape == 2 then weights[key] = kava.lasting(narrow, key, t, in_layer) end
     end
   end
   convert(m.weights)

@@ -166,6 +166,15 @@ static int l_memory_reset_peak(lua_State *L) { /* [-0, +0, -] */
   return 0;
 }
 
+/* [-n, +n, e] lasting(f, …) -> f's results, whose memory on a GPU lies apart from what steps take and give back */
+static int l_lasting(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  kava_device_lasting(+1);
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  kava_device_lasting(-1);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
 /* [-n, +n, e] memory_peak(f, …) -> {{name =, bytes =, count =}, …}, f's results */
 static int l_memory_peak(lua_State *L) {
   const kava_peak_row *rows;
@@ -311,6 +320,7 @@ void kava_l_open_system(lua_State *L) {
                                        {"memory", l_memory},
                                        {"memory_reset_peak", l_memory_reset_peak},
                                        {"memory_peak", l_memory_peak},
+                                       {"lasting", l_lasting},
                                        {"device", l_device},
                                        {"plans", l_plans},
                                        {"wait", l_wait},

@@ -149,7 +149,10 @@ static kava_status part_new(const kava_adamw *opt, slot *s, int part) {
   kava_status st = KAVA_OK;
   kava_tensor *made = NULL;
   kava_device device = s->param->device;
-  KAVA_TRY(kava_tensor_zeros_on(device, p.dtype, p.dims, p.shape, &made));
+  kava_device_lasting(+1);
+  st = kava_tensor_zeros_on(device, p.dtype, p.dims, p.shape, &made);
+  kava_device_lasting(-1);
+  if (st != KAVA_OK) goto out;
   if (part == PART_MASTER)
     KAVA_RUN(device, convert, s->param->dtype, kava_tensor_data(s->param), KAVA_F32, kava_f32(made),
              kava_tensor_numel(s->param));

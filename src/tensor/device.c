@@ -16,13 +16,14 @@ static const char *const names[KAVA_DEVICES] = {"cpu", "cuda"};
 
 /* Work goes to one lane, but for what is done aside, in the second; each has memory of its own, in which things happen
  * in the lane's order. */
-enum { MAIN, ASIDE, LANES };
+enum { MAIN, ASIDE, LANES, LASTING = LANES, POOLS };
 
 /* The one GPU. Its pools are the default place for memory; a recorder has its own, for its recordings. */
 static struct {
   const kava_device_table *table;
-  kava_pool pools[LANES], pinned; /* pinned: of the host */
+  kava_pool pools[POOLS], pinned; /* LASTING: in the main lane's order; pinned: of the host */
   kava_replay *recording;
+  int lasting;              /* above 0: memory is asked for to stay */
   int lane;                 /* that work and memory go to now */
   bool unjoined;            /* the main lane has not waited for what was done aside */
   uint64_t numbers;         /* blocks given out, ever */
@@ -105,9 +106,9 @@ static void give_back(void *memory, size_t bytes) {
   cuda.table->give_back(memory, bytes);
 }
 
-static void open_pools(kava_pool *pools, kava_recorder *owner) {
+static void open_pools(kava_pool *pools, int count, kava_recorder *owner) {
   const kava_device_table *t = cuda.table;
-  for (int i = 0; i < LANES; i++) {
+  for (int i = 0; i < count; i++) {
     pools[i] = (kava_pool){.chunk = t->chunk, .reserve = reserve, .give_back = give_back, .owner = owner};
     if (owner && !t->chunk) pools[i].chunk = KAVA_POOL_ALIGN; /* a recording keeps its addresses */
   }
@@ -127,7 +128,7 @@ static void find_cuda(void) {
   const kava_device_table *table = open ? open(&why) : NULL;
   if (table && table->abi == KAVA_DEVICE_ABI) {
     cuda.table = table;
-    open_pools(cuda.pools, NULL);
+    open_pools(cuda.pools, POOLS, NULL);
     kava_traced = kava_traced || kava_device_watched();
     cuda.pinned = (kava_pool){.chunk = HOST_CHUNK, .reserve = table->host_reserve, .give_back = table->host_give_back};
     return;
@@ -186,6 +187,7 @@ kava_status kava_device_alloc(kava_device device, size_t bytes, kava_block **blo
                      "device %s: out of memory: %zu bytes asked for, %zu in use, %zu may be (the limit that was set)",
                      names[device], bytes, cuda.used, cuda.limit);
   kava_pool *pool = (cuda.recording ? cuda.recording->recorder->pools : cuda.pools) + cuda.lane;
+  if (pool == cuda.pools + MAIN && cuda.lasting > 0) pool = cuda.pools + LASTING;
   kava_status st = kava_pool_alloc(pool, bytes, block);
   if (st == KAVA_MEMORY && !kava_device_recording()) { /* what lies in pieces may be had as a whole */
     kava_device_trim(device);
@@ -219,7 +221,8 @@ static void forget_recorder(kava_recorder *r) {
  * main lane gets back before it has waited in turn may still be read. */
 static void put_back(kava_block *block) {
   kava_recorder *owner = block->pool->owner;
-  if (cuda.unjoined && block->number <= cuda.at_fork && block->pool == (owner ? owner->pools : cuda.pools) + MAIN) {
+  bool main = block->pool == (owner ? owner->pools : cuda.pools) + MAIN || block->pool == cuda.pools + LASTING;
+  if (main && cuda.unjoined && block->number <= cuda.at_fork) {
     block->larger = cuda.limbo;
     cuda.limbo = block;
     return;
@@ -263,8 +266,9 @@ void kava_device_reset_peak(kava_device device) { cuda.peak = cuda.used; }
 size_t kava_device_used(kava_device device) { return cuda.used; }
 void kava_device_limit(kava_device device, size_t bytes) { cuda.limit = bytes; }
 size_t kava_device_limit_of(kava_device device) { return cuda.limit; }
+void kava_device_lasting(int delta) { cuda.lasting += delta; }
 void kava_device_trim(kava_device device) {
-  for (int i = 0; i < LANES && cuda.table && !kava_device_recording(); i++) kava_pool_trim(&cuda.pools[i]);
+  for (int i = 0; i < POOLS && cuda.table && !kava_device_recording(); i++) kava_pool_trim(&cuda.pools[i]);
 }
 
 /* ---- copies ---- */
@@ -380,7 +384,7 @@ kava_status kava_recorder_new(kava_recorder **out) {
   kava_recorder *r = kava_calloc(1, sizeof *r);
   if (!r) return KAVA_MEMORY;
   r->refs = 1;
-  open_pools(r->pools, r);
+  open_pools(r->pools, LANES, r);
   *out = r;
   return KAVA_OK;
 }

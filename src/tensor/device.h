@@ -31,6 +31,9 @@ void kava_device_reset_peak(kava_device device);
 size_t kava_device_used(kava_device device);              /* `current` of a GPU, without asking it for the rest */
 void kava_device_limit(kava_device device, size_t bytes); /* of a GPU, as kava_memory_limit of the CPU; 0: no limit */
 size_t kava_device_limit_of(kava_device device);
+/* Between +1 and -1 what is asked for will stay long (weights, an optimizer's state): it lies apart from what steps
+ * take and give back, so that all of that can be given to a recording, or to the device. */
+void kava_device_lasting(int delta);
 void kava_device_trim(kava_device device); /* gives what is not in use back to the device */
 
 /* Between any two places. To the host it waits; else it is enqueued. */

@@ -13,7 +13,7 @@ void kava_cuda_launching(const char *name);
 void kava_cuda_failed(const char *name, cudaError_t error);
 
 /* Memory is reserved this much at a time, and cut up. */
-#define KAVA_MEMORY_CHUNK ((size_t)128 << 20)
+#define KAVA_MEMORY_CHUNK ((size_t)32 << 20)
 
 /* An array in shared memory whose size is known; what is not comes from kava_dynamic_shared. */
 #define KAVA_SHARED(type, name, count) __shared__ type name[count]

@@ -110,8 +110,9 @@ function Model:head() end
 ---bus: the embedding, of which rows are looked up (unless the request's head is tied to it), and where neither logits nor hidden states
 ---are asked for, the matrices after the last keys. What does read them fetches them each time: logits, generation.
 ---@param request kava.ForwardOptions input_ids are not looked at
+---@param least number? only where the embedding is this part of the GPU's memory
 ---@return integer bytes of the GPU's memory that are free again; 0 on the CPU
-function Model:offload(request) end
+function Model:offload(request, least) end
 
 ---@param on boolean
 ---@return kava.Model

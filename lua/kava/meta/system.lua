@@ -81,6 +81,12 @@ function kava.bounded(f, limits) end
 ---@return { cpu: kava.MemoryStats, cuda: kava.DeviceMemoryStats? } cuda: where a GPU is in use
 function kava.memory() end
 
+--- Calls f(…): what is made meanwhile on a GPU will stay long, as weights do, and lies apart from what steps take and give back.
+---@param f fun(...): ...
+---@param ... any
+---@return any ... f's results
+function kava.lasting(f, ...) end
+
 ---@class kava.PeakRow
 ---@field name string? the kernel that first wrote there; nil: it was there before
 ---@field bytes integer of one block
