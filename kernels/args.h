@@ -9,8 +9,9 @@
 /* Rows of `width` elements, normalised: y = (x - mean) / sqrt(var + eps) * w + b, or with `centre` false
  * y = x / sqrt(mean(x^2) + eps) * w + b. Every buffer is of `dtype` but dw and db, which are wide, as w and b may be
  * (`wide`); those are [width] or NULL.
- * norm_grad recomputes the statistics from x. It sums the parameters' gradients over fixed blocks of rows, block by
- * block into `partial`, and adds the blocks in order: the result does not depend on the number of threads. */
+ * norm_grad recomputes the statistics from x, and y where that is not NULL, which may be grad. It sums the parameters'
+ * gradients over fixed blocks of rows, block by block into `partial`, and adds the blocks in order: the result does not
+ * depend on the number of threads. */
 typedef struct kava_norm_args {
   kava_dtype dtype;
   bool centre;

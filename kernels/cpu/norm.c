@@ -17,16 +17,20 @@ static void statistics(const kava_norm_args *a, int64_t row, double *mean, doubl
   *scale = 1.0 / sqrt(square / (double)a->width + a->eps);
 }
 
+static void put_row(const kava_norm_args *a, int64_t row, double mean, double scale) {
+  for (int64_t i = 0; i < a->width; i++) {
+    double y = (element_get(a->dtype, a->x, row * a->width + i) - mean) * scale;
+    if (a->w) y *= element_get(a->dtype, a->w, i);
+    if (a->b) y += element_get(a->dtype, a->b, i);
+    element_put(a->dtype, a->y, row * a->width + i, y, false);
+  }
+}
+
 void kava_ref_norm(const kava_norm_args *a) {
   for (int64_t row = 0; row < a->rows; row++) {
     double mean, scale;
     statistics(a, row, &mean, &scale);
-    for (int64_t i = 0; i < a->width; i++) {
-      double y = (element_get(a->dtype, a->x, row * a->width + i) - mean) * scale;
-      if (a->w) y *= element_get(a->dtype, a->w, i);
-      if (a->b) y += element_get(a->dtype, a->b, i);
-      element_put(a->dtype, a->y, row * a->width + i, y, false);
-    }
+    put_row(a, row, mean, scale);
   }
 }
 
@@ -43,13 +47,13 @@ void kava_ref_norm_grad(const kava_norm_args *a) {
       if (a->dw) element_put(a->dtype, a->dw, i, grad * n, true);
       if (a->db) element_put(a->dtype, a->db, i, grad, true);
     }
-    if (!a->dx) continue;
     sum = a->centre ? sum / (double)a->width : 0;
     dot /= (double)a->width;
-    for (int64_t i = 0; i < a->width; i++) {
+    for (int64_t i = 0; i < a->width && a->dx; i++) {
       double g = element_get(a->dtype, a->grad, at + i), n = (element_get(a->dtype, a->x, at + i) - mean) * scale;
       if (a->w) g *= element_get(a->dtype, a->w, i);
       element_put(a->dtype, a->dx, at + i, scale * (g - sum - n * dot), a->add_x);
     }
+    if (a->y) put_row(a, row, mean, scale);
   }
 }

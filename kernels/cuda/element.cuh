@@ -42,6 +42,18 @@ template <class T, int N> __device__ __forceinline__ void kava_store(T *to, cons
   for (int i = 0; i < N; i++) p.at[i] = kava_narrow<T>(from[i]);
   *reinterpret_cast<kava_pack<T, N> *>(to) = p;
 }
+/* 16 bytes of T in four registers, which as a pack of halves may become eight. */
+template <class T> struct alignas(16) kava_words {
+  uint32_t at[4];
+  __device__ __forceinline__ kava_wide<T> operator[](int i) const {
+    kava_pack<T, kava_vector<T>()> p;
+    memcpy(&p, at, sizeof p);
+    return kava_widen(p.at[i]);
+  }
+};
+template <> __device__ __forceinline__ float kava_words<kava_bf16>::operator[](int i) const {
+  return __uint_as_float(i % 2 ? at[i / 2] & 0xffff0000u : at[i / 2] << 16);
+}
 static inline bool kava_aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; } /* NULL is */
 
 template <class F> __device__ __forceinline__ F kava_warp_sum(F x) {

@@ -1,35 +1,38 @@
 /* kernels/cuda/norm.cu: RMS norm and layer norm over rows (formulas: kernels/cpu/norm.c) and the pass that finishes the
  * gradients of linear(layer_norm(x)) (kernels/cpu/norm_linear.c).
  *
- * Forward: a warp or a block for each row, which it holds in registers: one pass over memory. Widths that do not fit
- * the registers are read again. Backward: a warp or a few hold a row, its gradient and what is added to, as they came,
- * so that all of a row's loads are under way together; a block goes over rows in steps of the grid, and each thread
- * adds up the parameters' gradients of its own columns in registers. The blocks' sums are added in order by a second
- * kernel. Predicted, bf16, at 3.35 TB/s: 4096 rows of 1536 forward 25 MB, 8 us; 4096 rows of 896 backward, added to
- * what is there, 29 MB, 10 us, and its sums 1 MB, 3 us; norm_linear_finish of 7168 x 7168 f32, 616 MB, 190 us. */
+ * A warp holds a row in registers as it came, wider rows a few warps or a block, so that all of a row's loads are under
+ * way together and the memory is passed over once. Widths that do not fit the registers are read again. Backward: a
+ * block goes over rows in steps of the grid, and each thread adds up the parameters' gradients of its own columns in
+ * registers; the blocks' sums are added in order by a second kernel. The statistics come from the same sums in the same
+ * order both ways: y is once more what it was. Predicted, bf16, at 3.35 TB/s: 4096 rows of 1536 forward 25 MB, 8 us;
+ * 4096 rows of 896 backward, added to what is there, 29 MB, 9 us, with y 37 MB, 11 us, and its sums 0.5 MB, 2 us;
+ * norm_linear_finish of 7168 x 7168 f32, 616 MB, 190 us. */
 #include "kernels/cuda/element.cuh"
 
 namespace {
-/* A row in registers: PACKS packs of N elements a thread, thread i of THREADS owning packs i, i + THREADS, ... */
+/* A row in registers, as it lies in memory: PACKS packs of N elements a thread, thread i of THREADS owning packs i,
+ * i + THREADS, ... */
 template <class T, int N, int PACKS, int THREADS> struct row_of {
   typedef kava_wide<T> F;
-  F at[PACKS][N];
+  kava_words<T> at[PACKS];
+  __device__ __forceinline__ static int first(int p, int thread) { return (p * THREADS + thread) * N; }
   __device__ __forceinline__ void load(const T *x, int width, int thread) {
 #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-      int i = (p * THREADS + thread) * N;
-      if (i < width)
-        kava_load<T, N>(x + i, at[p]);
-      else
+    for (int p = 0; p < PACKS; p++)
+      at[p] =
+          first(p, thread) < width ? *reinterpret_cast<const kava_words<T> *>(x + first(p, thread)) : kava_words<T>{};
+  }
+  __device__ __forceinline__ F operator()(int p, int j) const { return at[p][j]; }
+  /* add(x) of every element */
+  template <class Add> __device__ __forceinline__ void each(int width, int thread, Add add) const {
 #pragma unroll
-        for (int j = 0; j < N; j++) at[p][j] = 0;
-    }
+    for (int p = 0; p < PACKS; p++)
+      if (first(p, thread) < width)
+#pragma unroll
+        for (int j = 0; j < N; j++) add((*this)(p, j));
   }
 };
-/* Whether pack p of a thread lies in the row. */
-template <int N, int THREADS> __device__ __forceinline__ bool inside(int p, int thread, int width) {
-  return (p * THREADS + thread) * N < width;
-}
 
 /* N of the parameters from i on, which are of T or wide; a parameter that is not there is `otherwise` */
 template <class T, int N>
@@ -58,34 +61,11 @@ template <class T> __device__ __forceinline__ kava_wide<T> parameter(const void 
 template <class F> __device__ __forceinline__ F inverse_root(F x) { return 1 / sqrt(x); }
 template <> __device__ __forceinline__ float inverse_root(float x) { return rsqrtf(x); }
 
-/* mean and 1/sqrt(var + eps) of a row; `sum` adds a value over the threads that share the row */
-template <class T, int N, int PACKS, int THREADS, class Sum>
-__device__ __forceinline__ void statistics(const row_of<T, N, PACKS, THREADS> &x, int width, int thread, bool centre,
-                                           kava_wide<T> eps, Sum sum, kava_wide<T> *mean, kava_wide<T> *scale) {
-  typedef kava_wide<T> F;
-  F total = 0, square = 0;
-  if (centre) {
-#pragma unroll
-    for (int p = 0; p < PACKS; p++)
-#pragma unroll
-      for (int j = 0; j < N; j++) total += x.at[p][j];
-    total = sum(total) / (F)width;
-  }
-#pragma unroll
-  for (int p = 0; p < PACKS; p++)
-    if (inside<N, THREADS>(p, thread, width))
-#pragma unroll
-      for (int j = 0; j < N; j++) {
-        F d = x.at[p][j] - total;
-        square += d * d;
-      }
-  *mean = total;
-  *scale = inverse_root(sum(square) / (F)width + eps);
-}
-
 /* WARPS warps a row; blocks of 4 warps at least. */
 template <class T, int N, int PACKS, int WARPS>
-__global__ void __launch_bounds__(WARPS > 4 ? 32 * WARPS : 128) norm_kernel(kava_norm_args a) {
+__global__ void __launch_bounds__(WARPS > 4 ? 32 * WARPS : 128, WARPS > 1   ? 1
+                                                                : PACKS > 4 ? 7
+                                                                            : 8) norm_kernel(kava_norm_args a) {
   typedef kava_wide<T> F;
   constexpr int THREADS = 32 * WARPS, ROWS = WARPS > 4 ? 1 : 4 / WARPS;
   KAVA_SHARED(F, rooms, WARPS * ROWS);
@@ -107,33 +87,36 @@ __global__ void __launch_bounds__(WARPS > 4 ? 32 * WARPS : 128) norm_kernel(kava
   };
   row_of<T, N, PACKS, THREADS> x;
   x.load((const T *)a.x + row * width, width, thread);
-  F mean, scale;
-  statistics(x, width, thread, a.centre, (F)a.eps, sum, &mean, &scale);
+  F mean = 0, square = 0;
+  if (a.centre) {
+    x.each(width, thread, [&](F v) { mean += v; });
+    mean = sum(mean) / (F)width;
+  }
+  x.each(width, thread, [&](F v) { square += (v - mean) * (v - mean); });
+  F scale = inverse_root(sum(square) / (F)width + (F)a.eps);
   T *y = (T *)a.y + row * width;
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
-    int i = (p * THREADS + thread) * N;
+    int i = x.first(p, thread);
     if (i >= width || !there) continue;
     F w[N], b[N];
     parameters<T, N>(a.w, a.wide, i, 1, w);
     parameters<T, N>(a.b, a.wide, i, 0, b);
 #pragma unroll
-    for (int j = 0; j < N; j++) w[j] = (x.at[p][j] - mean) * scale * w[j] + b[j];
+    for (int j = 0; j < N; j++) w[j] = (x(p, j) - mean) * scale * w[j] + b[j];
     kava_store<T, N>(y + i, w);
   }
 }
 
 /* WARPS warps a row, BLOCK threads. partial: [gridDim.x][2][width], the block's sums of dw and db; CENTRE: the mean
  * is subtracted, or db is wanted. */
-enum { BLOCK = 256 };
+constexpr int grad_block(int packs, int warps, bool centre) { return packs > 4 || warps > 1 || centre ? 256 : 512; }
 template <class T, int N, int PACKS, int WARPS, bool CENTRE>
-__global__ void __launch_bounds__(BLOCK, PACKS > 2   ? 1
-                                         : PACKS > 1 ? 2
-                                                     : 3) norm_grad_kernel(kava_norm_args a, kava_wide<T> *partial) {
+__global__ void __launch_bounds__(grad_block(PACKS, WARPS, CENTRE), 1)
+    norm_grad_kernel(kava_norm_args a, kava_wide<T> *partial) {
   typedef kava_wide<T> F;
-  typedef kava_pack<T, N> pack;
-  constexpr int THREADS = 32 * WARPS, GROUPS = BLOCK / THREADS, ROW = THREADS * PACKS * N;
-  KAVA_SHARED(F, room, GROUPS * ROW > 3 * BLOCK ? GROUPS * ROW : 3 * BLOCK);
+  constexpr int BLOCK = grad_block(PACKS, WARPS, CENTRE), THREADS = 32 * WARPS, GROUPS = BLOCK / THREADS;
+  KAVA_SHARED(F, room, BLOCK * N > BLOCK / 32 * 3 ? BLOCK * N : BLOCK / 32 * 3);
   int thread = threadIdx.x % THREADS, group = threadIdx.x / THREADS, width = (int)a.width;
   F *own = room + group * WARPS * 3;
   auto sum = [&](F(&v)[3], int from, int to) { /* v[from .. to) over the row */
@@ -162,36 +145,27 @@ __global__ void __launch_bounds__(BLOCK, PACKS > 2   ? 1
   for (int64_t base = (int64_t)blockIdx.x * GROUPS; base < a.rows; base += (int64_t)gridDim.x * GROUPS) {
     bool there = base + group < a.rows; /* the others go along to the barriers */
     int64_t at = (there ? base + group : a.rows - 1) * width;
-    T *dx = (T *)a.dx + at;
-    pack x[PACKS], grad[PACKS], old[PACKS];
-#pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-      int i = (p * THREADS + thread) * N;
-      if (i >= width) continue;
-      x[p] = *reinterpret_cast<const pack *>((const T *)a.x + at + i);
-      grad[p] = *reinterpret_cast<const pack *>((const T *)a.grad + at + i);
-      if (a.dx && a.add_x) old[p] = *reinterpret_cast<const pack *>(dx + i);
-    }
+    T *dx = (T *)a.dx + at, *y = (T *)a.y + at;
+    row_of<T, N, PACKS, THREADS> x, grad, old;
+    x.load((const T *)a.x + at, width, thread);
+    grad.load((const T *)a.grad + at, width, thread);
+    old.load(dx, a.dx && a.add_x ? width : 0, thread);
     F v[3] = {0, 0, 0}, mean = 0; /* the sums of (x - mean)^2, g w (x - mean), g w */
     if (CENTRE && a.centre) {
-#pragma unroll
-      for (int p = 0; p < PACKS; p++)
-        if (inside<N, THREADS>(p, thread, width))
-#pragma unroll
-          for (int j = 0; j < N; j++) v[0] += kava_widen(x[p].at[j]);
+      x.each(width, thread, [&](F e) { v[0] += e; });
       sum(v, 0, 1);
       mean = v[0] / (F)width;
       v[0] = 0;
     }
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-      int i = (p * THREADS + thread) * N;
+      int i = x.first(p, thread);
       if (i >= width) continue;
       F w[N];
       parameters<T, N>(a.w, a.wide, i, 1, w);
 #pragma unroll
       for (int j = 0; j < N; j++) {
-        F d = kava_widen(x[p].at[j]) - mean, g = kava_times(kava_widen(grad[p].at[j]), w[j]);
+        F d = x(p, j) - mean, g = kava_times(grad(p, j), w[j]);
         v[0] += d * d;
         v[1] += g * d;
         if (CENTRE) v[2] += g;
@@ -203,37 +177,41 @@ __global__ void __launch_bounds__(BLOCK, PACKS > 2   ? 1
     if (!there) continue;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-      int i = (p * THREADS + thread) * N;
+      int i = x.first(p, thread);
       if (i >= width) continue;
       F w[N], value[N];
       parameters<T, N>(a.w, a.wide, i, 1, w);
 #pragma unroll
       for (int j = 0; j < N; j++) {
-        F n = (kava_widen(x[p].at[j]) - mean) * scale, g = kava_widen(grad[p].at[j]);
+        F n = (x(p, j) - mean) * scale, g = grad(p, j);
         dw[p][j] += g * n;
         if (CENTRE) db[p][j] += g;
         value[j] = scale * (kava_times(g, w[j]) - total - n * dot);
-        if (a.add_x) value[j] += kava_widen(old[p].at[j]);
+        if (a.add_x) value[j] += old(p, j);
       }
       if (a.dx) kava_store<T, N>(dx + i, value);
+      if (!a.y) continue;
+      parameters<T, N>(a.b, a.wide, i, 0, value);
+#pragma unroll
+      for (int j = 0; j < N; j++) value[j] = (x(p, j) - mean) * scale * w[j] + value[j];
+      kava_store<T, N>(y + i, value);
     }
   }
   if (!partial) return;
-  for (int part = 0; part < (CENTRE ? 2 : 1); part++) {
-    __syncthreads();
+  for (int part = 0; part < (CENTRE ? 2 : 1); part++)
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
+    for (int p = 0; p < PACKS; p++) {
+      __syncthreads();
 #pragma unroll
-      for (int j = 0; j < N; j++)
-        room[group * ROW + (p * THREADS + thread) * N + j] = part ? db[CENTRE ? p : 0][j] : dw[p][j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < width; i += BLOCK) {
-      F whole = 0;
+      for (int j = 0; j < N; j++) room[threadIdx.x * N + j] = part ? db[CENTRE ? p : 0][j] : dw[p][j];
+      __syncthreads();
+      for (int i = threadIdx.x; i < THREADS * N && p * THREADS * N + i < width; i += BLOCK) {
+        F whole = 0;
 #pragma unroll
-      for (int g = 0; g < GROUPS; g++) whole += room[g * ROW + i];
-      partial[(int64_t)(2 * blockIdx.x + part) * width + i] = whole;
+        for (int g = 0; g < GROUPS; g++) whole += room[g * THREADS * N + i];
+        partial[(int64_t)(2 * blockIdx.x + part) * width + p * THREADS * N + i] = whole;
+      }
     }
-  }
 }
 /* to[i] += the sum of `count` parts, 2 width apart, in a fixed order; blockIdx.y: dw or db. The parts are many, the
  * columns few: 32 warps take every 32nd part of 32 columns, then a warp adds those of one column. */
@@ -328,58 +306,65 @@ template <class T, int N, int PACKS, int WARPS> void norm_as(const kava_norm_arg
   constexpr int ROWS = WARPS > 4 ? 1 : 4 / WARPS;
   kava_launch("norm", norm_kernel<T, N, PACKS, WARPS>, (unsigned)((a.rows + ROWS - 1) / ROWS), 32 * WARPS * ROWS, 0, a);
 }
-template <class T, int N, int PACKS, int WARPS> void norm_grad_as(const kava_norm_args &a) {
+template <class T, int N, int PACKS, int WARPS, bool CENTRE> void norm_grad_as(const kava_norm_args &a) {
   typedef kava_wide<T> F;
-  constexpr int GROUPS = BLOCK / (32 * WARPS);
-  int64_t most = (int64_t)kava_cuda_device()->multiprocessors * (PACKS > 2 ? 1 : PACKS > 1 ? 2 : 3);
-  int64_t groups = (a.rows + GROUPS - 1) / GROUPS, turns = (groups + most - 1) / most;
-  int64_t blocks = (groups + turns - 1) / turns;
+  constexpr int BLOCK = grad_block(PACKS, WARPS, CENTRE), GROUPS = BLOCK / (32 * WARPS);
+  int64_t most = kava_cuda_device()->multiprocessors; /* blocks, of as many registers as there are */
+  int64_t groups = (a.rows + GROUPS - 1) / GROUPS, blocks = groups < most ? groups : most;
   F *partial = NULL;
   if (a.dw || a.db) {
     partial = (F *)kava_cuda_scratch((size_t)(blocks * 2 * a.width) * sizeof(F));
     if (!partial) return;
   }
-  kava_launch("norm_grad",
-              a.centre || a.db ? norm_grad_kernel<T, N, PACKS, WARPS, true>
-                               : norm_grad_kernel<T, N, PACKS, WARPS, false>,
-              (unsigned)blocks, BLOCK, 0, a, partial);
+  kava_launch("norm_grad", norm_grad_kernel<T, N, PACKS, WARPS, CENTRE>, (unsigned)blocks, BLOCK, 0, a, partial);
   if (partial) add_parts<F>("norm_grad: sums", partial, blocks, a.width, a.dw, a.db);
+}
+
+/* body(constants PACKS, WARPS) by the width of a row, the same for both ways; false: it does not fit the registers. */
+template <int P, int W> struct shape { static constexpr int packs = P, warps = W; };
+template <class Body> bool by_width(int64_t packs, Body body) {
+  if (packs <= 32) return body(shape<1, 1>()), true; /* a head's queries and keys */
+  if (packs <= 64) return body(shape<2, 1>()), true;
+  if (packs <= 128) return body(shape<4, 1>()), true;
+  if (packs <= 192) return body(shape<6, 1>()), true;
+  if (packs <= 512) return body(shape<4, 4>()), true;
+  if (packs <= 1024) return body(shape<4, 8>()), true;
+  return false;
+}
+template <class T, class... P> int64_t packs_of(int64_t width, P... buffers) {
+  bool packs = width % kava_vector<T>() == 0;
+  for (const void *p : {(const void *)buffers...}) packs = packs && kava_aligned(p);
+  return packs ? width / kava_vector<T>() : INT64_MAX;
 }
 
 template <class T> void norm_typed(const kava_norm_args &a) {
   constexpr int N = kava_vector<T>();
-  int64_t packs = a.width % N == 0 && kava_aligned(a.x) && kava_aligned(a.y) && kava_aligned(a.w) && kava_aligned(a.b)
-                      ? a.width / N
-                      : INT64_MAX;
-  if (packs <= 32) /* a head's queries and keys */
-    norm_as<T, N, 1, 1>(a);
-  else if (packs <= 128)
-    norm_as<T, N, 4, 1>(a);
-  else if (packs <= 512)
-    norm_as<T, N, 4, 4>(a);
-  else if (packs <= 2048)
+  int64_t packs = packs_of<T>(a.width, a.x, a.y, a.w, a.b);
+  bool fits = by_width(packs, [&](auto s) {
+    typedef decltype(s) S;
+    norm_as<T, N, S::packs, S::warps>(a);
+  });
+  if (fits) return;
+  if (packs <= 2048)
     norm_as<T, N, 4, 16>(a);
   else
     kava_launch("norm, long", long_norm_kernel<T>, (unsigned)a.rows, LONG, 0, a);
 }
 template <class T> void norm_grad_typed(const kava_norm_args &a) {
   constexpr int N = kava_vector<T>();
-  int64_t packs =
-      a.width % N == 0 && kava_aligned(a.x) && kava_aligned(a.grad) && kava_aligned(a.dx) && kava_aligned(a.w)
-          ? a.width / N
-          : INT64_MAX;
-  if (packs <= 32) return norm_grad_as<T, N, 1, 1>(a);
-  if (packs <= 64) return norm_grad_as<T, N, 2, 1>(a);
-  if (packs <= 128) return norm_grad_as<T, N, 2, 2>(a);
-  if (packs <= 256) return norm_grad_as<T, N, 2, 4>(a);
-  if (packs <= 512) return norm_grad_as<T, N, 2, 8>(a);
-  if (packs <= 1024) return norm_grad_as<T, N, 4, 8>(a);
+  bool fits = by_width(packs_of<T>(a.width, a.x, a.grad, a.dx, a.w, a.b, a.y), [&](auto s) {
+    typedef decltype(s) S;
+    a.centre || a.db ? norm_grad_as<T, N, S::packs, S::warps, true>(a)
+                     : norm_grad_as<T, N, S::packs, S::warps, false>(a);
+  });
+  if (fits) return;
   kava_wide<T> *rows = (kava_wide<T> *)kava_cuda_scratch((size_t)a.rows * 2 * sizeof *rows);
   if (!rows) return;
   kava_launch("norm_grad, long", long_norm_grad_kernel<T>, (unsigned)a.rows, LONG, 0, a, rows);
   if (a.dw || a.db)
     kava_launch("norm_grad: sums, long", long_sums_kernel<T>, (unsigned)((a.width + 31) / 32), 256, 0, a,
                 (const kava_wide<T> *)rows);
+  if (a.y) norm_typed<T>(a); /* grad, in whose place it may lie, is read */
 }
 
 /* The pass over G, V columns a lane: a block has 32 V of them and a share of the rows, a warp every eighth row of that.

@@ -191,6 +191,11 @@ void time_kernels(bool tiny) {
       gpu->norm_grad(&a);
     });
     a.width = quick ? width : 896, a.add_x = true;
+    report("norm_grad, student, added, y in grad's place", 10.0 * (double)(tokens * a.width), 0, [&](int i) {
+      a.x = x.at(i), a.w = w.at(i), a.grad = a.y = g.at(i), a.dx = y.at(i), a.dw = dw.at(i);
+      gpu->norm_grad(&a);
+    });
+    a.y = nullptr;
     report("norm_grad, student, added to the stream's", 8.0 * (double)(tokens * a.width), 0, [&](int i) {
       a.x = x.at(i), a.w = w.at(i), a.grad = g.at(i), a.dx = y.at(i), a.dw = dw.at(i);
       gpu->norm_grad(&a);

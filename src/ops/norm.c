@@ -15,20 +15,28 @@ static bool are_wide(const kava_tensor *w, const kava_tensor *b, kava_dtype dtyp
 
 /* node: inputs x, weight, bias; saved[0] x, saved[1] weight, saved[2] bias (contiguous, x in y's dtype, the
  * others in that of their kernels: parameter_dtype); integers[0] centre; numbers[0] eps */
-static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
-  kava_status st = KAVA_OK;
-  kava_tensor *x = node->saved[0], *w = node->saved[1], *dx, *dw, *db, *partial = NULL;
-  bool add;
-  kava_norm_args a = {.dtype = grad->dtype,
+static kava_norm_args norm_args(const kava_node *node) {
+  const kava_tensor *x = node->saved[0], *w = node->saved[1], *b = node->saved[2];
+  kava_norm_args a = {.dtype = x->dtype,
                       .centre = node->integers[0],
                       .width = x->shape[x->dims - 1],
                       .eps = node->numbers[0],
                       .x = kava_tensor_data(x),
                       .w = w ? kava_tensor_data(w) : NULL,
-                      .grad = kava_tensor_data(grad),
-                      .wide = are_wide(w, node->saved[2], grad->dtype)};
-  int64_t count = kava_tensor_numel(x);
-  a.rows = a.width ? count / a.width : 0;
+                      .b = b ? kava_tensor_data(b) : NULL,
+                      .wide = are_wide(w, b, x->dtype)};
+  a.rows = a.width ? kava_tensor_numel(x) / a.width : 0;
+  return a;
+}
+
+/* y NULL, or like grad, for the output once more; in grad's place, maybe */
+static kava_status norm_back(kava_node *node, const kava_tensor *grad, kava_tensor *y) {
+  kava_status st = KAVA_OK;
+  kava_tensor *dx, *dw, *db, *partial = NULL;
+  bool add;
+  kava_norm_args a = norm_args(node);
+  a.grad = kava_tensor_data(grad);
+  a.y = y ? kava_tensor_data(y) : NULL;
   KAVA_TRY(kava_grad_into(node->inputs[0], &dx, &add));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[1], &dw));
   KAVA_TRY(kava_grad_into_zeroed(node->inputs[2], &db));
@@ -47,29 +55,34 @@ static kava_status norm_backward(kava_node *node, const kava_tensor *grad) {
     KAVA_TRY(kava_tensor_new_on(grad->device, kava_dtype_wide(grad->dtype), 3, shape, &partial));
     a.partial = kava_tensor_data(partial);
   }
-  if (count) KAVA_RUN(grad->device, norm_grad, &a);
+  if (a.rows) KAVA_RUN(grad->device, norm_grad, &a);
 out:
   kava_tensor_release(&partial);
   return st;
 }
 
+static kava_status norm_backward(kava_node *node, const kava_tensor *grad) { return norm_back(node, grad, NULL); }
+
+static kava_status norm_back_again(kava_node *node, const kava_tensor *grad, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL;
+  KAVA_TRY(kava_grad_place(grad, &y));
+  KAVA_TRY(norm_back(node, grad, y));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
 static kava_status norm_again(kava_node *node, kava_tensor **out) {
-  const kava_tensor *x = node->saved[0], *w = node->saved[1], *b = node->saved[2];
+  const kava_tensor *x = node->saved[0];
   kava_tensor *y = NULL;
   kava_status st = KAVA_OK;
+  kava_norm_args a = norm_args(node);
   KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
-  kava_norm_args a = {.dtype = x->dtype,
-                      .centre = node->integers[0],
-                      .width = x->shape[x->dims - 1],
-                      .eps = node->numbers[0],
-                      .x = kava_tensor_data(x),
-                      .w = w ? kava_tensor_data(w) : NULL,
-                      .b = b ? kava_tensor_data(b) : NULL,
-                      .y = kava_tensor_data(y),
-                      .wide = are_wide(w, b, x->dtype)};
-  int64_t count = kava_tensor_numel(x);
-  a.rows = a.width ? count / a.width : 0;
-  if (count) KAVA_RUN(x->device, norm, &a);
+  a.y = kava_tensor_data(y);
+  if (a.rows) KAVA_RUN(x->device, norm, &a);
   *out = y;
   y = NULL;
 out:
@@ -113,6 +126,7 @@ static kava_status norm(const char *op, bool centre, kava_tensor *x, kava_tensor
     KAVA_TRY(kava_tape_save(node, 1, cw));
     KAVA_TRY(kava_tape_save(node, 2, cb));
     node->again = norm_again;
+    node->back_again = norm_back_again;
   }
   *out = y;
   y = NULL;

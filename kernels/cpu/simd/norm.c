@@ -34,26 +34,30 @@ static void statistics(const kava_norm_args *a, const float *x, float *mean, flo
   *scale = (float)(1.0 / sqrt((double)row_squares(x, a->width, *mean) / (double)a->width + a->eps));
 }
 
+static void put_row(const kava_norm_args *a, const float *x, float mean, float scale, float *y) {
+  const float *w = a->w, *b = a->b;
+  vf m = vf_set(mean), s = vf_set(scale);
+  int64_t i = 0;
+  for (; i + VF_LANES <= a->width; i += VF_LANES) {
+    vf v = vf_mul(vf_sub(vf_load(x + i), m), s);
+    if (w) v = vf_mul(v, vf_load(w + i));
+    if (b) v = vf_add(v, vf_load(b + i));
+    vf_store(y + i, v);
+  }
+  for (; i < a->width; i++) {
+    float v = (x[i] - mean) * scale;
+    if (w) v *= w[i];
+    y[i] = b ? v + b[i] : v;
+  }
+}
+
 static void norm_rows(void *ctx, int64_t begin, int64_t end) {
   const kava_norm_args *a = ctx;
-  const float *w = a->w, *b = a->b;
   for (int64_t row = begin; row < end; row++) {
     const float *x = (const float *)a->x + row * a->width;
-    float *y = (float *)a->y + row * a->width, mean, scale;
+    float mean, scale;
     statistics(a, x, &mean, &scale);
-    vf m = vf_set(mean), s = vf_set(scale);
-    int64_t i = 0;
-    for (; i + VF_LANES <= a->width; i += VF_LANES) {
-      vf v = vf_mul(vf_sub(vf_load(x + i), m), s);
-      if (w) v = vf_mul(v, vf_load(w + i));
-      if (b) v = vf_add(v, vf_load(b + i));
-      vf_store(y + i, v);
-    }
-    for (; i < a->width; i++) {
-      float v = (x[i] - mean) * scale;
-      if (w) v *= w[i];
-      y[i] = b ? v + b[i] : v;
-    }
+    put_row(a, x, mean, scale, (float *)a->y + row * a->width);
   }
 }
 
@@ -123,6 +127,7 @@ static void grad_blocks(void *ctx, int64_t begin, int64_t end) {
       statistics(a, x, &mean, &scale);
       row_gradient_sums(a, x, grad, mean, scale, dw, db, &sum, &dot);
       if (a->dx) row_gradient(a, x, grad, mean, scale, sum, dot, (float *)a->dx + row * a->width);
+      if (a->y) put_row(a, x, mean, scale, (float *)a->y + row * a->width);
     }
   }
 }
