@@ -47,6 +47,8 @@ for name in o.rows:gmatch "[^,]+" do
   local command = { quoted(program), "recipes/train_adaptive.lua", "--config=configs/experiments/smollm2_gsm8k.lua", row.keys,
     quoted("teacher.path=" .. o.teacher), quoted("data.train=" .. o.data .. "/train.jsonl"),
     quoted("data.eval=" .. o.data .. "/test.jsonl"),
+    -- rows shuffled and ended as there: with rows of like length together each CE is 0.02 to 0.04 higher, without an end of text 0.014
+    "data.mode=pad data.eos=true",
     "batch_size=32 precision=bf16 resume=none eval.before=false eval.every=0 eval.rows=640 checkpoint.every=0",
     quoted("output=" .. folder) }
   for _, key in ipairs(others) do command[#command + 1] = quoted(key) end
