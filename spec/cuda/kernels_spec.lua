@@ -25,11 +25,13 @@ describe("the CUDA kernels", function()
     assert.equal(0, code, text)
     assert.truthy(text:find "^ok ")
   end)
-  it("of fp8 leave a GPU of 8.0 to widen codes, which it has no products for", function()
-    if given then return pending "skipped: the emulator acts one" end
-    local text, code = helper.run("exec 2>&1; ulimit -c 0; KAVA_CUDA_TROUBLE=capability=80 " .. check .. " fp8")
-    assert.equal(0, code, text)
-    assert.truthy(text:find "^ok ")
+  it("of fp8 widen codes on a GPU of 8.0, which has no products of them, and scale sums on 8.9 and 12.0, which have but those", function()
+    if given then return pending "skipped: the emulator acts them" end
+    for _, capability in ipairs { 80, 89, 120 } do
+      local text, code = helper.run(("exec 2>&1; ulimit -c 0; KAVA_CUDA_TROUBLE=capability=%d %s fp8"):format(capability, check))
+      assert.equal(0, code, text)
+      assert.truthy(text:find "^ok ")
+    end
   end)
   for _, family in ipairs(families) do
     for _, order in ipairs(given and { "forward" } or { "forward", "backward" }) do

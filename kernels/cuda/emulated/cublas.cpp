@@ -51,6 +51,9 @@ bool sound_fp8(const kava_emulated_product *p, const kava_emulated_layout *a, co
                const kava_emulated_layout *c) {
   const char *gpu = getenv("KAVA_EMULATED_FP8");
   bool outer = p->mode_a == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  cudaDeviceProp prop;
+  cudaGetDeviceProperties(&prop, 0);
+  if (10 * prop.major + prop.minor < 89 || (outer && prop.major != 9)) return false;
   if (gpu && (strcmp(gpu, "none") == 0 || (strcmp(gpu, "plain") == 0 && outer))) return false;
   if (p->mode_a != p->mode_b || outer != (p->scale_a != nullptr) || outer != (p->scale_b != nullptr)) return false;
   for (const kava_emulated_layout *l : {a, b})
