@@ -213,7 +213,7 @@ static __device__ __forceinline__ float kava_zero_of(const kava_scaling &s, kava
 static inline bool kava_scaling_by_eights(const kava_scaling &s) {
   return !s.group_of && s.group % 8 == 0 && (s.across != 0 || s.columns % 8 == 0);
 }
-/* The values of eight codes at (row, column) of their scaling. */
+/* The values of eight codes from (row, column) of their scaling on, over the ends of rows. */
 static __device__ __forceinline__ void kava_scale8(const kava_scaling &s, bool by_eights, kava_dtype codes, int64_t row,
                                                    int64_t column, int n, float (&v)[8]) {
   float scale = 0, zero = 0;
@@ -221,6 +221,7 @@ static __device__ __forceinline__ void kava_scale8(const kava_scaling &s, bool b
   for (int i = 0; i < 8; i++) {
     if (i >= n) continue;
     if (i == 0 || !by_eights) {
+      while (column + i >= s.columns) column -= s.columns, row++;
       int64_t number = kava_number_of(s, row, column + i);
       scale = kava_scale_of(s, number);
       zero = kava_zero_of(s, codes, number);
