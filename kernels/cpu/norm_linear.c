@@ -1,6 +1,8 @@
 /* kernels/cpu/norm_linear.c: the pass over G = dz^T xhat that finishes the gradients of linear(layer_norm(x)):
  *   dw (+)= G*gamma + sums beta^T,  dgamma += column sums of W*G,  dbeta += W^T sums       (ops/norm_linear.h)
- * W, G, dw [rows, width]; sums [rows]; gamma, beta and their gradients [width]. dw, dgamma, dbeta may be NULL. */
+ * W, G, dw [rows, width]; sums [rows]; gamma, beta and their gradients [width]. dw, dgamma, dbeta may be NULL.
+ * And several layers of one norm. */
+#include "base/memory.h"
 #include "kernels/cpu/reference.h"
 
 #define FINISH(REAL)                                                                                                   \
@@ -23,4 +25,16 @@ kava_status kava_ref_norm_linear_finish(const kava_norm_linear_args *a) {
     FINISH(float)
   }
   return KAVA_OK;
+}
+
+kava_status kava_ref_linear_normed(const kava_norm_args *norm, int count, const kava_linear_args *a,
+                                   const void *const *bias, void *const *y) {
+  kava_norm_args into = *norm;
+  into.y = kava_alloc((size_t)(norm->rows * norm->width) * (norm->dtype == KAVA_F64 ? 8 : 4));
+  if (!into.y) return KAVA_MEMORY;
+  kava_ref_norm(&into);
+  kava_status st = KAVA_OK;
+  for (int i = 0; i < count && st == KAVA_OK; i++) st = kava_ref_linear_forward(&a[i], into.y, bias[i], y[i]);
+  kava_free(into.y);
+  return st;
 }

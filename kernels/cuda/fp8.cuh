@@ -11,4 +11,7 @@ kava_status kava_cuda_linear_gated_fp8(const kava_linear_args *a, kava_activatio
                                        const void *up, const void *bias, void *y);
 /* `rows` rows of x (bf16 or f16, at a multiple of 16 bytes; `width` a multiple of 8) as codes, value = code scale. */
 void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t width, uint8_t *codes, float *scales);
+/* The rows of norm's y likewise, which is neither written nor rounded. KAVA_UNSUPPORTED: another type, not aligned, or
+ * rows of more than 8192. */
+kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *norm, uint8_t *codes, float *scales);
 #endif

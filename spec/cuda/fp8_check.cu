@@ -90,6 +90,95 @@ static void linear(const char *way, kava_dtype dtype, int64_t rows, int64_t in, 
   compare(name, y, want, 3 * unit(dtype) + 0x1p-16 * (double)in);
 }
 
+/* Codes of a norm's rows: each the nearest to what the norm gives in f64, but for the norm's own rounding in f32; and
+ * products of them. */
+static void normed(kava_dtype dtype, int64_t rows, int64_t width, bool centre, bool wide, bool fits) {
+  std::string name = std::string("fp8 of ") + (centre ? "layer" : "rms") + " norm " + kava_dtype_name(dtype) + " " +
+                     std::to_string(rows) + " x " + std::to_string(width) + (wide ? " wide" : "");
+  array x(dtype, rows * width), w(wide ? KAVA_F32 : dtype, width), b(wide ? KAVA_F32 : dtype, width);
+  x.random(3, 0.5);
+  for (int64_t i = 0; i < width; i++) x.values[(size_t)i] = 0; /* a row of nothing */
+  x.upload();
+  w.random();
+  b.random();
+  kava_norm_args a = {};
+  a.dtype = dtype, a.centre = centre, a.rows = rows, a.width = width, a.eps = 1e-6, a.wide = wide;
+  a.x = x.at(), a.w = w.at(), a.b = centre ? b.at() : NULL;
+  kava_norm_args f64 = a;
+  std::vector<double> y((size_t)(rows * width));
+  f64.dtype = KAVA_F64, f64.x = x.f64(), f64.w = w.f64(), f64.b = centre ? b.f64() : NULL, f64.y = y.data();
+  f64.wide = false;
+  cpu->norm(&f64);
+  list<uint8_t> codes(std::vector<uint8_t>((size_t)(rows * width + 16), 0x7f));
+  list<float> scales(std::vector<float>((size_t)rows, NAN));
+  kava_status st = kava_cuda_fp8_norm_rows(&a, codes.device, scales.device);
+  expect(name, st == (fits ? KAVA_OK : KAVA_UNSUPPORTED));
+  if (st != KAVA_OK) return;
+  std::vector<uint8_t> got = codes.download();
+  std::vector<float> scale = scales.download();
+  bool right = true;
+  for (int64_t r = 0; r < rows; r++) {
+    double most = 0;
+    for (int64_t i = r * width; i < (r + 1) * width; i++) most = std::max(most, fabs(y[(size_t)i]));
+    right = right && fabs(scale[(size_t)r] - most / 448) <= 1e-5 * most / 448;
+    for (int64_t i = r * width; i < (r + 1) * width; i++) {
+      double value = most > 0 ? y[(size_t)i] / most * 448 : 0, is = (double)kava_fp8_to_f32(got[(size_t)i]);
+      /* half a step: 2^-4 of a normal code, 2^-10 below 2^-6; and a few roundings of f32 on the way to it */
+      right = right && fabs(is - value) <= std::max(fabs(value) / 16, 0x1p-10) * (1 + 1e-4) + 1e-4 * fabs(value);
+    }
+  }
+  expect(name + ": codes and scales", right);
+  expect(name + ": nothing behind them", got.back() == 0x7f);
+}
+
+/* Several layers of one norm: products of its codes, in f64. */
+static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64_t in, bool expected) {
+  setenv("KAVA_EMULATED_FP8", way, 1);
+  std::string name = std::string("linear_normed ") + (*way ? way : "scaled") + " " + kava_dtype_name(dtype) + " " +
+                     std::to_string(rows) + " x " + std::to_string(in);
+  int64_t outs[2] = {48, 32};
+  array x(dtype, rows * in), g(dtype, in), first(dtype, rows * outs[0]), second(dtype, rows * outs[1]),
+      bias(dtype, outs[1]);
+  x.random(3);
+  g.random(0.2, 1);
+  bias.random();
+  kava_norm_args norm = {};
+  norm.dtype = dtype, norm.rows = rows, norm.width = in, norm.eps = 1e-6, norm.x = x.at(), norm.w = g.at();
+  array w(KAVA_F32, (outs[0] + outs[1]) * in);
+  w.random(0.1);
+  std::vector<uint8_t> w_codes;
+  std::vector<float> w_scales;
+  std::vector<double> w_is = quantised(w.values, in, &w_codes, &w_scales);
+  list<uint8_t> codes(w_codes), x_codes(std::vector<uint8_t>((size_t)(rows * in)));
+  list<float> scales(w_scales), x_scales(std::vector<float>((size_t)rows));
+  kava_scaling s = {};
+  s.columns = s.group = in, s.rows = 1, s.across = 1, s.type = s.round = KAVA_F32, s.scales = scales.device;
+  kava_linear_args a[2] = {};
+  for (int i = 0; i < 2; i++) {
+    a[i].dtype = dtype, a[i].rows = rows, a[i].in = in, a[i].out = outs[i], a[i].wtype = KAVA_FP8, a[i].scaling = &s;
+    a[i].first = i ? outs[0] : 0, a[i].w = codes.device + a[i].first * in;
+  }
+  const void *biases[2] = {NULL, bias.at()};
+  void *y[2] = {first.at(), second.at()};
+  kava_status st = gpu->linear_normed(&norm, 2, a, biases, y);
+  expect(name + (expected ? "" : " is not there"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
+  if (st != KAVA_OK) return;
+  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device);
+  std::vector<uint8_t> x_is = x_codes.download();
+  std::vector<float> x_scale = x_scales.download();
+  for (int i = 0; i < 2; i++) {
+    std::vector<double> want((size_t)(rows * outs[i]));
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t j = 0; j < outs[i]; j++) {
+        double sum = 0;
+        for (int64_t k = 0; k < in; k++)
+          sum += (double)kava_fp8_to_f32(x_is[(size_t)(r * in + k)]) * w_is[(size_t)((a[i].first + j) * in + k)];
+        want[(size_t)(r * outs[i] + j)] = sum * (double)x_scale[(size_t)r] + (i ? bias.values[(size_t)j] : 0);
+      }
+    compare(name, i ? second : first, want, 3 * unit(dtype) + 0x1p-16 * (double)in);
+  }
+}
+
 void check_fp8() {
   const kava_cuda_facts *facts = kava_cuda_device();
   bool has = facts->major > 8 || (facts->major == 8 && facts->minor == 9), plain = has, none = has;
@@ -116,5 +205,21 @@ void check_fp8() {
   linear("none", KAVA_BF16, 8, 80, 32, 0, true, none);
   linear("none", KAVA_BF16, 8, 80, 32, 0, true, none); /* remembered */
   linear("none", KAVA_BF16, 8, 80, 32, 0, true, none, true);
+  linear_normed("", KAVA_BF16, 9, 64, has);
+  linear_normed("", KAVA_BF16, 5, 1536, has);
+  linear_normed("plain", KAVA_BF16, 5, 2064, plain);
+  linear_normed("none", KAVA_BF16, 6, 80, none);
   unsetenv("KAVA_EMULATED_FP8");
+  for (kava_dtype dtype : {KAVA_BF16, KAVA_F16})
+    for (int i = 0; i < 4; i++) {
+      normed(dtype, 5, i & 1 ? 512 : 24, i & 2, !(i & 1), true);
+      normed(dtype, 7, i & 1 ? 1024 : 776, i & 2, i & 1, true);
+    }
+  normed(KAVA_BF16, 3, 1536, false, false, true);
+  normed(KAVA_BF16, 2, 2048, true, true, true);
+  normed(KAVA_BF16, 3, 3584, false, true, true);
+  normed(KAVA_BF16, 2, 8192, true, false, true);
+  normed(KAVA_BF16, 2, 8200, false, false, false);
+  normed(KAVA_BF16, 2, 20, false, false, false);
+  normed(KAVA_F32, 2, 64, false, false, false);
 }

@@ -108,14 +108,15 @@ describe("a teacher quantised while it is loaded onto a GPU", function()
       local rms = found.layers[i].keys.rms
       assert.is_true(rms > 0.002 and rms < 0.064 * (i - 1), ("layer %d: %g"):format(i, rms))
     end
-    -- gate and up of the two layers whose MLP is run; what they make goes into codes at once
+    -- gate and up of the two layers whose MLP is run read codes that the norm before them wrote; what they make goes into codes at once
     local report = kava.profile.run(function() m:forward { input_ids = ids, logits = false } end)
-    local quantised, at_once = 0, 0
+    local quantised, at_once, norms = 0, 0, 0
     for _, kernel in ipairs(report.kernels) do -- by the launch's name, or by the function's
       if kernel.name:find "gated: fp8" or kernel.name:find "gated_rows" then at_once = at_once + kernel.calls
-      elseif kernel.name:find "fp8 rows" or kernel.name:find "rows_kernel" then quantised = quantised + kernel.calls end
+      elseif kernel.name:find "fp8 rows" or kernel.name:find "rows_kernel" then quantised = quantised + kernel.calls
+      elseif kernel.name:find "norm" then norms = norms + kernel.calls end
     end
-    assert.same({ 4, 2 }, { quantised, at_once })
+    assert.same({ 2, 2, 3 }, { quantised, at_once, norms })
     -- codes of the same weights that are widened err less: what is left is the activations'
     local wide = m
     for _, layer in ipairs(wide.weights.layer) do

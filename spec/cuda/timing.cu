@@ -276,6 +276,12 @@ void time_kernels(bool tiny) {
       report(("fp8 rows of " + std::to_string(in)).c_str(), 3.0 * (double)(tokens * in), 0, [&](int i) {
         kava_cuda_fp8_rows(KAVA_BF16, x.at(i), tokens, in, (uint8_t *)rows.at(i), (float *)of_rows.at(i));
       });
+      if (in <= 8192)
+        report(("fp8 rows of a norm of " + std::to_string(in)).c_str(), 3.0 * (double)(tokens * in), 0, [&](int i) {
+          kava_norm_args n = {};
+          n.dtype = KAVA_BF16, n.rows = tokens, n.width = in, n.eps = 1e-6, n.x = x.at(i), n.w = w.at(i);
+          kava_cuda_fp8_norm_rows(&n, (uint8_t *)rows.at(i), (float *)of_rows.at(i));
+        });
       report(("linear_forward fp8, rows quantised, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / FP8_RATE,
              [&](int i) {
                s.scales = scales.at(i);

@@ -6,6 +6,7 @@
 #include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
+#include "ops/norm_linear.h"
 #include "ops/rope.h"
 #include "ops/shape.h"
 #include "tape/tape.h"
@@ -229,20 +230,24 @@ static kava_status together(kava_tensor *x, int count, const kava_weight *const 
   return st;
 }
 
+/* A norm's weight as the ops want it. */
+static kava_status shifted(const kava_decoder *d, kava_tensor *w, kava_tensor **out) {
+  if (w && d->norm_shift != 0) return kava_op_affine(w, 1, d->norm_shift, out);
+  *out = kava_tensor_retain(w);
+  return KAVA_OK;
+}
+
 /* Without a weight: x itself. */
 static kava_status norm(const kava_decoder *d, kava_tensor *x, kava_tensor *w, kava_tensor *b, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *shifted = NULL;
-  if (w && d->norm_shift != 0) {
-    KAVA_TRY(kava_op_affine(w, 1, d->norm_shift, &shifted));
-    w = shifted;
-  }
-  if (!w)
+  kava_tensor *own = NULL;
+  KAVA_TRY(shifted(d, w, &own));
+  if (!own)
     *out = kava_tensor_retain(x);
   else
-    st = d->layer_norm ? kava_op_layer_norm(x, w, b, d->norm_eps, out) : kava_op_rms_norm(x, w, d->norm_eps, out);
+    st = d->layer_norm ? kava_op_layer_norm(x, own, b, d->norm_eps, out) : kava_op_rms_norm(x, own, d->norm_eps, out);
 out:
-  kava_tensor_release(&shifted);
+  kava_tensor_release(&own);
   return st;
 }
 
@@ -358,17 +363,47 @@ out:
   return st;
 }
 
+/* Gate and up of the MLP's norm of x, where the device has norm and products in one; else *gate and *up stay NULL. */
+static kava_status normed_gate_up(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **gate,
+                                  kava_tensor **up) {
+  kava_status st = KAVA_OK;
+  kava_tensor *own = NULL, *w[2] = {NULL}, *b[2] = {NULL}, *made[2] = {NULL};
+  if (x->device == KAVA_CPU || !l->mlp_norm.tensor || !l->gate.tensor || l->gate.tensor->dtype != KAVA_FP8 ||
+      l->gate.transposed || l->up.transposed)
+    return KAVA_OK;
+  KAVA_TRY(shifted(d, l->mlp_norm.tensor, &own));
+  KAVA_TRY(part(&l->gate, &w[0]));
+  KAVA_TRY(part(&l->up, &w[1]));
+  KAVA_TRY(part(&l->gate_bias, &b[0]));
+  KAVA_TRY(part(&l->up_bias, &b[1]));
+  KAVA_TRY(kava_linear_normed(d->layer_norm, x, own, l->mlp_norm_bias.tensor, d->norm_eps, 2, w, b, made));
+  *gate = made[0];
+  *up = made[1];
+out:
+  kava_tensor_release(&own);
+  for (int i = 0; i < 2; i++) {
+    kava_tensor_release(&w[i]);
+    kava_tensor_release(&b[i]);
+  }
+  return st;
+}
+
+/* MLP(norm(x)) + residual */
 static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor *residual,
                        kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *gate = NULL, *up = NULL, *act = NULL;
-  bool both;
-  KAVA_TRY(together(x, 2, (const kava_weight *[]){&l->gate, &l->up},
-                    (const kava_weight *[]){&l->gate_bias, &l->up_bias}, (int[]){0, 0}, (kava_tensor * *[]){&gate, &up},
-                    &both));
-  if (!both) KAVA_TRY(affine(x, &l->up, &l->up_bias, NULL, &up));
+  kava_tensor *h = NULL, *gate = NULL, *up = NULL, *act = NULL;
+  KAVA_TRY(normed_gate_up(d, l, x, &gate, &up));
+  bool both = gate != NULL;
+  if (!both) {
+    KAVA_TRY(norm(d, x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
+    KAVA_TRY(together(h, 2, (const kava_weight *[]){&l->gate, &l->up},
+                      (const kava_weight *[]){&l->gate_bias, &l->up_bias}, (int[]){0, 0},
+                      (kava_tensor * *[]){&gate, &up}, &both));
+  }
+  if (!both) KAVA_TRY(affine(h, &l->up, &l->up_bias, NULL, &up));
   if (l->gate.tensor) {
-    if (!both) KAVA_TRY(affine(x, &l->gate, &l->gate_bias, NULL, &gate));
+    if (!both) KAVA_TRY(affine(h, &l->gate, &l->gate_bias, NULL, &gate));
     KAVA_TRY(gated_down(d, l, gate, up, residual, out));
     if (*out) goto out;
     if (d->activation == KAVA_SILU)
@@ -385,6 +420,7 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
   kava_tensor_release(&up);
   KAVA_TRY(affine(act, &l->down, &l->down_bias, residual, out));
 out:
+  kava_tensor_release(&h);
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
   kava_tensor_release(&act);
@@ -440,12 +476,10 @@ out:
 /* *x += MLP(norm(*x)) */
 static kava_status add_mlp(const kava_decoder *d, const kava_layer *l, kava_tensor **x) {
   kava_status st = KAVA_OK;
-  kava_tensor *h = NULL, *y = NULL;
-  KAVA_TRY(norm(d, *x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
-  KAVA_TRY(mlp(d, l, h, residual_of(d, &l->post_mlp_norm, *x), &y));
+  kava_tensor *y = NULL;
+  KAVA_TRY(mlp(d, l, *x, residual_of(d, &l->post_mlp_norm, *x), &y));
   KAVA_TRY(add_to_stream(d, &l->post_mlp_norm, x, &y));
 out:
-  kava_tensor_release(&h);
   kava_tensor_release(&y);
   return st;
 }

@@ -129,3 +129,78 @@ out:
   kava_tensor_release(&y);
   return st;
 }
+
+/* Whether the parameters of a norm are of x's type, or all f32 beside it. */
+static bool parameters_fit(const kava_tensor *x, const kava_tensor *gamma, const kava_tensor *beta, bool *wide) {
+  const kava_tensor *all[2] = {gamma, beta};
+  *wide = (gamma && gamma->dtype != x->dtype) || (beta && beta->dtype != x->dtype);
+  for (int i = 0; i < 2; i++)
+    if (all[i] && (all[i]->device != x->device || all[i]->dims != 1 || all[i]->shape[0] != x->shape[x->dims - 1] ||
+                   !kava_tensor_is_contiguous(all[i]) || all[i]->dtype != (*wide ? KAVA_F32 : x->dtype)))
+      return false;
+  return true;
+}
+
+kava_status kava_linear_normed(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
+                               int count, kava_tensor *const *w, kava_tensor *const *bias, kava_tensor **outs) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y[KAVA_NORMED_MOST] = {NULL};
+  kava_linear_args a[KAVA_NORMED_MOST];
+  const void *biases[KAVA_NORMED_MOST] = {NULL};
+  void *into[KAVA_NORMED_MOST];
+  int64_t shape[KAVA_MAX_DIMS];
+  bool wide;
+  for (int i = 0; i < count; i++) outs[i] = NULL;
+  if (x->device == KAVA_CPU || !kava_kernels_of(x->device)->linear_normed || x->dims < 1 || kava_tensor_numel(x) == 0 ||
+      !kava_tensor_is_contiguous(x) || !parameters_fit(x, gamma, beta, &wide) ||
+      kava_tape_wanted((kava_tensor *[]){x, gamma, beta}, 3))
+    return KAVA_OK;
+  int last = x->dims - 1;
+  kava_norm_args norm = {.dtype = x->dtype,
+                         .centre = layer_norm,
+                         .rows = kava_tensor_numel(x) / x->shape[last],
+                         .width = x->shape[last],
+                         .eps = eps,
+                         .x = kava_tensor_data(x),
+                         .w = gamma ? kava_tensor_data(gamma) : NULL,
+                         .b = beta ? kava_tensor_data(beta) : NULL,
+                         .wide = wide};
+  for (int i = 0; i < count; i++) {
+    const kava_tensor *b = bias ? bias[i] : NULL;
+    if (w[i]->dtype != KAVA_FP8 || w[i]->device != x->device || w[i]->dims != 2 || w[i]->shape[1] != norm.width ||
+        kava_tape_wanted((kava_tensor *[]){w[i], bias ? bias[i] : NULL}, 2) ||
+        (b && (b->dtype != x->dtype || b->device != x->device || b->dims != 1 || b->shape[0] != w[i]->shape[0] ||
+               !kava_tensor_is_contiguous(b))))
+      return KAVA_OK;
+  }
+  for (int i = 0; i < last; i++) shape[i] = x->shape[i];
+  for (int i = 0; i < count; i++) {
+    shape[last] = w[i]->shape[0];
+    KAVA_TRY(kava_tensor_new_on(x->device, x->dtype, x->dims, shape, &y[i]));
+    into[i] = kava_tensor_data(y[i]);
+    if (bias && bias[i]) biases[i] = kava_tensor_data(bias[i]);
+    a[i] = (kava_linear_args){.dtype = x->dtype,
+                              .rows = norm.rows,
+                              .in = norm.width,
+                              .out = w[i]->shape[0],
+                              .w = kava_tensor_data(w[i]),
+                              .wtype = w[i]->dtype,
+                              .scaling = kava_tensor_scaling(w[i]),
+                              .first = kava_tensor_first_row(w[i]),
+                              .precision = kava_matmul_precision()};
+  }
+  st = kava_kernels_of(x->device)->linear_normed(&norm, count, a, biases, into);
+  if (st == KAVA_UNSUPPORTED) {
+    st = KAVA_OK;
+    goto out;
+  }
+  KAVA_TRY(st);
+  KAVA_TRY(kava_device_check(x->device, "linear_normed"));
+  for (int i = 0; i < count; i++) {
+    outs[i] = y[i];
+    y[i] = NULL;
+  }
+out:
+  for (int i = 0; i < count; i++) kava_tensor_release(&y[i]);
+  return st;
+}

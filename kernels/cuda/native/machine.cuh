@@ -41,6 +41,9 @@ static __device__ __forceinline__ float kava_exp2(float x) {
   return y;
 }
 
+/* A register whose value the compiler no longer knows: what was made of it is made anew, not kept in registers. */
+static __device__ __forceinline__ void kava_forgotten(uint32_t &x) { asm volatile("" : "+r"(x)); }
+
 /* Two numbers as e4m3, x in the low byte: to nearest, at most 448. */
 static __device__ __forceinline__ uint32_t kava_fp8_pair(float x, float y) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
