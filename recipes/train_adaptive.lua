@@ -534,6 +534,7 @@ local function train_steps(run)
     local started = kava.clock()
     if profile then profile:before(run.step + 1) end
     local done = optimizer_step(run, bar)
+    if run.device ~= "cpu" and c.checkpoint.every > 0 then run.store:prepare(function() return (snapshot(run)) end) end
     settle(run) -- the step before
     run.unsettled = done
     if not run.device_step then settle(run) end

@@ -12,6 +12,8 @@ local checkpoints = {}
 local Checkpoints = {}
 Checkpoints.__index = Checkpoints
 
+local SHARE = 128 << 20 -- bytes that prepare pins at a call: about 40 ms, less than the step that the GPU has at the time
+
 --- options.keep: periodic checkpoints kept beside the last. claim: of the run's folder; what others left unfinished is removed.
 --- -> store | nil, message
 function checkpoints.open(folder, options)
@@ -20,7 +22,7 @@ function checkpoints.open(folder, options)
   for _, name in ipairs(kava.fs.list(folder)) do
     if name:find "%.kava%." then os.remove(folder .. "/" .. name) end
   end
-  return setmetatable({ folder = folder, keep = options.keep, claim = options.claim }, Checkpoints)
+  return setmetatable({ folder = folder, keep = options.keep, claim = options.claim, share = SHARE }, Checkpoints)
 end
 
 local function path_of(self, step)
@@ -68,6 +70,37 @@ function Checkpoints:save(step, tensors, meta, best)
   return path
 end
 
+--- Reserves host memory for a state, a little at a call, between steps: reserved at once, for the first checkpoint, it would keep a GPU
+--- idle for a second or two. state(): the tensors that will be saved, asked for in the first call alone. -> whether all is there
+function Checkpoints:prepare(state)
+  local room = self.room
+  if not room then
+    room = { fetched = {}, todo = {}, next = 1 }
+    for _, t in pairs(state()) do room.todo[#room.todo + 1] = t end
+    self.room = room
+  end
+  local bytes = 0
+  while room.todo[room.next] and bytes < self.share do
+    local t = room.todo[room.next]:contiguous()
+    local ok, fetch = pcall(kava.fetch, t)
+    if not ok then -- no such room: as far as it went
+      room.next = #room.todo + 1
+      break
+    end
+    room.fetched[room.next], room.next = fetch, room.next + 1
+    bytes = bytes + 4 * t:numel()
+  end
+  if room.todo[room.next] then return false end
+  room.todo = {}
+  return true
+end
+
+-- What prepare reserved, for what is fetched next.
+local function take_room(self)
+  for _, fetch in pairs(self.room and self.room.fetched or {}) do fetch:release() end
+  if self.room then self.room.fetched, self.room.todo = {}, {} end
+end
+
 --- As save, of tensors on a GPU, which may change as soon as this returns: advance goes on with it, and says what went wrong.
 function Checkpoints:behind(step, tensors, meta, best)
   local path, writing = place(self, step, best), self.writing
@@ -77,6 +110,7 @@ function Checkpoints:behind(step, tensors, meta, best)
   end
   local ok, message = self:advance(true)
   if not ok then return nil, message end
+  take_room(self)
   local fetched = {}
   local all, problem = pcall(function()
     for name, t in pairs(tensors) do fetched[name] = kava.fetch(t:contiguous()) end

@@ -29,6 +29,29 @@ describe("a checkpoint written behind", function()
     assert.same({ "step-00000003.kava" }, kava.fs.list(dir))
   end)
 
+  it("finds its room prepared, a little at a time, and is the same then", function()
+    local dir = helper.tmp()
+    local store, state = open(dir), {}
+    store.share = 16384
+    for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
+    local function all() return state end
+    assert.is_false(store:prepare(all)) -- four of them are more than a call's share
+    assert.is_true(store:prepare(function() error "is asked for once" end))
+    assert.is_true(store:prepare(all))
+    assert(store:behind(1, state, {}))
+    for i = 1, 5 do state["t" .. i]:fill_(0) end
+    finish(store)
+    local tensors = kava.checkpoint.load(dir .. "/step-00000001.kava")
+    for i = 1, 5 do assert.equal(i, tensors["t" .. i]:min():item()) end
+    store = open(dir)
+    store.share = 8192 -- not all of it is there when it is asked for
+    assert.is_false(store:prepare(all))
+    assert(store:behind(2, state, {}))
+    assert.is_true(store:prepare(all))
+    finish(store)
+    assert.equal(0, kava.checkpoint.load(dir .. "/step-00000002.kava").t3:max():item())
+  end)
+
   it("is one state under two names, and comes before a later one", function()
     local dir = helper.tmp()
     local store = open(dir)
