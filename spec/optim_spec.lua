@@ -153,6 +153,32 @@ describe("adamw", function()
     end
   end)
 
+  it("goes on from a state that had f32 masters beside bf16 parameters", function()
+    local exact = kava.randn({ 900 }) * 3
+    local p, q = leaf(exact:to { dtype = "bf16" }), leaf(exact)
+    local opt = kava.optim.adamw({ { params = { p = p }, lr = 1e-3 } })
+    local wide = kava.optim.adamw({ { params = { p = q }, lr = 1e-3 } })
+    put(q, kava.randn { 900 })
+    wide:step()
+    local state = wide:state()
+    state["1.p.master"] = q:detach():clone()
+    assert.is_true(opt:load_state(state))
+    local g = kava.randn { 900 }
+    put(p, g)
+    put(q, g)
+    opt:step()
+    wide:step()
+    local low, high, whole = opt:state()["1.p.low"]:totable(), p:to({ dtype = "f32" }):totable(), q:totable()
+    for i = 1, #whole do
+      local bits = (string.unpack("<I4", string.pack("<f", high[i])) + low[i]) & 0xffffffff
+      assert.equal(whole[i], (string.unpack("<f", string.pack("<I4", bits))))
+    end
+    state["1.p.low"] = opt:state()["1.p.low"]
+    assert.error_matches(function() assert(opt:load_state(state)) end, "twice")
+    state["1.p.low"], state["1.p.master"] = nil, q:to { dtype = "bf16" }
+    assert.error_matches(function() assert(opt:load_state(state)) end, "f32 %[900%] expected")
+  end)
+
   it("knows what its codes stand for, and never divides by a v that vanished before m", function()
     local function number(code) return code < 8 and code or (8 + code % 8) * 2 ^ (code // 8 - 1) end
     local p = leaf(kava.zeros { 4096 })

@@ -301,20 +301,48 @@ static kava_status check_piece(const char *name, const piece *p, const kava_tens
   return KAVA_OK;
 }
 
+/* An f32 master of a bf16 parameter -> the parameter's bits and those below, as kava_adamw_span has them. */
+static kava_status take_apart(const slot *s, const kava_tensor *master, kava_tensor **high, kava_tensor **low) {
+  kava_status st = KAVA_OK;
+  int64_t count = kava_tensor_numel(master);
+  uint32_t *bits = kava_alloc((size_t)count * sizeof *bits);
+  uint16_t *halves = kava_alloc(2 * (size_t)count * sizeof *halves);
+  if (!bits || !halves) KAVA_TRY(KAVA_MEMORY);
+  KAVA_TRY(kava_tensor_read(master, bits));
+  for (int64_t i = 0; i < count; i++) {
+    halves[i] = (uint16_t)((bits[i] + 0x8000u) >> 16);
+    halves[count + i] = (uint16_t)bits[i];
+  }
+  KAVA_TRY(kava_tensor_from_on(s->param->device, KAVA_BF16, master->dims, master->shape, halves, high));
+  KAVA_TRY(kava_tensor_from_on(s->param->device, KAVA_I16, master->dims, master->shape, halves + count, low));
+out:
+  kava_free(bits);
+  kava_free(halves);
+  return st;
+}
+
 kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *names, kava_tensor *const *values) {
   kava_status st = KAVA_OK;
   piece p;
   /* the new pieces, slot by slot, until all are known to be good */
-  kava_tensor **fresh = kava_calloc((size_t)opt->count * PARTS + 1, sizeof *fresh);
+  kava_tensor **fresh = kava_calloc((size_t)opt->count * (PARTS + 1) + 1, sizeof *fresh);
   if (!fresh) return KAVA_MEMORY;
+  kava_tensor **params = fresh + opt->count * PARTS; /* of those that come with an f32 master */
   for (int64_t i = 0; i < count; i++) {
     slot *s;
     int part;
-    if (!find(opt, names[i], &s, &part) || !expected(opt, s, part, &p))
+    bool known = find(opt, names[i], &s, &part);
+    bool older = known && part == PART_MASTER && s->param->dtype == KAVA_BF16;
+    if (!known || (!expected(opt, s, part, &p) && !older))
       KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s', which belongs to no parameter of this optimizer", names[i]);
     KAVA_TRY(check_piece(names[i], &p, values[i]));
+    if (older) part = PART_LOW;
     kava_tensor **at = &fresh[(s - opt->slots) * PARTS + part];
     if (*at) KAVA_FAIL(KAVA_MISUSE, "adamw: the state has '%s' twice", names[i]);
+    if (older) {
+      KAVA_TRY(take_apart(s, values[i], &params[s - opt->slots], at));
+      continue;
+    }
     KAVA_TRY(kava_tensor_new_on(s->param->device, p.dtype, values[i]->dims, values[i]->shape, at));
     KAVA_TRY(kava_device_copy(s->param->device, kava_tensor_data(*at), values[i]->device, kava_tensor_data(values[i]),
                               (*at)->storage->bytes));
@@ -332,13 +360,20 @@ kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *n
     if (present > 0 && missing >= 0)
       KAVA_FAIL(KAVA_MISUSE, "adamw: the state lacks '%d.%s.%s'", s->group + 1, s->name, part_names[missing]);
   }
+  for (int64_t i = 0; i < opt->count; i++) {
+    kava_tensor *param = opt->slots[i].param, *bits = params[i];
+    if (!bits) continue;
+    KAVA_TRY(kava_device_copy(param->device, kava_tensor_data(param), param->device, kava_tensor_data(bits),
+                              bits->storage->bytes));
+    kava_tensor_touch(param);
+  }
   for (int64_t i = 0; i < opt->count * PARTS; i++) {
     kava_tensor **at = &opt->slots[i / PARTS].parts[i % PARTS], *old = *at;
     *at = fresh[i];
     fresh[i] = old;
   }
 out:
-  for (int64_t i = 0; i < opt->count * PARTS; i++) kava_tensor_release(&fresh[i]);
+  for (int64_t i = 0; i < opt->count * (PARTS + 1); i++) kava_tensor_release(&fresh[i]);
   kava_free(fresh);
   return st;
 }

@@ -50,8 +50,9 @@ void kava_adamw_zero_grad(kava_adamw *opt); /* drops the gradients: none until t
 int64_t kava_adamw_entries(const kava_adamw *opt);
 kava_adamw_entry kava_adamw_entry_at(const kava_adamw *opt, int64_t index); /* 0 <= index < entries */
 /* Replaces the whole state by copies of `count` pieces, each called "<group from 1>.<name>.<part>", contiguous, and of
- * the shape and dtype this optimizer would give it; ".low" goes with the bf16 parameters that were saved beside it. A
- * parameter has all its pieces or none. On failure (KAVA_MISUSE
- * naming the piece, KAVA_MEMORY) nothing has changed. */
+ * the shape and dtype this optimizer would give it; ".low" goes with the bf16 parameters that were saved beside it; an
+ * f32
+ * ".master" of a bf16 parameter, which was kept before there was ".low", sets the parameter as well. A parameter has
+ * all its pieces or none. On failure (KAVA_MISUSE naming the piece, KAVA_MEMORY) nothing has changed. */
 kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *names, kava_tensor *const *values);
 #endif
