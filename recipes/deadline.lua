@@ -42,23 +42,26 @@ local function slowest(list)
   return most
 end
 
---- Seconds that must be left to save and end, and with `step` to make a step before; and how they are made up.
-function Deadline:needs(step)
+--- Seconds that must be left to save and end, with `step` to make a step before, with `writing` to end a checkpoint that is being
+--- written; and how they are made up.
+function Deadline:needs(step, writing)
   local one, save = step and slowest(self.times.step) or 0, slowest(self.times.save) or self.save
+  if writing then save = 2 * save end
   return SLACK * (one + save) + MARGIN, one, save
 end
 
---- Whether it is time to leave, before a step or (without `step`) in the middle of one. -> the reason, or nil
-function Deadline:reached(step)
+--- Whether it is time to leave, before a step or (without `step`) in the middle of one, while a checkpoint is being written or not.
+--- -> the reason, or nil
+function Deadline:reached(step, writing)
   if not self.ends then return nil end
-  local need, one, save = self:needs(step)
+  local need, one, save = self:needs(step, writing)
   if self.ends - self.clock() >= need then return nil end
   local left = self.ask and self.ask()
   if left then self.ends = self.clock() + left end
   left = self.ends - self.clock()
   if left >= need then return nil end
-  local work = one > 0 and ("a step takes %s, a checkpoint %s"):format(seconds(one), seconds(save))
-    or ("a checkpoint takes %s"):format(seconds(save))
+  local work = writing and "two checkpoints take " .. seconds(save) or "a checkpoint takes " .. seconds(save)
+  if one > 0 then work = ("a step takes %s, "):format(seconds(one)) .. work end
   return ("%s are left of the job's time, and %s"):format(seconds(math.max(0, left)), work)
 end
 

@@ -238,11 +238,9 @@ local settle -- what the last step gave, read: below
 -- behind: the steps that follow need not wait, where the state lies on a GPU.
 local function save(run, best, behind)
   settle(run)
-  local started = kava.clock()
   local tensors, meta = snapshot(run)
   local how = behind and run.device ~= "cpu" and run.store.behind or run.store.save
   local path = try(how(run.store, run.step, tensors, meta, best))
-  run.deadline:took("save", kava.clock() - started)
   if run.objective.cache then run.objective.cache:flush() end
   return path
 end
@@ -253,7 +251,7 @@ end
 local function leave_if_asked(run, step)
   try(run.claim:held(true))
   local signal = kava.signals.pending()
-  local late = not signal and run.deadline:reached(step)
+  local late = not signal and run.deadline:reached(step, run.store.writing ~= nil)
   if not signal and not late then return end
   local reason = signal and "SIG" .. signal or late
   if run.bar then run.bar:done() end
@@ -672,7 +670,8 @@ local function train(c, _, resolved)
   local own, problem, code = claim.take(run.output, { job = job_name, start = start })
   if not own then cli.fail(problem, code == "busy" and cli.exit.again or cli.exit.failed) end
   run.claim = own
-  run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep, claim = own }))
+  run.store = try(checkpoints.open(c.checkpoint.dir or run.output .. "/checkpoints", { keep = c.checkpoint.keep, claim = own,
+    took = function(seconds) run.deadline:took("save", seconds) end }))
   local checkpoint = find_checkpoint(c, run, resolved)
   kava.seed(c.seed)
 

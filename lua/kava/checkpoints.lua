@@ -15,6 +15,7 @@ Checkpoints.__index = Checkpoints
 local SHARE = 128 << 20 -- bytes that prepare pins at a call: about 40 ms, less than the step that the GPU has at the time
 
 --- options.keep: periodic checkpoints kept beside the last. claim: of the run's folder; what others left unfinished is removed.
+--- took(seconds): told how long each took to write, behind or not.
 --- -> store | nil, message
 function checkpoints.open(folder, options)
   local ok, message = kava.fs.mkdir(folder)
@@ -22,7 +23,8 @@ function checkpoints.open(folder, options)
   for _, name in ipairs(kava.fs.list(folder)) do
     if name:find "%.kava%." then os.remove(folder .. "/" .. name) end
   end
-  return setmetatable({ folder = folder, keep = options.keep, claim = options.claim, share = SHARE }, Checkpoints)
+  return setmetatable({ folder = folder, keep = options.keep, claim = options.claim, took = options.took or function() end,
+    share = SHARE }, Checkpoints)
 end
 
 local function path_of(self, step)
@@ -62,11 +64,12 @@ local function place(self, step, best) return best and self.folder .. "/best.kav
 --- Saves a state: tensors { name = tensor }, meta (numbers, strings, booleans, tables of them); what is being written behind comes
 --- first. -> path | nil, message
 function Checkpoints:save(step, tensors, meta, best)
-  local path = place(self, step, best)
+  local path, started = place(self, step, best), kava.clock()
   local ok, message = self:advance(true)
   if ok then ok, message = kava.checkpoint.save(unnamed(self, path), tensors, meta) end
   if ok then ok, message = name_it(self, path, best) end
   if not ok then return nil, message end
+  self.took(kava.clock() - started)
   return path
 end
 
@@ -143,6 +146,7 @@ function Checkpoints:advance(wait)
     end
     if ok and not wait and not writing.thread:done() then return true end
     if ok then ok, message = writing.thread:wait() end
+    if ok then self.took(message) end
     if ok then ok, message = name_it(self, to.path, to.best) end
     writing.thread = nil
     table.remove(writing.places, 1)

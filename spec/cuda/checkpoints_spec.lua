@@ -52,6 +52,29 @@ describe("a checkpoint written behind", function()
     assert.equal(0, kava.checkpoint.load(dir .. "/step-00000002.kava").t3:max():item())
   end)
 
+  it("says how long it took to write, not how long the run waited for it", function()
+    local dir, took = helper.tmp(), {}
+    local store = open(dir)
+    function store.took(seconds) took[#took + 1] = seconds end
+    local save, x = kava.checkpoint.save_behind, kava.ones({ 4 }, { device = "cuda" })
+    finally(function() kava.checkpoint.save_behind = save end)
+    function kava.checkpoint.save_behind(...) -- luacheck: ignore 122
+      local writing = save(...)
+      return { done = function() return writing:done() end, wait = function() return writing:wait() and true, 50 end }
+    end
+    store:behind(1, { x = x }, { step = 1 })
+    assert.same({}, took)
+    finish(store)
+    assert.same({ 50 }, took)
+    local started = kava.clock()
+    assert(store:save(2, { x = x }, { step = 2 }))
+    assert.equal(2, #took)
+    assert.is_true(took[2] > 0 and took[2] <= kava.clock() - started)
+    local writing = assert(save(dir .. "/own", { x = x:to { device = "cpu" } }, {}))
+    local ok, seconds = writing:wait()
+    assert.is_true(ok and seconds > 0 and seconds < kava.clock() - started)
+  end)
+
   it("is one state under two names, and comes before a later one", function()
     local dir = helper.tmp()
     local store = open(dir)

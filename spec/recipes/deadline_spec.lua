@@ -26,10 +26,20 @@ describe("the deadline", function()
     now = 1000 + 600 - 55
     assert.is_nil(d:reached(true))
     now = now + 0.5
-    assert.equal("54.5 s are left of the job's time, and a step takes 20 s, a checkpoint 10 s", d:reached(true))
+    assert.equal("54.5 s are left of the job's time, and a step takes 20 s, a checkpoint takes 10 s", d:reached(true))
     assert.is_nil(d:reached()) -- in the middle of a step it goes on: what is needed now is a checkpoint
     now = 1000 + 600 - 24
     assert.equal("24 s are left of the job's time, and a checkpoint takes 10 s", d:reached())
+  end)
+
+  it("leaves room for two checkpoints while one is being written", function()
+    local d = new(100)
+    d:took("step", 4)
+    d:took("save", 10)
+    assert.equal(1.5 * (4 + 20) + 10, (d:needs(true, true)))
+    now = 1000 + 100 - 35
+    assert.is_nil(d:reached(false, false))
+    assert.equal("35 s are left of the job's time, and two checkpoints take 20 s", d:reached(false, true))
   end)
 
   it("forgets a slow step after a while", function()

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define WRITING_TYPE "kava.Writing"
 #define FILE_TYPE "kava.CheckpointFile"
@@ -53,12 +54,17 @@ typedef struct writing {
   kava_safetensors_item *items;
   kava_text state;
   kava_status st;
+  double seconds; /* it took */
   char message[512];
 } writing;
 
 static void *write_it(void *at) {
   writing *w = at;
+  struct timespec begin, end;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
   w->st = kava_checkpoint_save(w->path, w->count, w->items, w->state);
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  w->seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
   if (w->st != KAVA_OK) snprintf(w->message, sizeof w->message, "%s", kava_message());
   atomic_store(&w->done, true);
   return NULL;
@@ -114,12 +120,13 @@ static int writing_done(lua_State *L) { /* [-0, +1, e] done() -> whether wait() 
   return 1;
 }
 
-static int writing_wait(lua_State *L) { /* [-0, +1|3, e] wait() -> true | nil, message, code */
+static int writing_wait(lua_State *L) { /* [-0, +2|3, e] wait() -> true, seconds | nil, message, code */
   writing *w = luaL_checkudata(L, 1, WRITING_TYPE);
   join(w);
   if (w->st != KAVA_OK) return kava_l_fail(L, kava_fail(w->st, "%s", w->message));
   lua_pushboolean(L, 1);
-  return 1;
+  lua_pushnumber(L, w->seconds);
+  return 2;
 }
 
 static kava_safetensors **new_file_box(lua_State *L) {

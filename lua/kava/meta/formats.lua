@@ -225,9 +225,9 @@ local Writing = {}
 --- Whether wait() would not wait.
 ---@return boolean
 function Writing:done() end
---- What save would have returned; waits for it.
+--- What save would have returned, and the seconds that it took to write; waits for it.
 ---@return true?
----@return string? message
+---@return number|string? seconds or message
 ---@return string? code
 function Writing:wait() end
 --- Waits for it.
