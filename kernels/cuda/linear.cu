@@ -7,6 +7,7 @@
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/parts.cuh"
 
 #define TILE 128
 
@@ -116,16 +117,6 @@ static __global__ void __launch_bounds__(32 * WARPS)
     out[to] = whole;
   }
 }
-template <class F>
-static __global__ void __launch_bounds__(256)
-    add_shares_kernel(const F *shares, int count, int64_t width, F *out, bool add) {
-  for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < width; i += (int64_t)gridDim.x * 256) {
-    F sum = add ? out[i] : F(0);
-    for (int s = 0; s < count; s++) sum += shares[s * width + i];
-    out[i] = sum;
-  }
-}
-
 template <class T, int V> static kava_status column_sums(const kava_linear_args *a, const T *dy, void *db, bool add) {
   typedef kava_wide<T> F;
   int64_t tiles = (a->out + sums<T, V>::columns - 1) / sums<T, V>::columns;
@@ -143,8 +134,7 @@ template <class T, int V> static kava_status column_sums(const kava_linear_args 
   if (!room) return KAVA_MEMORY;
   kava_launch("linear_dw: db", column_sums_kernel<T, V>, dim3((unsigned)tiles, (unsigned)shares), 32 * WARPS, 0, dy,
               a->rows, a->out, share, room, false);
-  kava_launch("linear_dw: db's shares", add_shares_kernel<F>, kava_cuda_blocks(a->out, 256), 256, 0, (const F *)room,
-              (int)shares, a->out, (F *)db, add);
+  kava_add_parts<F>("linear_dw: db's shares", room, shares, a->out, a->out, db, NULL, add);
   return KAVA_OK;
 }
 

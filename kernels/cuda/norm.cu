@@ -8,7 +8,7 @@
  * order both ways: y is once more what it was. Predicted, bf16, at 3.35 TB/s: 4096 rows of 1536 forward 25 MB, 8 us;
  * 4096 rows of 896 backward, added to what is there, 29 MB, 9 us, with y 37 MB, 11 us, and its sums 0.5 MB, 2 us;
  * norm_linear_finish of 7168 x 7168 f32, 616 MB, 190 us. */
-#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/parts.cuh"
 
 namespace {
 /* A row in registers, as it lies in memory: PACKS packs of N elements a thread, thread i of THREADS owning packs i,
@@ -213,28 +213,6 @@ __global__ void __launch_bounds__(grad_block(PACKS, WARPS, CENTRE), 1)
       }
     }
 }
-/* to[i] += the sum of `count` parts, 2 width apart, in a fixed order; blockIdx.y: dw or db. The parts are many, the
- * columns few: 32 warps take every 32nd part of 32 columns, then a warp adds those of one column. */
-template <class F>
-__global__ void __launch_bounds__(1024) parts_kernel(const F *partial, int count, int width, F *dw, F *db) {
-  F *to = blockIdx.y ? db : dw;
-  KAVA_SHARED(F, room, 32 * 33);
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-  F sum = 0;
-  if (to && column < width)
-    for (int p = warp; p < count; p += 32) sum += partial[(int64_t)(2 * p + blockIdx.y) * width + column];
-  room[warp * 33 + lane] = sum;
-  __syncthreads();
-  column = blockIdx.x * 32 + warp;
-  sum = kava_warp_sum(room[lane * 33 + warp]);
-  if (lane == 0 && to && column < width) to[column] += sum;
-}
-template <class F>
-void add_parts(const char *name, const F *partial, int64_t count, int64_t width, void *dw, void *db) {
-  kava_launch(name, parts_kernel<F>, dim3((unsigned)((width + 31) / 32), db ? 2 : 1), 1024, 0, partial, (int)count,
-              (int)width, (F *)dw, (F *)db);
-}
-
 /* Any width, any alignment: a block a row, which is read as often as it takes. */
 enum { LONG = 256 };
 template <class T> __global__ void __launch_bounds__(LONG) long_norm_kernel(kava_norm_args a) {
@@ -317,7 +295,7 @@ template <class T, int N, int PACKS, int WARPS, bool CENTRE> void norm_grad_as(c
     if (!partial) return;
   }
   kava_launch("norm_grad", norm_grad_kernel<T, N, PACKS, WARPS, CENTRE>, (unsigned)blocks, BLOCK, 0, a, partial);
-  if (partial) add_parts<F>("norm_grad: sums", partial, blocks, a.width, a.dw, a.db);
+  if (partial) kava_add_parts<F>("norm_grad: sums", partial, blocks, 2 * a.width, a.width, a.dw, a.db, true);
 }
 
 /* body(constants PACKS, WARPS) by the width of a row, the same for both ways; false: it does not fit the registers. */
@@ -428,7 +406,7 @@ template <class W, class D, int V> kava_status finish_as(const kava_norm_linear_
   if (!partial) return KAVA_MEMORY;
   kava_launch("norm_linear_finish", finish_kernel<W, D, V>, dim3((unsigned)tiles, (unsigned)shares), 256, 0, a, share,
               partial);
-  add_parts<F>("norm_linear_finish: sums", partial, shares, a.width, a.dgamma, a.dbeta);
+  kava_add_parts<F>("norm_linear_finish: sums", partial, shares, 2 * a.width, a.width, a.dgamma, a.dbeta, true);
   return KAVA_OK;
 }
 template <class W, class D> kava_status finish_typed(const kava_norm_linear_args &a) {

@@ -233,6 +233,16 @@ void time_kernels(bool tiny) {
   }
   time_each(tokens);
   {
+    int64_t n = quick ? width : 1152; /* the student's queries, keys and values */
+    buffers dy(KAVA_BF16, tokens * n);
+    array db(KAVA_F32, n);
+    db.fill(0);
+    kava_linear_args a = {};
+    a.dtype = a.wtype = KAVA_BF16, a.rows = tokens, a.in = width, a.out = n;
+    report("linear_dw, db alone, added", 2.0 * (double)(tokens * n), 0,
+           [&](int i) { gpu->linear_dw(&a, NULL, dy.at(i), NULL, false, db.at(), true); });
+  }
+  {
     int64_t rows = quick ? 3 : 512, vocabulary = quick ? 100 : 151936, n = rows * vocabulary;
     buffers s(KAVA_BF16, n), stats(KAVA_F64, 3 * rows);
     std::vector<int64_t> ids((size_t)rows, 7);
