@@ -110,7 +110,9 @@ __global__ void __launch_bounds__(WARPS > 4 ? 32 * WARPS : 128, WARPS > 1   ? 1
 
 /* WARPS warps a row, BLOCK threads. partial: [gridDim.x][2][width], the block's sums of dw and db; CENTRE: the mean
  * is subtracted, or db is wanted. */
-constexpr int grad_block(int packs, int warps, bool centre) { return packs > 4 || warps > 1 || centre ? 256 : 512; }
+__host__ __device__ constexpr int grad_block(int packs, int warps, bool centre) {
+  return packs > 4 || warps > 1 || centre ? 256 : 512;
+}
 template <class T, int N, int PACKS, int WARPS, bool CENTRE>
 __global__ void __launch_bounds__(grad_block(PACKS, WARPS, CENTRE), 1)
     norm_grad_kernel(kava_norm_args a, kava_wide<T> *partial) {
