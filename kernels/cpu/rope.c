@@ -20,6 +20,11 @@ void kava_ref_rope(const kava_rope_args *a) {
   }
 }
 
+void kava_ref_rope_two(const kava_rope_args *a, const kava_rope_args *b) {
+  kava_ref_rope(a);
+  kava_ref_rope(b);
+}
+
 static void table_rows(void *ctx, int64_t begin, int64_t end) {
   const kava_rope_table_args *a = ctx;
   for (int64_t row = begin; row < end; row++) {

@@ -5,7 +5,7 @@
 
 #define THREADS 256
 
-template <class T, int N> static __global__ void __launch_bounds__(THREADS) rope_kernel(kava_rope_args a) {
+template <class T, int N> static __device__ __forceinline__ void rotate(const kava_rope_args &a) {
   typedef kava_wide<T> F;
   int half = (int)a.rotated / 2, rest = ((int)a.dim - 2 * half) / N, packs = half / N + rest;
   int64_t total = a.tokens * a.heads * packs;
@@ -50,23 +50,40 @@ template <class T, int N> static __global__ void __launch_bounds__(THREADS) rope
   }
 }
 
-extern "C" void kava_cuda_rope(const kava_rope_args *a) {
-  if (a->tokens == 0 || a->heads == 0 || a->dim == 0) return;
-  if (!kava_for_float(a->dtype, [&](auto t) {
+template <class T, int N>
+static __global__ void __launch_bounds__(THREADS) rope_kernel(kava_rope_args a, kava_rope_args b) {
+  if (blockIdx.y == 0)
+    rotate<T, N>(a);
+  else
+    rotate<T, N>(b);
+}
+
+/* Elements of y's that threads turn or copy; 0: there are none. */
+static int64_t work_of(const kava_rope_args &a) { return a.tokens * a.heads * (a.dim - a.rotated / 2); }
+template <class T> static bool packs(const kava_rope_args &a) {
+  constexpr int N = kava_vector<T>();
+  return a.rotated / 2 % N == 0 && (a.dim | a.x_row | a.y_row) % N == 0 && kava_aligned(a.x) && kava_aligned(a.y);
+}
+/* jobs of one type */
+static void launch(const char *name, kava_rope_args a, kava_rope_args b, unsigned jobs) {
+  int64_t total = work_of(a) > work_of(b) ? work_of(a) : work_of(b);
+  if (total == 0) return;
+  for (kava_rope_args *job : {&a, &b}) {
+    if (!job->x_row) job->x_row = job->heads * job->dim;
+    if (!job->y_row) job->y_row = job->heads * job->dim;
+  }
+  if (!kava_for_float(a.dtype, [&](auto t) {
         typedef decltype(t) T;
         constexpr int N = kava_vector<T>();
-        int64_t total = a->tokens * a->heads * (a->dim - a->rotated / 2);
-        kava_rope_args own = *a;
-        if (!own.x_row) own.x_row = a->heads * a->dim;
-        if (!own.y_row) own.y_row = a->heads * a->dim;
-        if (a->rotated / 2 % N == 0 && (a->dim | own.x_row | own.y_row) % N == 0 && kava_aligned(a->x) &&
-            kava_aligned(a->y))
-          kava_launch("rope", rope_kernel<T, N>, kava_cuda_blocks(total / N, THREADS), THREADS, 0, own);
+        if (packs<T>(a) && packs<T>(b))
+          kava_launch(name, rope_kernel<T, N>, dim3(kava_cuda_blocks(total / N, THREADS), jobs), THREADS, 0, a, b);
         else
-          kava_launch("rope", rope_kernel<T, 1>, kava_cuda_blocks(total, THREADS), THREADS, 0, own);
+          kava_launch(name, rope_kernel<T, 1>, dim3(kava_cuda_blocks(total, THREADS), jobs), THREADS, 0, a, b);
       }))
-    kava_cuda_unsupported("rope", a->dtype);
+    kava_cuda_unsupported(name, a.dtype);
 }
+extern "C" void kava_cuda_rope(const kava_rope_args *a) { launch("rope", *a, *a, 1); }
+extern "C" void kava_cuda_rope_two(const kava_rope_args *a, const kava_rope_args *b) { launch("rope_two", *a, *b, 2); }
 
 template <class F> static __global__ void __launch_bounds__(THREADS) table_kernel(kava_rope_table_args a) {
   for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < a.rows * a.half;

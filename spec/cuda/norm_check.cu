@@ -86,6 +86,21 @@ static void check_rope(kava_dtype dtype, int64_t tokens, int64_t heads, int64_t 
   a.x = a.y = x.at(), a.cosine = c.at(), a.sine = s.at();
   gpu->rope(&a);
   compare("rope in place " + name, x, want, unit(dtype));
+
+  /* two at once, of which one has fewer heads */
+  array z(dtype, n), first(dtype, n), second(dtype, tokens * dim);
+  z.random(), first.random(), second.random();
+  std::vector<double> want_first = first.values, want_second = second.values;
+  kava_rope_args b = a, ra = a, rb = a;
+  a.x = z.at(), a.y = first.at(), b.x = x.at(), b.y = second.at(), b.heads = 1;
+  ra.dtype = rb.dtype = KAVA_F64, ra.cosine = rb.cosine = c.f64(), ra.sine = rb.sine = s.f64();
+  ra.x = z.f64(), ra.y = want_first.data(), rb.y = want_second.data(), rb.heads = 1;
+  std::vector<double> given = x.download();
+  rb.x = given.data();
+  gpu->rope_two(&a, &b);
+  cpu->rope_two(&ra, &rb);
+  compare("rope_two " + name, first, want_first, unit(dtype));
+  compare("rope_two, the other, " + name, second, want_second, unit(dtype));
 }
 
 void check_norm() {

@@ -275,23 +275,6 @@ out:
   return st;
 }
 
-/* The angles of a rotation are made for the first layer that asks for them. into: where the rows go; NULL: anywhere. */
-static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, kava_tensor *x,
-                          kava_tensor *into, bool in_place, kava_tensor **out) {
-  if (!l->rope) {
-    *out = kava_tensor_retain(x);
-    return KAVA_OK;
-  }
-  const kava_rope *rope = (f->rope ? f->rope : d->rope) + l->rope - 1;
-  kava_angles *angles = &f->angles[l->rope - 1];
-  kava_status st = angles->cosine ? KAVA_OK
-                                  : kava_rope_angles("rope", f->positions, x->shape[1], rope->inv_freq, rope->scale,
-                                                     x->dtype, x->device, angles);
-  if (st != KAVA_OK) return st;
-  if (into) return kava_rotate_into(x, angles, into, out);
-  return in_place ? kava_rotate_in_place(x, angles, out) : kava_op_rotate(x, angles, out);
-}
-
 /* Where all layers' keys are rotated, on a GPU, they go side by side into one storage: concatenated, they are a view.
  */
 static kava_status keys_side_by_side(const kava_decoder *d, kava_forward *f, const kava_tensor *first) {
@@ -310,15 +293,36 @@ static kava_status keys_side_by_side(const kava_decoder *d, kava_forward *f, con
   return st;
 }
 
-static kava_status rotate_keys(const kava_decoder *d, const kava_layer *l, kava_forward *f, int index) {
+/* The layer's keys become out_keys (index -1: not wanted), and q, unless NULL, which nobody else knows, *out_q. The
+ * angles are made for the first layer that asks for them. */
+static kava_status rotate(const kava_decoder *d, const kava_layer *l, kava_forward *f, int index, kava_tensor *q,
+                          kava_tensor **out_q) {
   kava_status st = KAVA_OK;
-  kava_tensor *x = f->out_keys_before[index], *into = NULL, *all;
-  if (index == 0) KAVA_TRY(keys_side_by_side(d, f, x));
-  if (!(all = f->all_keys)) return rotate(d, l, f, x, NULL, false, &f->out_keys[index]);
-  KAVA_TRY(kava_tensor_view(all, 4, x->shape, (int64_t[]){all->stride[0], all->stride[1], l->head_dim, 1}, f->next_keys,
-                            &into));
-  f->next_keys += (int64_t)l->kv_heads * l->head_dim;
-  KAVA_TRY(rotate(d, l, f, x, into, false, &f->out_keys[index]));
+  kava_tensor *k = index < 0 ? NULL : f->out_keys_before[index], **out_k = index < 0 ? NULL : &f->out_keys[index];
+  kava_tensor *x = k ? k : q, *into = NULL;
+  if (!l->rope) {
+    if (k) *out_k = kava_tensor_retain(k);
+    if (q) *out_q = kava_tensor_retain(q);
+    return KAVA_OK;
+  }
+  const kava_rope *rope = (f->rope ? f->rope : d->rope) + l->rope - 1;
+  kava_angles *angles = &f->angles[l->rope - 1];
+  if (!angles->cosine)
+    KAVA_TRY(
+        kava_rope_angles("rope", f->positions, x->shape[1], rope->inv_freq, rope->scale, x->dtype, x->device, angles));
+  if (index == 0) KAVA_TRY(keys_side_by_side(d, f, k));
+  if (k && f->all_keys) {
+    const int64_t *stride = f->all_keys->stride;
+    KAVA_TRY(kava_tensor_view(f->all_keys, 4, k->shape, (int64_t[]){stride[0], stride[1], l->head_dim, 1}, f->next_keys,
+                              &into));
+    f->next_keys += (int64_t)l->kv_heads * l->head_dim;
+  }
+  if (k && q)
+    st = kava_rotate_both(k, q, angles, into, out_k, out_q);
+  else if (k)
+    st = into ? kava_rotate_into(k, angles, into, out_k) : kava_op_rotate(k, angles, out_k);
+  else
+    st = kava_rotate_in_place(q, angles, out_q);
 out:
   kava_tensor_release(&into);
   return st;
@@ -529,7 +533,7 @@ static kava_status again_run(void *context, kava_tensor *const *inputs, kava_ten
     if (l->rope) f.angles[l->rope - 1] = a->angles; /* borrowed */
     KAVA_TRY(norm(d, x, l->attn_norm.tensor, l->attn_norm_bias.tensor, &h));
     KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, &f, y, NULL, false, &q));
+    KAVA_TRY(rotate(d, l, &f, -1, y, &q));
     kava_tensor_release(&h);
     kava_tensor_release(&y);
     KAVA_TRY(attend(l, a->first_keys, q, inputs[1], inputs[2], residual_of(d, &l->post_attn_norm, x), &y));
@@ -589,20 +593,17 @@ static kava_status run_layer(kava_decoder *d, const kava_layer *l, kava_forward 
   if (!keys_only || f->values) KAVA_TRY(project_together(l, f, index, h, layer || keys_only ? NULL : &y));
   if (!f->out_keys_before[index])
     KAVA_TRY(project(d, h, &l->k, &l->k_bias, &l->k_norm, l->kv_heads, l->head_dim, &f->out_keys_before[index]));
-  KAVA_TRY(rotate_keys(d, l, f, index));
   if (!f->out_values[index] && (!keys_only || f->values))
     KAVA_TRY(project(d, h, &l->v, &l->v_bias, NULL, l->kv_heads, l->head_dim, &f->out_values[index]));
+  bool queries = !layer && (!keys_only || f->queries);
+  if (queries && !y) KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
+  KAVA_TRY(rotate(d, l, f, index, queries ? y : NULL, &q));
+  kava_tensor_release(&y);
+  if (f->queries) f->out_queries[index] = kava_tensor_retain(q);
   if (layer) {
     kava_tensor_release(&h);
     KAVA_TRY(add_again(d, l, f, f->out_keys[index], f->out_values[index], x));
     goto out;
-  }
-  if (!keys_only || f->queries) {
-    bool mine = y != NULL; /* columns that nobody else sees */
-    if (!mine) KAVA_TRY(project(d, h, &l->q, &l->q_bias, &l->q_norm, l->heads, l->head_dim, &y));
-    KAVA_TRY(rotate(d, l, f, y, NULL, mine, &q));
-    kava_tensor_release(&y);
-    if (f->queries) f->out_queries[index] = kava_tensor_retain(q);
   }
   if (keys_only) goto out;
   kava_tensor_release(&h);

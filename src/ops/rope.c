@@ -81,51 +81,82 @@ static kava_status check_shape(const kava_tensor *x) {
   return kava_fail(KAVA_MISUSE, "rope: x is %s; [B, T, H, D] expected", came);
 }
 
-/* in_place: y's elements are x's, which nobody else reads; else `into`, unless NULL, is where they go */
-static kava_status rotate(kava_tensor *x, const kava_angles *angles, bool in_place, kava_tensor *into,
-                          kava_tensor **out) {
+/* What is rotated, and to where: in_place, to where it is, which nobody else reads; else to `into`, unless NULL. */
+typedef struct turn {
+  kava_tensor *x, *into;
+  bool in_place;
+  kava_tensor **out;
+  kava_tensor *cx, *y; /* as the kernel has them */
+  kava_rope_args args;
+} turn;
+
+static kava_status turn_open(turn *t, const kava_angles *angles) {
   static const char op[] = "rope";
   kava_status st = KAVA_OK;
-  kava_tensor *cx = NULL, *y = NULL;
+  kava_tensor *x = t->x, *into = t->into;
   kava_dtype dtype;
-  kava_node *node;
   KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
   KAVA_TRY(check_shape(x));
   if (angles->cosine->dtype != kava_dtype_wide(dtype) || angles->cosine->shape[1] * 2 > x->shape[3] ||
       (angles->cosine->shape[0] != x->shape[1] && angles->cosine->shape[0] != x->shape[0] * x->shape[1]))
     KAVA_FAIL(KAVA_MISUSE, "rope: angles for %lld tokens of %lld dimensions, not for x",
               (long long)angles->cosine->shape[0], (long long)angles->cosine->shape[1] * 2);
-  KAVA_TRY(kava_operand_rows(op, "x", x, dtype, 2, &cx));
-  if (into || (in_place && cx == x))
-    KAVA_TRY(kava_tensor_detach(into ? into : x, &y));
+  if (into && (x->device == KAVA_CPU || into->dtype != x->dtype || !kava_same_shape(into, x)))
+    KAVA_FAIL(KAVA_MISUSE, "rope: rows of x's shape and type on a GPU expected to rotate into");
+  KAVA_TRY(kava_operand_rows(op, "x", x, dtype, 2, &t->cx));
+  if (into || (t->in_place && t->cx == x))
+    KAVA_TRY(kava_tensor_detach(into ? into : x, &t->y));
   else
-    KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
-  kava_rope_args a = arguments(cx, angles->cosine, angles->sine, y);
-  if (kava_tensor_numel(y)) KAVA_RUN(x->device, rope, &a);
-  if (kava_tape_wanted(&x, 1)) {
-    KAVA_TRY(kava_tape_record(op, rope_backward, 1, &x, y, &node));
-    KAVA_TRY(kava_tape_save(node, 0, angles->cosine));
-    KAVA_TRY(kava_tape_save(node, 1, angles->sine));
-    node->rows = true;
-  }
-  *out = y;
-  y = NULL;
+    KAVA_TRY(kava_tensor_empty_like(x, dtype, &t->y));
+  t->args = arguments(t->cx, angles->cosine, angles->sine, t->y);
 out:
-  kava_tensor_release(&cx);
-  kava_tensor_release(&y);
+  return st;
+}
+
+static kava_status turn_record(const turn *t, const kava_angles *angles) {
+  kava_status st = KAVA_OK;
+  kava_node *node;
+  if (!kava_tape_wanted(&t->x, 1)) return KAVA_OK;
+  KAVA_TRY(kava_tape_record("rope", rope_backward, 1, &t->x, t->y, &node));
+  KAVA_TRY(kava_tape_save(node, 0, angles->cosine));
+  KAVA_TRY(kava_tape_save(node, 1, angles->sine));
+  node->rows = true;
+out:
+  return st;
+}
+
+/* One, or two by the same angles */
+static kava_status rotate(int count, turn *t, const kava_angles *angles) {
+  kava_status st = KAVA_OK;
+  for (int i = 0; i < count; i++) KAVA_TRY(turn_open(&t[i], angles));
+  if (count == 2 && t[0].x->device != KAVA_CPU && t[1].x->dtype == t[0].x->dtype)
+    KAVA_RUN(t[0].x->device, rope_two, &t[0].args, &t[1].args);
+  else
+    for (int i = 0; i < count; i++)
+      if (kava_tensor_numel(t[i].y)) KAVA_RUN(t[i].x->device, rope, &t[i].args);
+  for (int i = 0; i < count; i++) KAVA_TRY(turn_record(&t[i], angles));
+  for (int i = 0; i < count; i++) *t[i].out = kava_tensor_retain(t[i].y);
+out:
+  for (int i = 0; i < count; i++) {
+    kava_tensor_release(&t[i].cx);
+    kava_tensor_release(&t[i].y);
+  }
   return st;
 }
 
 kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
-  return rotate(x, angles, false, NULL, out);
+  return rotate(1, &(turn){.x = x, .out = out}, angles);
 }
 kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out) {
-  return rotate(x, angles, true, NULL, out);
+  return rotate(1, &(turn){.x = x, .in_place = true, .out = out}, angles);
 }
 kava_status kava_rotate_into(kava_tensor *x, const kava_angles *angles, kava_tensor *into, kava_tensor **out) {
-  if (x->device == KAVA_CPU || into->dtype != x->dtype || !kava_same_shape(into, x))
-    return kava_fail(KAVA_MISUSE, "rope: rows of x's shape and type on a GPU expected to rotate into");
-  return rotate(x, angles, false, into, out);
+  return rotate(1, &(turn){.x = x, .into = into, .out = out}, angles);
+}
+kava_status kava_rotate_both(kava_tensor *k, kava_tensor *q, const kava_angles *angles, kava_tensor *into,
+                             kava_tensor **out_k, kava_tensor **out_q) {
+  turn both[] = {{.x = k, .into = into, .out = out_k}, {.x = q, .in_place = true, .out = out_q}};
+  return rotate(2, both, angles);
 }
 
 kava_status kava_op_rope(kava_tensor *x, kava_tensor *positions, kava_tensor *inv_freq, double scale,

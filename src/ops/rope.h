@@ -24,4 +24,7 @@ kava_status kava_op_rotate(kava_tensor *x, const kava_angles *angles, kava_tenso
 kava_status kava_rotate_in_place(kava_tensor *x, const kava_angles *angles, kava_tensor **out);
 /* The same on a GPU where y's rows go to those of `into`, which may lie apart: y is a view of it. */
 kava_status kava_rotate_into(kava_tensor *x, const kava_angles *angles, kava_tensor *into, kava_tensor **out);
+/* k, into `into` unless that is NULL, and q, in place: on a GPU one launch. */
+kava_status kava_rotate_both(kava_tensor *k, kava_tensor *q, const kava_angles *angles, kava_tensor *into,
+                             kava_tensor **out_k, kava_tensor **out_q);
 #endif
