@@ -119,7 +119,7 @@ function kava.device(name) end
 ---@class kava.Replay
 local Replay = {}
 --- The recorded step once more, with what its tensors hold now: enqueued, not waited for. Random numbers go on as they would if f
---- were called; rates are those that the optimizers have now.
+--- were called; rates are those that the optimizers have now. Work that is done aside is waited for before it, and cannot run one.
 function Replay:run() end
 --- Its memory goes back to the device, once nothing lives in it any more.
 function Replay:release() end
