@@ -369,6 +369,12 @@ kava_status kava_adamw_load(kava_adamw *opt, int64_t count, const char *const *n
   }
   for (int64_t i = 0; i < opt->count * PARTS; i++) {
     kava_tensor **at = &opt->slots[i / PARTS].parts[i % PARTS], *old = *at;
+    if (old && fresh[i]) { /* into its place, where a step that was recorded goes on; fails with the device alone */
+      KAVA_TRY(kava_device_copy(old->device, kava_tensor_data(old), old->device, kava_tensor_data(fresh[i]),
+                                old->storage->bytes));
+      kava_tensor_touch(old);
+      continue;
+    }
     *at = fresh[i];
     fresh[i] = old;
   }
