@@ -150,6 +150,23 @@ kava_status kava_ref_linear_dw(const kava_linear_args *a, const void *x, const v
   return st;
 }
 
+kava_status kava_ref_linear_gate_up(const kava_linear_args *a, kava_activation kind, const void *x, void *y,
+                                    void *act) {
+  int64_t width = a->out / 2, size = a->dtype == KAVA_F64 ? 8 : 4;
+  char *own = y ? NULL : kava_alloc((size_t)(a->rows * a->out * size)), *both = y ? y : own;
+  if (!both) return KAVA_MEMORY;
+  kava_status st = kava_ref_linear_forward(a, x, NULL, both);
+  for (int64_t r = 0; r < a->rows && st == KAVA_OK; r++)
+    kava_ref_gated(&(kava_gated_args){.kind = kind,
+                                      .dtype = a->dtype,
+                                      .count = width,
+                                      .gate = both + r * a->out * size,
+                                      .up = both + (r * a->out + width) * size,
+                                      .y = (char *)act + r * width * size});
+  kava_free(own);
+  return st;
+}
+
 const char *kava_ref_linear_bf16(void) { return "f32"; }
 
 kava_status kava_ref_linear_gated(const kava_linear_args *a, kava_activation kind, const void *gate, const void *up,

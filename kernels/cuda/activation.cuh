@@ -8,7 +8,7 @@
 #define KAVA_SQRT_2_OVER_PI 0.79788456080286535588
 #define KAVA_INV_SQRT_2PI 0.39894228040143267794
 
-static __device__ __forceinline__ float kava_sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+static __device__ __forceinline__ float kava_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 static __device__ __forceinline__ double kava_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 template <class F> static __device__ __forceinline__ F kava_value_of(kava_activation kind, F x) {

@@ -35,4 +35,6 @@ extern "C" kava_status kava_cuda_plans_save(const char *path); /* where nothing 
 extern "C" void kava_cuda_plans_measure(bool measure);
 /* About how many bytes of a weight of another type are widened at a time. */
 extern "C" void kava_cuda_linear_scratch(int64_t bytes);
+/* From how many tiles (128 rows by 128 columns of its result) on linear_gate_up is one kernel; 0: as many as pay. */
+extern "C" void kava_cuda_gate_up_enough(int tiles);
 #endif

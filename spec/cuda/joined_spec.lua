@@ -88,6 +88,42 @@ describe("joined products", function()
     assert.is_nil(seen.copy)
   end)
 
+  it("of gate and up in bf16: what is made of the two comes with them, recorded or not", function()
+    -- as many tiles as the emulated GPU, of few multiprocessors, takes for enough
+    local wide = like { hidden_size = 256, intermediate_size = 512, num_hidden_layers = 1 }
+    local tokens = {}
+    for i = 1, 256 do tokens[i] = (i * 7 + i // 9) % 40 end
+    local many = kava.tensor(tokens, { shape = { 2, 128 }, dtype = "i64" })
+    local function run(device, precision)
+      kava.seed(5)
+      kava.matmul_precision(precision)
+      local model = kava.model.create(wide, { device = device, dtype = precision })
+      local logits = model:forward({ input_ids = many, logits = true }).logits
+      for _, t in pairs(model:parameters()) do t:requires_grad(true) end
+      local function step()
+        kava.loss.cross_entropy(model:forward({ input_ids = many, logits = true }).logits, many):backward()
+      end
+      local report = device == "cuda" and kava.profile.run(step) or step()
+      kava.matmul_precision "f32"
+      local calls, grads = {}, {}
+      for _, entry in ipairs(report and report.ops or {}) do calls[entry.name] = true end
+      for name, t in pairs(model:parameters()) do grads[name] = t.grad end
+      return logits, grads, calls
+    end
+    local expected, gradients_expected = run("cpu", "f32")
+    local got, gradients_got, calls = run("cuda", "bf16")
+    if kava.device("cuda").name == "emulated" then
+      assert.is_truthy(calls.linear_gate_up)
+      assert.is_nil(calls.gated) -- the backward pass makes it again while it makes the gradients
+    end
+    local function near(a, b, what) -- bf16 has 8 bits, and the weights were rounded to it
+      local wanted = b:abs():max():item()
+      assert.is_true(kava.allclose(a:to { device = "cpu", dtype = "f32" }, b, { rtol = 0, atol = 0.03 * wanted }), what)
+    end
+    near(got, expected, "logits")
+    for name, g in pairs(gradients_expected) do near(gradients_got[name], g, name) end
+  end)
+
   it("also where some of the parts are trained", function()
     same(config, function(name) return name:find "k_proj" ~= nil end, of_logits)
     same(config, function(name) return not name:find "v_proj" and not name:find "gate_proj" end, of_everything)

@@ -85,6 +85,56 @@ static void layer(kava_dtype dtype, kava_dtype wtype, int64_t rows, int64_t in, 
   }
 }
 
+/* Gate and up, and what is made of them, in one: against the reference, and against two kernels, of which it differs by
+ * what the order of a product's sums may change. */
+static void gate_up(int64_t rows, int64_t in, int64_t width) {
+  std::string name = std::to_string(rows) + " x " + std::to_string(in) + " to 2 x " + std::to_string(width);
+  array x(KAVA_BF16, rows * in), w(KAVA_BF16, 2 * width * in), y(KAVA_BF16, rows * 2 * width),
+      act(KAVA_BF16, rows * width), two(KAVA_BF16, rows * width);
+  x.random();
+  w.random(0.25);
+  kava_linear_args g = {KAVA_BF16, rows, in, 2 * width, w.at(), KAVA_BF16, NULL, 0, KAVA_F32, false, 0, NULL},
+                   r = {KAVA_F64, rows, in, 2 * width, w.f64(), KAVA_F64, NULL, 0, KAVA_F32, false, 0, NULL};
+  std::vector<double> want_y((size_t)(rows * 2 * width)), want((size_t)(rows * width));
+  cpu->linear_gate_up(&r, KAVA_SILU, x.f64(), want_y.data(), want.data());
+  /* gate, up and act are rounded to bf16, each by half a part in 128 at most, and silu's slope is at most 1.1 */
+  double allowed = 2 * unit(KAVA_BF16);
+  for (int keeps = 0; keeps < 2; keeps++) {
+    act.fill(NAN), y.fill(NAN);
+    kava_status st = gpu->linear_gate_up(&g, KAVA_SILU, x.at(), keeps ? y.at() : NULL, act.at());
+    if (st == KAVA_UNSUPPORTED) { /* not a Hopper, or addresses of another kind */
+      expect("linear_gate_up " + name + " is not here", kava_cuda_device()->major != 9);
+      return;
+    }
+    expect("linear_gate_up " + name, st == KAVA_OK);
+    compare("linear_gate_up " + name, act, want, allowed);
+    if (!keeps) continue;
+    compare("linear_gate_up " + name + ", kept", y, want_y, tolerance(KAVA_BF16, in));
+    kava_gated_args a = {};
+    a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = rows * width, a.width = width, a.row = 2 * width;
+    a.gate = y.at(), a.up = (char *)y.at() + width * 2, a.y = two.at();
+    gpu->gated(&a);
+    expect("linear_gate_up " + name + ": to the bit what gated makes of gate and up", act.download() == two.download());
+  }
+}
+static void gate_ups() {
+  kava_linear_args none = {KAVA_BF16, 8, 512, 16, NULL, KAVA_BF16, NULL, 0, KAVA_F32, false, 0, NULL};
+  expect("linear_gate_up: few tiles are not for it",
+         gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
+  kava_cuda_gate_up_enough(1);
+  none.in = 192;
+  expect("linear_gate_up: nor short sums", gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
+  none.in = 516;
+  expect("linear_gate_up: nor rows of other lengths",
+         gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
+  gate_up(128, 256, 128);
+  gate_up(1, 256, 8);
+  gate_up(257, 264, 136); /* edges in every direction */
+  gate_up(300, 456, 264);
+  gate_up(1300, 200, 128); /* a block has several tiles */
+  kava_cuda_gate_up_enough(0);
+}
+
 void check_linear() {
   for (kava_dtype dtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64})
     for (int odd = 0; odd < 2; odd++) {
@@ -99,4 +149,5 @@ void check_linear() {
   layer(KAVA_BF16, KAVA_F32, 9, 64, 300, false, 3);
   layer(KAVA_F32, KAVA_Q8_0, 9, 32, 257, false, 3);
   kava_cuda_linear_scratch((int64_t)128 << 20);
+  gate_ups();
 }

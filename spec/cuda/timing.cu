@@ -6,6 +6,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/fp8.cuh"
+#include "kernels/cuda/gemm.cuh"
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -268,6 +269,29 @@ void time_kernels(bool tiny) {
     report("gather", 4.0 * (double)(tokens * wide), 0, [&](int i) { a.x = x.at(i), a.y = y.at(i), gpu->gather(&a); });
     report("gather_grad", 10.0 * (double)(tokens * wide), 0,
            [&](int i) { a.grad = y.at(i), a.dx = dx.at(), gpu->gather_grad(&a); });
+  }
+  for (int keeps = 0; keeps < 2; keeps++) { /* gate, up and what is made of them: a teacher's; a student's, all kept */
+    int64_t in = quick ? 256 : keeps ? 896 : 1536, out = quick ? 128 : keeps ? 4864 : 8960, n = tokens * out;
+    buffers x(KAVA_BF16, tokens * in), w(KAVA_BF16, in * 2 * out), y(KAVA_BF16, 2 * n), act(KAVA_BF16, n);
+    kava_linear_args a = {};
+    a.dtype = a.wtype = KAVA_BF16, a.rows = tokens, a.in = in, a.out = 2 * out;
+    kava_gated_args g = {};
+    g.kind = KAVA_SILU, g.dtype = KAVA_BF16, g.count = n, g.width = out, g.row = 2 * out;
+    double products = (double)(2 * n * in) * RATE / BF16_RATE;
+    const char *whose = keeps ? ", student" : ", teacher";
+    if (quick) kava_cuda_gate_up_enough(1);
+    report((std::string("gate and up and gated in two") + whose).c_str(), 0, products, [&](int i) {
+      a.w = w.at(i), g.gate = y.at(i), g.up = (char *)y.at(i) + out * 2, g.y = act.at(i);
+      gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
+      gpu->gated(&g);
+    });
+    bool took = false;
+    report((std::string("linear_gate_up") + whose).c_str(), 0, products, [&](int i) {
+      a.w = w.at(i);
+      took = gpu->linear_gate_up(&a, KAVA_SILU, x.at(i), keeps ? y.at(i) : NULL, act.at(i)) == KAVA_OK;
+    });
+    if (!took) printf("ok   (linear_gate_up is not for this GPU)\n");
+    kava_cuda_gate_up_enough(0);
   }
   { /* fp8: the teacher's MLP as gate or up, and down; the rows quantised alone */
     const int64_t shapes[][2] = {{width, mlp}, {mlp, width}};

@@ -200,10 +200,12 @@ out:
 #define JOINED_MOST 3
 /* x times several of a layer's matrices as one product, where they lie behind one another or are the rows of one
  * tensor: outs[i] [.., heads_i, ..] or, with heads 0, [.., rows_i]; *done says whether. Only on a GPU: there a few
- * large products are faster than more small ones. */
+ * large products are faster than more small ones. gate, of two: *act may be f(outs[0]) outs[1] then, and outs NULL
+ * where nothing is recorded. */
 static kava_status together(kava_tensor *x, int count, const kava_weight *const *w, const kava_weight *const *b,
-                            const int *heads, kava_tensor **const *outs, bool *done) {
-  kava_tensor *ws[JOINED_MOST], *bs[JOINED_MOST], *made[JOINED_MOST];
+                            const int *heads, kava_tensor **const *outs, const kava_activation *gate, kava_tensor **act,
+                            bool *done) {
+  kava_tensor *ws[JOINED_MOST], *bs[JOINED_MOST], *made[JOINED_MOST] = {NULL};
   kava_part part[JOINED_MOST];
   int64_t next = 0, next_bias = 0, shape[2];
   bool rows = true, biased = b[0]->tensor != NULL;
@@ -224,7 +226,9 @@ static kava_status together(kava_tensor *x, int count, const kava_weight *const 
   rows = rows && ws[0]->shape[0] == next;
   int tensors = rows ? 1 : count;
   if (!kava_linear_joins(tensors, ws, biased ? bs : NULL)) return KAVA_OK;
-  kava_status st = kava_op_linear_joined(x, tensors, ws, biased ? bs : NULL, count, part, made);
+  kava_tensor **biases = biased ? bs : NULL;
+  kava_status st = gate ? kava_op_linear_gate_up(*gate, x, tensors, ws, biases, part, made, act)
+                        : kava_op_linear_joined(x, tensors, ws, biases, count, part, made);
   for (int i = 0; i < count && st == KAVA_OK; i++) *outs[i] = made[i];
   *done = st == KAVA_OK;
   return st;
@@ -338,8 +342,8 @@ static kava_status project_together(const kava_layer *l, kava_forward *f, int in
   bool done = false;
   if (l->q_norm.tensor || l->k_norm.tensor) return KAVA_OK;
   bool recorded = q && kava_tape_wanted((kava_tensor *[]){h, l->q.tensor, l->k.tensor, l->v.tensor}, 4);
-  kava_status st = recorded ? together(h, 3, w, b, heads, outs, &done) : KAVA_OK;
-  return done || st != KAVA_OK ? st : together(h, 2, w + 1, b + 1, heads + 1, outs + 1, &done);
+  kava_status st = recorded ? together(h, 3, w, b, heads, outs, NULL, NULL, &done) : KAVA_OK;
+  return done || st != KAVA_OK ? st : together(h, 2, w + 1, b + 1, heads + 1, outs + 1, NULL, NULL, &done);
 }
 
 static kava_status activate(kava_activation kind, kava_tensor *x, kava_tensor **out) {
@@ -403,11 +407,12 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
     KAVA_TRY(norm(d, x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));
     KAVA_TRY(together(h, 2, (const kava_weight *[]){&l->gate, &l->up},
                       (const kava_weight *[]){&l->gate_bias, &l->up_bias}, (int[]){0, 0},
-                      (kava_tensor * *[]){&gate, &up}, &both));
+                      (kava_tensor * *[]){&gate, &up}, l->gate.tensor ? &d->activation : NULL, &act, &both));
   }
   if (!both) KAVA_TRY(affine(h, &l->up, &l->up_bias, NULL, &up));
   if (l->gate.tensor) {
     if (!both) KAVA_TRY(affine(h, &l->gate, &l->gate_bias, NULL, &gate));
+    if (act) goto down; /* made with the two */
     KAVA_TRY(gated_down(d, l, gate, up, residual, out));
     if (*out) goto out;
     if (d->activation == KAVA_SILU)
@@ -420,6 +425,7 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
       KAVA_FAIL(KAVA_UNSUPPORTED, "decoder: a gated MLP with relu");
   } else
     KAVA_TRY(activate(d->activation, up, &act));
+down:
   kava_tensor_release(&gate);
   kava_tensor_release(&up);
   KAVA_TRY(affine(act, &l->down, &l->down_bias, residual, out));

@@ -176,11 +176,31 @@ out:
   return st;
 }
 
+/* gate, up: the inputs as the kernel read them */
+static kava_status record_gated(const char *op, kava_activation kind, kava_tensor *const *inputs, kava_tensor *gate,
+                                kava_tensor *up, kava_tensor *y) {
+  kava_status st = KAVA_OK;
+  kava_node *node;
+  if (!kava_tape_wanted(inputs, 2)) return KAVA_OK;
+  KAVA_TRY(kava_tape_record(op, gated_backward, 2, inputs, y, &node));
+  node->integers[0] = kind;
+  KAVA_TRY(kava_tape_save(node, 0, gate));
+  KAVA_TRY(kava_tape_save(node, 1, up));
+  node->integers[1] = inputs[0] == inputs[1];
+  node->again = gated_again;
+  node->back_again = gated_back_again;
+out:
+  return st;
+}
+static const char *const gated_names[KAVA_ACTIVATIONS] = {"swiglu", "geglu", "geglu_tanh", "reglu"};
+kava_status kava_gated_record(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *y) {
+  return record_gated(gated_names[kind], kind, (kava_tensor *[]){gate, up}, gate, up, y);
+}
+
 static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *inputs[2] = {gate, up}, *cg = NULL, *cu = NULL, *y = NULL;
   kava_dtype dtype;
-  kava_node *node;
   KAVA_TRY(kava_operand_dtype(op, 2, inputs, (const char *const[]){"gate", "up"}, &dtype));
   KAVA_TRY(kava_operand_shape(op, "up", up, gate->dims, gate->shape));
   KAVA_TRY(kava_operand_rows(op, "gate", gate, dtype, 1, &cg));
@@ -200,15 +220,7 @@ static kava_status gated(const char *op, kava_activation kind, kava_tensor *gate
                        .y = kava_tensor_data(y)};
   set_rows(&a, cg);
   KAVA_RUN(gate->device, gated, &a);
-  if (kava_tape_wanted(inputs, 2)) {
-    KAVA_TRY(kava_tape_record(op, gated_backward, 2, inputs, y, &node));
-    node->integers[0] = kind;
-    KAVA_TRY(kava_tape_save(node, 0, cg));
-    KAVA_TRY(kava_tape_save(node, 1, cu));
-    node->integers[1] = gate == up;
-    node->again = gated_again;
-    node->back_again = gated_back_again;
-  }
+  KAVA_TRY(record_gated(op, kind, inputs, cg, cu, y));
   *out = y;
   y = NULL;
 out:

@@ -1,5 +1,6 @@
 #include "ops/linear.h"
 #include "kernels/kernels.h"
+#include "ops/activation.h"
 #include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/operand.h"
@@ -70,8 +71,43 @@ static void product_release(product *p) {
   kava_tensor_release(&p->y);
 }
 
-/* residual: NULL, or as kava_linear_args has it */
-static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, const kava_tensor *residual,
+/* What may be made beside the product of x and the rows of a gate and an up: act = f(gate) up. */
+typedef struct gating {
+  kava_activation kind;
+  bool keeps; /* the product is wanted, too */
+  kava_tensor *act;
+} gating;
+
+/* The product and g->act, or that alone, where the device has them in one; else g->act stays NULL. */
+static kava_status multiply_gated(const kava_linear_args *a, gating *g, product *p) {
+  kava_status st = KAVA_OK;
+  kava_tensor *act = NULL;
+  int64_t shape[KAVA_MAX_DIMS];
+  kava_device device = p->x->device;
+  int last = p->x->dims - 1;
+  if (device == KAVA_CPU || a->wtype != a->dtype || !kava_kernels_of(device)->linear_gate_up) return KAVA_OK;
+  for (int i = 0; i < last; i++) shape[i] = p->x->shape[i];
+  shape[last] = a->out / 2;
+  KAVA_TRY(kava_tensor_new_on(device, a->dtype, p->x->dims, shape, &act));
+  int span = kava_traced ? kava_span_op("linear_gate_up") : 0;
+  st = kava_kernels_of(device)->linear_gate_up(a, g->kind, kava_tensor_data(p->x), p->y ? kava_tensor_data(p->y) : NULL,
+                                               kava_tensor_data(act));
+  if (span) kava_span_end(span);
+  if (st == KAVA_UNSUPPORTED) {
+    st = KAVA_OK;
+    goto out;
+  }
+  KAVA_TRY(st);
+  KAVA_TRY(kava_device_check(device, "linear_gate_up"));
+  g->act = act;
+  act = NULL;
+out:
+  kava_tensor_release(&act);
+  return st;
+}
+
+/* residual: NULL, or as kava_linear_args has it; g NULL: the product alone */
+static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, const kava_tensor *residual, gating *g,
                             product *p) {
   kava_status st = KAVA_OK;
   kava_tensor *cb = NULL;
@@ -95,7 +131,7 @@ static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, c
     KAVA_TRY(kava_operand("linear", "w", w, dtype, &p->w));
   for (int i = 0; i < x->dims; i++) shape[i] = x->shape[i];
   shape[x->dims - 1] = w->shape[0];
-  KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &p->y));
+  if (!g || g->keeps) KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &p->y));
   kava_linear_args a = {.dtype = dtype,
                         .in = w->shape[1],
                         .out = w->shape[0],
@@ -105,7 +141,11 @@ static kava_status multiply(kava_tensor *x, kava_tensor *w, kava_tensor *bias, c
                         .first = kava_tensor_first_row(p->w),
                         .precision = matmul_precision,
                         .residual = residual ? kava_tensor_data(residual) : NULL};
-  a.rows = a.out ? kava_tensor_numel(p->y) / a.out : 0;
+  a.rows = 1;
+  for (int i = 0; i + 1 < x->dims; i++) a.rows *= x->shape[i];
+  if (g && !bias && a.rows && a.out) KAVA_TRY(multiply_gated(&a, g, p));
+  if (g && g->act) goto out;
+  if (!p->y) KAVA_TRY(kava_tensor_new_on(x->device, dtype, x->dims, shape, &p->y));
   if (a.rows && a.out)
     KAVA_RUN_TRY(x->device, linear_forward, &a, kava_tensor_data(p->x), cb ? kava_tensor_data(cb) : NULL,
                  kava_tensor_data(p->y));
@@ -120,7 +160,7 @@ static kava_status linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kav
   int count = residual ? 4 : 3;
   product p = {0};
   kava_node *node;
-  KAVA_TRY(multiply(x, w, bias, residual, &p));
+  KAVA_TRY(multiply(x, w, bias, residual, NULL, &p));
   if (kava_tape_wanted(inputs, count)) {
     KAVA_TRY(kava_tape_record(residual ? "linear_added" : "linear", linear_backward, count, inputs, p.y, &node));
     node->integers[0] = matmul_precision;
@@ -260,8 +300,9 @@ static kava_status joined(int count, kava_tensor *const *t, kava_tensor **out) {
   return kava_tensor_view(t[0], t[0]->dims, shape, stride, t[0]->offset, out);
 }
 
-kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const *w, kava_tensor *const *bias, int parts,
-                                  const kava_part *part, kava_tensor **outs) {
+/* g, of two parts: that, too, where it can be; where its product is not kept, outs stay NULL then. */
+static kava_status linear_joined(kava_tensor *x, int count, kava_tensor *const *w, kava_tensor *const *bias, int parts,
+                                 const kava_part *part, gating *g, kava_tensor **outs) {
   kava_status st = KAVA_OK;
   kava_tensor *inputs[1 + 2 * KAVA_LINEAR_PARTS] = {x}, *whole = NULL, *whole_bias = NULL;
   product p = {0};
@@ -282,8 +323,10 @@ kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const 
   int all = 1 + (bias ? 2 : 1) * count;
   KAVA_TRY(joined(count, w, &whole));
   if (bias) KAVA_TRY(joined(count, bias, &whole_bias));
-  KAVA_TRY(multiply(x, whole, whole_bias, NULL, &p));
-  if (kava_tape_wanted(inputs, all)) {
+  bool recorded = kava_tape_wanted(inputs, all);
+  if (g) g->keeps = recorded;
+  KAVA_TRY(multiply(x, whole, whole_bias, NULL, g, &p));
+  if (recorded) {
     KAVA_TRY(kava_tape_record("linear_joined", joined_backward, all, inputs, p.y, &node));
     node->integers[0] = matmul_precision;
     node->integers[1] = count;
@@ -292,11 +335,35 @@ kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const 
     KAVA_TRY(kava_tape_keep(node, 0, 0, p.x));
     KAVA_TRY(kava_tape_save(node, 1, p.w));
   }
-  KAVA_TRY(kava_tape_parts(p.y, parts, part, outs));
+  if (p.y) KAVA_TRY(kava_tape_parts(p.y, parts, part, outs));
 out:
   product_release(&p);
   kava_tensor_release(&whole);
   kava_tensor_release(&whole_bias);
+  return st;
+}
+
+kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const *w, kava_tensor *const *bias, int parts,
+                                  const kava_part *part, kava_tensor **outs) {
+  return linear_joined(x, count, w, bias, parts, part, NULL, outs);
+}
+
+kava_status kava_op_linear_gate_up(kava_activation kind, kava_tensor *x, int count, kava_tensor *const *w,
+                                   kava_tensor *const *bias, const kava_part *part, kava_tensor **outs,
+                                   kava_tensor **act) {
+  kava_status st = KAVA_OK;
+  gating g = {.kind = kind};
+  outs[0] = outs[1] = *act = NULL;
+  KAVA_TRY(linear_joined(x, count, w, bias, 2, part, part[0].width == part[1].width ? &g : NULL, outs));
+  if (g.act && outs[0]) KAVA_TRY(kava_gated_record(kind, outs[0], outs[1], g.act));
+  *act = g.act;
+  g.act = NULL;
+out:
+  if (st != KAVA_OK) {
+    kava_tensor_release(&outs[0]);
+    kava_tensor_release(&outs[1]);
+  }
+  kava_tensor_release(&g.act);
   return st;
 }
 

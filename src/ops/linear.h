@@ -25,6 +25,12 @@ kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tens
 bool kava_linear_joins(int count, kava_tensor *const *w, kava_tensor *const *bias);
 kava_status kava_op_linear_joined(kava_tensor *x, int count, kava_tensor *const *w, kava_tensor *const *bias, int parts,
                                   const kava_part *part, kava_tensor **outs);
+/* The same of a gate's and an up's weights, cut into these two parts: where the device has it in one, *act = f(outs[0])
+ * outs[1] as well, recorded as swiglu or its like is; where nothing is recorded, outs are NULL then. Else *act is NULL.
+ */
+kava_status kava_op_linear_gate_up(kava_activation kind, kava_tensor *x, int count, kava_tensor *const *w,
+                                   kava_tensor *const *bias, const kava_part *part, kava_tensor **outs,
+                                   kava_tensor **act);
 
 /* How linear layers multiply from now on: KAVA_F32, or KAVA_BF16 = operands rounded to bf16, summed in f32. A backward
  * pass uses what its forward pass used. KAVA_MISUSE for any other type. */

@@ -234,6 +234,15 @@ template <class T> T shuffle(unsigned mask, T value, int from, bool inside) {
 void copy_async(void *to, const void *from, int bytes, bool valid); /* to shared memory; zeros where not valid */
 void copy_commit();
 void copy_wait(int pending);
+/* The copy engine: what is handed to it happens when no thread can go on, or when it is waited for; the last at once.
+ */
+void bulk_load(std::function<void()> copy);
+void bulk_store(std::function<void()> copy);
+void bulk_commit();
+void bulk_wait(int pending);
+/* This thread goes on once *word is no longer `value`. */
+void watch(const uint8_t *word, uint8_t value);
+void named_barrier(unsigned number, unsigned count);
 } // namespace kava_emulated
 
 #define __syncthreads() kava_emulated::barrier(__FILE__, __LINE__)

@@ -130,15 +130,15 @@ static inline void kava_wgmma_end() {}
 template <int N> static inline void kava_wgmma_wait() {}
 static inline void kava_wgmma_done(float (&)[8][4]) {}
 /* d (+)= a b for a warp's 16 rows of A, of which `left` holds a lane's two, and right(k, n). */
-template <class Right> void kava_emulated_wgmma(float (&d)[8][4], float (&left)[2][16], Right right, bool add) {
-  for (unsigned c = 0; c < 8; c++)
+template <int N, class Right> void kava_emulated_wgmma(float (&d)[N][4], float (&left)[2][16], Right right, bool add) {
+  for (unsigned c = 0; c < N; c++)
     for (unsigned i = 0; i < 4; i++) {
       float sum = 0;
       for (unsigned k = 0; k < 16; k++) sum += left[i / 2][k] * right(k, c * 8 + kava_emulated::lane() % 4 * 2 + i % 2);
       d[c][i] = (add ? d[c][i] : 0) + sum;
     }
 }
-template <class T> void kava_wgmma(float (&d)[8][4], kava_operand a, kava_operand b, bool add) {
+template <class T, int N> void kava_emulated_wgmma_of(float (&d)[N][4], kava_operand a, kava_operand b, bool add) {
   kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, nullptr, 0);
   float left[2][16];
   for (unsigned i = 0; i < 2; i++)
@@ -146,6 +146,9 @@ template <class T> void kava_wgmma(float (&d)[8][4], kava_operand a, kava_operan
       left[i][k] = kava_emulated_element<T>(a, threadIdx.x / 32 % 4 * 16 + kava_emulated::lane() / 4 + 8 * i, k);
   kava_emulated_wgmma(
       d, left, [&](unsigned k, unsigned n) { return kava_emulated_element<T>(b, n, k); }, add);
+}
+template <class T> void kava_wgmma(float (&d)[8][4], kava_operand a, kava_operand b, bool add) {
+  kava_emulated_wgmma_of<T>(d, a, b, add);
 }
 template <class T> void kava_wgmma(float (&d)[8][4], const uint32_t (&a)[4], kava_operand b) {
   const unsigned char *slots = kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, a, sizeof a);

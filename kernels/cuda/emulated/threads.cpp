@@ -5,6 +5,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -27,7 +28,7 @@ struct fiber {
   bool started = false;
 };
 
-enum state { READY, WAITS_WARP, WAITS_BLOCK, ENDED };
+enum state { READY, WAITS_WARP, WAITS_BLOCK, WATCHES, ENDED };
 struct copy {
   void *to;
   const void *from;
@@ -40,6 +41,10 @@ struct thread {
   fiber *on;
   std::vector<copy> issued;
   std::vector<std::vector<copy>> groups;
+  std::vector<std::function<void()>> stored; /* handed to the copy engine, and groups of that */
+  std::vector<std::vector<std::function<void()>>> stores;
+  const uint8_t *word; /* that it watches, until that is no longer `value` */
+  uint8_t value;
 };
 struct warp {
   unsigned arrived, generation;
@@ -59,6 +64,11 @@ const char *barrier_file;
 alignas(1024) unsigned char shared[SHARED + 4096];             /* room for the gaps */
 size_t shared_used, shared_dynamic, shared_bytes, shared_most; /* used: with gaps; bytes: without */
 std::map<const void *, std::pair<size_t, size_t>> shared_places;
+std::deque<std::function<void()>> loads; /* handed to the copy engine */
+struct {
+  unsigned arrived;
+  uint8_t generation;
+} named[16];
 bool running;
 
 #if defined(__x86_64__)
@@ -126,7 +136,7 @@ void set_thread(unsigned index) {
 
 bool can_go_on(const thread &t) {
   return t.is == READY || (t.is == WAITS_WARP && warps[(&t - &threads[0]) >> 5].generation != t.generation) ||
-         (t.is == WAITS_BLOCK && barrier_generation != t.generation);
+         (t.is == WAITS_BLOCK && barrier_generation != t.generation) || (t.is == WATCHES && *t.word != t.value);
 }
 
 void resume(unsigned index) {
@@ -140,7 +150,8 @@ void resume(unsigned index) {
   swapcontext(&scheduler, &t.on->context);
 #endif
   if (t.is == ENDED) {
-    if (!t.issued.empty() || !t.groups.empty()) die("a thread ended with asynchronous copies that it never waited for");
+    if (!t.issued.empty() || !t.groups.empty() || !t.stored.empty() || !t.stores.empty())
+      die("a thread ended with asynchronous copies that it never waited for");
     idle.push_back(t.on);
     t.on = nullptr;
   }
@@ -151,10 +162,11 @@ void run_block(bool backward) {
   memset(shared, 0xff, sizeof shared);
   shared_used = shared_bytes = shared_dynamic;
   shared_places.clear();
-  threads.assign(count, thread{READY, 0, nullptr, {}, {}});
+  threads.assign(count, thread{READY, 0, nullptr, {}, {}, {}, {}, nullptr, 0});
   for (warp &w : warps) w.arrived = w.generation = 0;
   barrier_arrived = 0;
   memset(reduced, 0, sizeof reduced);
+  memset(named, 0, sizeof named);
   unsigned ended = 0;
   while (ended < count) {
     bool moved = false;
@@ -171,16 +183,24 @@ void run_block(bool backward) {
         }
       }
     }
+    if (!moved && !loads.empty()) { /* the latest first, as nothing promises their order */
+      loads.back()();
+      loads.pop_back();
+      continue;
+    }
     if (!moved) {
-      unsigned block = 0, shuffling = 0;
+      unsigned block = 0, shuffling = 0, watching = 0;
       for (const thread &t : threads) {
         block += t.is == WAITS_BLOCK;
         shuffling += t.is == WAITS_WARP;
+        watching += t.is == WATCHES;
       }
-      die("of %u threads %u wait at a barrier (%s:%d), %u for their warp, %u have ended: not all came", count, block,
-          barrier_file ? barrier_file : "-", barrier_line, shuffling, ended);
+      die("of %u threads %u wait at a barrier (%s:%d), %u at one in shared memory or of a part of the block, %u for "
+          "their warp, %u have ended: not all came",
+          count, block, barrier_file ? barrier_file : "-", barrier_line, watching, shuffling, ended);
     }
   }
+  if (!loads.empty()) die("the block ended before its copies had come");
 }
 
 void do_copy(const copy &c) {
@@ -283,6 +303,41 @@ void copy_wait(int pending) {
   while ((int)t.groups.size() > pending) {
     for (const copy &c : t.groups.front()) do_copy(c);
     t.groups.erase(t.groups.begin());
+  }
+}
+
+void bulk_load(std::function<void()> copy) { loads.push_back(std::move(copy)); }
+void bulk_store(std::function<void()> copy) { threads[current].stored.push_back(std::move(copy)); }
+void bulk_commit() {
+  thread &t = threads[current];
+  t.stores.push_back({});
+  t.stores.back().swap(t.stored);
+}
+void bulk_wait(int pending) {
+  thread &t = threads[current];
+  while ((int)t.stores.size() > pending) {
+    for (const std::function<void()> &store : t.stores.front()) store();
+    t.stores.erase(t.stores.begin());
+  }
+}
+
+void watch(const uint8_t *word, uint8_t value) {
+  thread &t = threads[current];
+  while (*word == value) {
+    t.is = WATCHES;
+    t.word = word;
+    t.value = value;
+    leave();
+  }
+}
+void named_barrier(unsigned number, unsigned count) {
+  if (number >= 16 || count % 32) die("barrier %u of %u threads", number, count);
+  uint8_t generation = named[number].generation;
+  if (++named[number].arrived == count) {
+    named[number].arrived = 0;
+    named[number].generation++;
+  } else {
+    watch(&named[number].generation, generation);
   }
 }
 
