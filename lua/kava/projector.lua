@@ -82,11 +82,8 @@ function Projector:__call(x)
   local w = self.weights
   -- closed at once: what the backward pass needs, the tape holds or makes again
   local z <close> = kava.norm_linear(x, w["0.weight"], w["0.bias"], w["1.weight"], w["1.bias"], 1e-5)
-  local function dropped()
-    local a <close> = kava[activations[self.activation]](z)
-    return kava.dropout(a, self.dropout)
-  end
-  local h <close> = dropped()
+  local a <close> = kava[activations[self.activation]](z)
+  local h <close> = kava.dropout(a, self.dropout, true)
   return kava.linear(h, w["4.weight"], w["4.bias"])
 end
 

@@ -18,6 +18,29 @@ describe("dropout", function()
     assert.near(1 / 0.7, y:max():item(), 1e-6)
   end)
 
+  it("in place gives the same values and gradients, and is found out where x was needed", function()
+    local w = kava.randn { 6, 9 }
+    local function run(in_place)
+      kava.rng_state(3, 5)
+      local x = w:clone():requires_grad(true)
+      local a = (x * 1):silu()
+      local y = kava.dropout(a, 0.4, in_place)
+      kava.linear(y, w:narrow(1, 1, 4)):sum():backward()
+      return y:totable(), x.grad:totable(), a:totable()
+    end
+    local y, grad = run(false)
+    local over, same_grad, x = run(true)
+    assert.same(y, over)
+    assert.same(y, x)
+    assert.same(grad, same_grad)
+    local x2 = kava.randn({ 8 }):requires_grad(true)
+    local s = x2:exp() -- its record keeps what it gave
+    local loss = kava.dropout(s, 0.4, true):sum()
+    assert.error_matches(function() loss:backward() end, "was written to")
+    kava.train(false)
+    assert.same(s:totable(), kava.dropout(s, 0.4, true):totable())
+  end)
+
   it("draws a fresh mask at each call, and the same ones after the same seed", function()
     local x = kava.ones { 1000 }
     local function two()

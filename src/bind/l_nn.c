@@ -63,10 +63,11 @@ static int l_softcap(lua_State *L) { /* [-0, +1, e] softcap(x, c) */
   return 1;
 }
 
-static int l_dropout(lua_State *L) { /* [-0, +1, e] dropout(x, p) */
+static int l_dropout(lua_State *L) { /* [-0, +1, e] dropout(x, p [, in_place]) */
   kava_tensor *x = kava_l_check_tensor(L, 1);
   double p = luaL_checknumber(L, 2);
-  kava_l_check(L, kava_op_dropout(x, p, kava_l_result(L)));
+  bool in_place = lua_toboolean(L, 3);
+  kava_l_check(L, (in_place ? kava_dropout_in_place : kava_op_dropout)(x, p, kava_l_result(L)));
   return 1;
 }
 

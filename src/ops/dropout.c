@@ -50,7 +50,7 @@ out:
   return st;
 }
 
-kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
+static kava_status dropout(kava_tensor *x, double p, bool in_place, kava_tensor **out) {
   static const char op[] = "dropout";
   kava_status st = KAVA_OK;
   kava_tensor *cx = NULL, *y = NULL;
@@ -63,7 +63,11 @@ kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) {
     return KAVA_OK;
   }
   KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
-  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
+  if (in_place && cx == x) {
+    kava_tensor_touch(x); /* who saved it, finds out */
+    KAVA_TRY(kava_tensor_detach(x, &y));
+  } else
+    KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
   kava_dropout_args a = {
       .dtype = dtype, .count = kava_tensor_numel(y), .p = p, .x = kava_tensor_data(cx), .y = kava_tensor_data(y)};
   a.stream = kava_rng_take(&a.seed);
@@ -83,3 +87,6 @@ out:
   kava_tensor_release(&y);
   return st;
 }
+
+kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out) { return dropout(x, p, false, out); }
+kava_status kava_dropout_in_place(kava_tensor *x, double p, kava_tensor **out) { return dropout(x, p, true, out); }

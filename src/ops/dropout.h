@@ -6,4 +6,6 @@
 #include "tensor/tensor.h"
 
 kava_status kava_op_dropout(kava_tensor *x, double p, kava_tensor **out); /* 0 <= p < 1 */
+/* The same, y over x: of what nobody reads any more. backward() refuses where a record has saved x. */
+kava_status kava_dropout_in_place(kava_tensor *x, double p, kava_tensor **out);
 #endif

@@ -16,12 +16,39 @@ kava_status kava_set_matmul_precision(kava_dtype precision) {
 }
 kava_dtype kava_matmul_precision(void) { return matmul_precision; }
 
+static kava_status give_x(const kava_node *node, const kava_linear_args *a, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *dx;
+  bool add;
+  KAVA_TRY(a->out ? kava_grad_into(node->inputs[0], &dx, &add) : kava_grad_into_zeroed(node->inputs[0], &dx));
+  if (dx && a->out) KAVA_RUN_TRY(grad->device, linear_dx, a, kava_tensor_data(grad), kava_tensor_data(dx), add);
+out:
+  return st;
+}
+
+static kava_status give_w(kava_node *node, kava_linear_args *a, const kava_tensor *grad) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x, *dw, *db, *remade;
+  bool add_w = false, add_b = false;
+  KAVA_TRY(kava_grad_into_half(node->inputs[1], a->dtype, &dw, &add_w));
+  KAVA_TRY(kava_grad_into_wide(node->inputs[2], &db, &add_b));
+  a->dw_half = dw && dw->dtype != kava_dtype_wide(a->dtype);
+  if (!dw && !db) return st;
+  KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
+  KAVA_RUN_TRY(grad->device, linear_dw, a, kava_tensor_data(x), kava_tensor_data(grad),
+               dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
+  remade = kava_tape_take(node, 0, 0);
+  kava_tensor_release(&remade);
+out:
+  return st;
+}
+
 /* node: inputs x, w, bias, and of linear_added the residual; saved[0] x unless it can be made again, saved[1] w
  * (contiguous); integers[0] precision */
 static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
-  kava_tensor *x, *w = node->saved[1], *dx, *dw, *db, *remade = NULL;
-  bool add_x, add_w = false, add_b = false;
+  const kava_tensor *w = node->saved[1];
+  const kava_node *from = node->saved[0] ? NULL : node->inputs[0]->node;
   kava_linear_args a = {.dtype = grad->dtype,
                         .in = w->shape[1],
                         .out = w->shape[0],
@@ -32,18 +59,12 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
                         .precision = (kava_dtype)node->integers[0]};
   a.rows = a.out ? kava_tensor_numel(grad) / a.out : 0;
   if (node->input_count > 3) KAVA_TRY(kava_grad_add(node->inputs[3], (kava_tensor *)grad)); /* as it is, not copied */
-  KAVA_TRY(a.out ? kava_grad_into(node->inputs[0], &dx, &add_x) : kava_grad_into_zeroed(node->inputs[0], &dx));
-  if (dx && a.out) KAVA_RUN_TRY(grad->device, linear_dx, &a, kava_tensor_data(grad), kava_tensor_data(dx), add_x);
-  KAVA_TRY(kava_grad_into_half(node->inputs[1], a.dtype, &dw, &add_w));
-  KAVA_TRY(kava_grad_into_wide(node->inputs[2], &db, &add_b));
-  a.dw_half = dw && dw->dtype != kava_dtype_wide(a.dtype);
-  if (dw || db) {
-    KAVA_TRY(kava_tape_kept(node, 0, 0, &x));
-    KAVA_RUN_TRY(grad->device, linear_dw, &a, kava_tensor_data(x), kava_tensor_data(grad),
-                 dw ? kava_tensor_data(dw) : NULL, add_w, db ? kava_tensor_data(db) : NULL, add_b);
-    remade = kava_tape_take(node, 0, 0);
-    kava_tensor_release(&remade);
-  }
+  /* An x that is made again goes before dx, which is as large, is made; one that goes back in the same pass wants dx.
+   */
+  bool w_first = from && !from->back_again;
+  if (!w_first) KAVA_TRY(give_x(node, &a, grad));
+  KAVA_TRY(give_w(node, &a, grad));
+  if (w_first) KAVA_TRY(give_x(node, &a, grad));
 out:
   return st;
 }

@@ -84,8 +84,9 @@ function kava.embedding(ids, w, pad) end
 --- Which elements is a function of kava.seed and of how many random draws came before.
 ---@param x kava.Tensor
 ---@param p number 0 <= p < 1
+---@param in_place boolean? the result takes x's place: for an x that nobody reads any more
 ---@return kava.Tensor
-function kava.dropout(x, p) end
+function kava.dropout(x, p, in_place) end
 
 --- exp of the entropy of the normalised singular values of the matrix of rows (Roy & Vetterli 2007): 1 when all rows lie
 --- on one line, at most min(N, D). Not centred: a cosine loss sees the mean too. Of more than 256 rows, 256 at equal distances.
