@@ -4,6 +4,9 @@
  * steps and works out the rates; all that changes between steps (lr, counts, the gate) is read from device memory.
  * Nothing returns to the host. A thread takes EACH elements, so a warp what one block of coded states is.
  *
+ * A whole block's loads are all under way before any is taken apart: what may be a part is other code. Beside states of
+ * bf16 or codes root and quotient are the machine's own, to two units of the last place; beside f32 they are exact.
+ *
  * Bytes an element of a bf16 parameter, read and written: itself and its low half 8, an f32 gradient 4, a bf16 one 2,
  * states in f32 16, in bf16 8, as codes 4. Predicted at 2.8 TB/s (what a step with 30 bytes reached on an H100), 552 M
  * parameters, gradients in bf16: 26 bytes, 5.1 ms; bf16 states 18, 3.5 ms; codes 14, 2.8 ms. */
@@ -26,7 +29,7 @@ typedef struct span {
   int64_t width;
   uint32_t number, first; /* first: the number of its first piece */
   uint8_t group, dtype, state, grad;
-  bool packs; /* EACH elements lie where one access reaches them */
+  bool packs; /* EACH elements lie where one access reaches them, those of a gradient in one row */
 } span;
 typedef struct spans {
   span at[SPANS];
@@ -60,12 +63,15 @@ __device__ __forceinline__ uint32_t noise(uint32_t seed, uint32_t i) {
   return h ^ h >> 16;
 }
 
-template <class F> struct rule { /* of one element */
+template <class F> struct rule { /* of one element; ROUGH: beside states of 8 bits a number and less after the point */
   F keep, rest1, beta2, rest2, rate, correction2, eps;
-  __device__ __forceinline__ void operator()(F &p, F &m, F &v, F g) const {
+  template <bool ROUGH> __device__ __forceinline__ void take(F &p, F &m, F &v, F g) const {
     m += rest1 * (g - m);
     v = beta2 * v + rest2 * g * g;
-    p = p * keep - rate * m / ((F)sqrt(v) * correction2 + eps);
+    if (ROUGH)
+      p = p * keep - rate * kava_ratio(m, kava_root(v) * correction2 + eps);
+    else
+      p = p * keep - rate * m / ((F)sqrt(v) * correction2 + eps);
   }
 };
 template <class F>
@@ -74,37 +80,52 @@ __device__ __forceinline__ rule<F> rule_of(const kava_adamw_args &a, const span 
           (F)(now.lr * now.correction1), (F)now.correction2, (F)a.eps};
 }
 
-/* n of EACH elements; whole: all of them, in one access. */
-template <class T> __device__ __forceinline__ kava_pack<T, EACH> take(const void *from, int64_t i, int n, bool whole) {
+/* EACH elements of T in registers as they lie in memory: taken apart only where they are used, so that all that a
+ * thread loads is under way together. */
+template <class T> struct alignas(EACH * sizeof(T) < 16 ? EACH * sizeof(T) : 16) eight {
+  uint32_t at[EACH * sizeof(T) / 4];
+  __device__ __forceinline__ float operator[](int j) const {
+    if (sizeof(T) == 4) return __uint_as_float(at[j]); /* f32, or bf16: no other states and gradients are there */
+    return __uint_as_float(j % 2 ? at[j / 2] & 0xffff0000u : at[j / 2] << 16);
+  }
+  __device__ __forceinline__ uint32_t byte(int j) const { return at[j / 4] >> j % 4 * 8 & 255u; }
+};
+
+/* WHOLE: all of EACH elements, in one access of 16 bytes or two; else the first n. */
+template <class T, bool WHOLE> __device__ __forceinline__ eight<T> take(const void *from, int64_t i, int n) {
   const T *at = (const T *)from + i;
-  if (whole) return *reinterpret_cast<const kava_pack<T, EACH> *>(at);
+  if (WHOLE) return *reinterpret_cast<const eight<T> *>(at);
   kava_pack<T, EACH> x = {};
 #pragma unroll
   for (int j = 0; j < EACH; j++)
     if (j < n) x.at[j] = at[j];
-  return x;
+  eight<T> all;
+  memcpy(&all, &x, sizeof all);
+  return all;
 }
-template <class T>
-__device__ __forceinline__ void give(void *to, int64_t i, int n, bool whole, const kava_pack<T, EACH> &x) {
+template <class T, bool WHOLE> __device__ __forceinline__ void give(void *to, int64_t i, int n, const eight<T> &all) {
   T *at = (T *)to + i;
-  if (whole) {
-    *reinterpret_cast<kava_pack<T, EACH> *>(at) = x;
+  if (WHOLE) {
+    *reinterpret_cast<eight<T> *>(at) = all;
     return;
   }
+  kava_pack<T, EACH> x;
+  memcpy(&x, &all, sizeof x);
 #pragma unroll
   for (int j = 0; j < EACH; j++)
     if (j < n) at[j] = x.at[j];
 }
 
 /* Gradients of which only some rows are there. */
-template <class G>
-__device__ __forceinline__ kava_pack<G, EACH> take_rows(const span &s, int64_t i, int n, bool whole) {
-  kava_pack<G, EACH> x = {};
+template <class G, bool WHOLE> __device__ __forceinline__ eight<G> take_rows(const span &s, int64_t i, int n) {
   int64_t row = s.count >> 32 ? i / s.width : (int64_t)((uint32_t)i / (uint32_t)s.width), column = i - row * s.width;
-  if (whole && s.width % EACH == 0) { /* all of one row */
+  eight<G> all = {};
+  if (WHOLE) { /* all of one row */
     int32_t slot = s.slots[row];
-    return slot < 0 ? x : take<G>(s.g, slot * s.width + column, n, true);
+    if (slot >= 0) all = take<G, true>(s.g, slot * s.width + column, n);
+    return all;
   }
+  kava_pack<G, EACH> x = {};
 #pragma unroll
   for (int j = 0; j < EACH; j++) {
     if (j >= n) break;
@@ -112,27 +133,43 @@ __device__ __forceinline__ kava_pack<G, EACH> take_rows(const span &s, int64_t i
     if (slot >= 0) x.at[j] = ((const G *)s.g)[slot * s.width + column];
     if (++column == s.width) column = 0, row++;
   }
-  return x;
+  memcpy(&all, &x, sizeof all);
+  return all;
 }
+
+/* The low halves of two words, and the high ones. */
+__device__ __forceinline__ uint32_t lows(uint32_t x, uint32_t y) { return (x & 0xffffu) | y << 16; }
+__device__ __forceinline__ uint32_t highs(uint32_t x, uint32_t y) { return x >> 16 | (y & 0xffff0000u); }
 
 /* How states are kept: loaded before anything is computed, stored after. kernels/cpu/adamw.h has the same for a CPU. */
 template <class T> struct plain_states {
-  kava_pack<T, EACH> m, v;
-  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
-    m = take<T>(s.m, i, n, whole), v = take<T>(s.v, i, n, whole);
+  static constexpr bool rough = sizeof(T) == 2;
+  eight<T> m, v;
+  template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
+    m = take<T, WHOLE>(s.m, i, n), v = take<T, WHOLE>(s.v, i, n);
   }
-  __device__ __forceinline__ float first(int j) const { return kava_widen(m.at[j]); }
-  __device__ __forceinline__ float second(int j) const { return kava_widen(v.at[j]); }
-  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole, uint32_t seed,
-                                        const float (&first)[EACH], const float (&second)[EACH]) {
+  __device__ __forceinline__ float first(int j) const { return m[j]; }
+  __device__ __forceinline__ float second(int j) const { return v[j]; }
+  template <bool WHOLE>
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, uint32_t seed, const float (&first)[EACH],
+                                        const float (&second)[EACH]) {
+    if (sizeof(T) == 4)
 #pragma unroll
-    for (int j = 0; j < EACH; j++) {
-      float x = second[j];
-      if (sizeof(T) == 2 && x < INFINITY) /* what is left has no low bits to round */
-        x = __uint_as_float((__float_as_uint(x) + (noise(seed, (uint32_t)(i + j)) & 0xffff)) & 0xffff0000u);
-      m.at[j] = kava_narrow<T>(first[j]), v.at[j] = kava_narrow<T>(x);
-    }
-    give(s.m, i, n, whole, m), give(s.v, i, n, whole, v);
+      for (int j = 0; j < EACH; j++) m.at[j] = __float_as_uint(first[j]), v.at[j] = __float_as_uint(second[j]);
+    else
+#pragma unroll
+      for (int j = 0; j < EACH; j += 2) {
+        uint32_t bits[2];
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+          float x = second[j + k];
+          bits[k] = __float_as_uint(x);
+          if (x < INFINITY) bits[k] += noise(seed, (uint32_t)(i + j + k)) & 0xffffu;
+          if (x != x) bits[k] = 0x7fc00000u;
+        }
+        m.at[j / 2] = kava_pair<kava_bf16>(first[j], first[j + 1]), v.at[j / 2] = highs(bits[0], bits[1]);
+      }
+    give<T, WHOLE>(s.m, i, n, m), give<T, WHOLE>(s.v, i, n, v);
   }
 };
 
@@ -145,113 +182,137 @@ __device__ __forceinline__ uint32_t coded(float y, uint32_t noise16, uint32_t mo
   return c < most ? c : most;
 }
 struct coded_states {
-  kava_pack<uint8_t, EACH> m, v;
+  static constexpr bool rough = true;
+  eight<uint8_t> m, v;
   float most_m, most_v; /* the warp's */
   float *at;
   int64_t blocks;
-  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
-    m = take<uint8_t>(s.m, i, n, whole), v = take<uint8_t>(s.v, i, n, whole);
+  template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
+    m = take<uint8_t, WHOLE>(s.m, i, n), v = take<uint8_t, WHOLE>(s.v, i, n);
     at = s.most + i / KAVA_MOMENT_BLOCK;
     blocks = (s.count + KAVA_MOMENT_BLOCK - 1) / KAVA_MOMENT_BLOCK;
     most_m = most_v = 0;
-    if (n > 0) most_m = at[0], most_v = at[blocks];
+    if (WHOLE || n > 0) most_m = at[0], most_v = at[blocks];
   }
   __device__ __forceinline__ float first(int j) const {
-    float size = decoded(m.at[j] & 127u) * (1 / KAVA_MOMENT_TOP_M) * most_m;
-    return m.at[j] & 128u ? -size : size;
+    float size = decoded(m.byte(j) & 127u) * (1 / KAVA_MOMENT_TOP_M) * most_m;
+    return m.byte(j) & 128u ? -size : size;
   }
-  __device__ __forceinline__ float second(int j) const { return decoded(v.at[j]) * (1 / KAVA_MOMENT_TOP_V) * most_v; }
-  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole, uint32_t seed,
-                                        const float (&first)[EACH], const float (&second)[EACH]) {
+  __device__ __forceinline__ float second(int j) const { return decoded(v.byte(j)) * (1 / KAVA_MOMENT_TOP_V) * most_v; }
+  template <bool WHOLE>
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, uint32_t seed, const float (&first)[EACH],
+                                        const float (&second)[EACH]) {
     uint32_t bits_m = 0, bits_v = 0; /* infinities and NaN are the largest */
 #pragma unroll
     for (int j = 0; j < EACH; j++)
-      if (j < n) {
+      if (WHOLE || j < n) {
         uint32_t x = __float_as_uint(first[j]) & 0x7fffffffu, y = __float_as_uint(second[j]) & 0x7fffffffu;
         bits_m = x > bits_m ? x : bits_m, bits_v = y > bits_v ? y : bits_v;
       }
     most_m = __uint_as_float(kava_warp_most(bits_m)), most_v = __uint_as_float(kava_warp_most(bits_v));
     float by_m = most_m < 0x1p-126f ? 0 : 1 / most_m, by_v = most_v < 0x1p-126f ? 0 : 1 / most_v;
 #pragma unroll
-    for (int j = 0; j < EACH; j++) {
-      uint32_t bits = noise(seed, (uint32_t)(i + j));
-      float x = second[j] * by_v;
-      uint32_t c = coded(x * KAVA_MOMENT_TOP_V, bits & 0xffff, 255);
-      v.at[j] = (uint8_t)(c == 0 && x > 0 ? 1 : c);
-      m.at[j] =
-          (uint8_t)(coded(fabsf(first[j]) * by_m * KAVA_MOMENT_TOP_M, bits >> 16, 127) | (first[j] < 0 ? 128u : 0u));
+    for (int w = 0; w < EACH / 4; w++) {
+      m.at[w] = v.at[w] = 0;
+#pragma unroll
+      for (int k = 0; k < 4; k++) {
+        int j = 4 * w + k;
+        uint32_t bits = noise(seed, (uint32_t)(i + j));
+        float x = second[j] * by_v;
+        uint32_t c = coded(x * KAVA_MOMENT_TOP_V, bits & 0xffff, 255);
+        v.at[w] |= (c == 0 && x > 0 ? 1 : c) << 8 * k;
+        m.at[w] |= (coded(fabsf(first[j]) * by_m * KAVA_MOMENT_TOP_M, bits >> 16, 127) | (first[j] < 0 ? 128u : 0u))
+                   << 8 * k;
+      }
     }
-    if (n <= 0) return;
-    give(s.m, i, n, whole, m), give(s.v, i, n, whole, v);
+    if (!WHOLE && n <= 0) return;
+    give<uint8_t, WHOLE>(s.m, i, n, m), give<uint8_t, WHOLE>(s.v, i, n, v);
     if (threadIdx.x % 32 == 0) at[0] = most_m, at[blocks] = most_v;
   }
 };
 
 /* How values are kept. */
 struct plain_values {
-  kava_pack<float, EACH> p;
-  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
-    p = take<float>(s.p, i, n, whole);
+  eight<float> p;
+  template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
+    p = take<float, WHOLE>(s.p, i, n);
   }
-  __device__ __forceinline__ float value(int j) const { return p.at[j]; }
-  __device__ __forceinline__ void set(int j, float x) { p.at[j] = x; }
-  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) { give(s.p, i, n, whole, p); }
+  __device__ __forceinline__ float value(int j) const { return p[j]; }
+  template <bool WHOLE>
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, const float (&value)[EACH]) {
+#pragma unroll
+    for (int j = 0; j < EACH; j++) p.at[j] = __float_as_uint(value[j]);
+    give<float, WHOLE>(s.p, i, n, p);
+  }
 };
 struct f16_values { /* beside a master in f32 */
-  kava_pack<float, EACH> p;
-  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
-    p = take<float>(s.master, i, n, whole);
+  eight<float> p;
+  template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
+    p = take<float, WHOLE>(s.master, i, n);
   }
-  __device__ __forceinline__ float value(int j) const { return p.at[j]; }
-  __device__ __forceinline__ void set(int j, float x) { p.at[j] = x; }
-  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) {
-    kava_pack<kava_f16, EACH> half;
+  __device__ __forceinline__ float value(int j) const { return p[j]; }
+  template <bool WHOLE>
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, const float (&value)[EACH]) {
+    eight<kava_f16> half;
 #pragma unroll
-    for (int j = 0; j < EACH; j++) half.at[j] = kava_narrow<kava_f16>(p.at[j]);
-    give(s.master, i, n, whole, p), give(s.p, i, n, whole, half);
+    for (int j = 0; j < EACH; j += 2) {
+      p.at[j] = __float_as_uint(value[j]), p.at[j + 1] = __float_as_uint(value[j + 1]);
+      half.at[j / 2] = kava_pair<kava_f16>(value[j], value[j + 1]);
+    }
+    give<float, WHOLE>(s.master, i, n, p), give<kava_f16, WHOLE>(s.p, i, n, half);
   }
 };
-struct bf16_values { /* the high half; the low one beside it */
-  kava_pack<uint16_t, EACH> high;
-  kava_pack<int16_t, EACH> low;
-  __device__ __forceinline__ void load(const span &s, int64_t i, int n, bool whole) {
-    high = take<uint16_t>(s.p, i, n, whole), low = take<int16_t>(s.master, i, n, whole);
+struct bf16_values { /* the high half; the low one, signed, beside it */
+  eight<uint16_t> high, low;
+  template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
+    high = take<uint16_t, WHOLE>(s.p, i, n), low = take<uint16_t, WHOLE>(s.master, i, n);
   }
   __device__ __forceinline__ float value(int j) const {
-    return __uint_as_float(((uint32_t)high.at[j] << 16) + (uint32_t)(int32_t)low.at[j]);
+    uint32_t rest = j % 2 ? (uint32_t)((int32_t)low.at[j / 2] >> 16) : (uint32_t)(int32_t)(int16_t)low.at[j / 2];
+    return __uint_as_float(__float_as_uint(high[j]) + rest);
   }
-  __device__ __forceinline__ void set(int j, float x) {
-    uint32_t bits = __float_as_uint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) bits = (bits & 0xffff0000u) | 0x400000u;
-    high.at[j] = (uint16_t)((bits + 0x8000u) >> 16), low.at[j] = (int16_t)(uint16_t)bits;
-  }
-  __device__ __forceinline__ void store(const span &s, int64_t i, int n, bool whole) {
-    give(s.p, i, n, whole, high), give(s.master, i, n, whole, low);
+  template <bool WHOLE>
+  __device__ __forceinline__ void store(const span &s, int64_t i, int n, const float (&value)[EACH]) {
+#pragma unroll
+    for (int j = 0; j < EACH; j += 2) {
+      uint32_t bits[2];
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        bits[k] = __float_as_uint(value[j + k]);
+        if ((bits[k] & 0x7fffffffu) > 0x7f800000u) bits[k] = (bits[k] & 0xffff0000u) | 0x400000u;
+      }
+      high.at[j / 2] = highs(bits[0] + 0x8000u, bits[1] + 0x8000u), low.at[j / 2] = lows(bits[0], bits[1]);
+    }
+    give<uint16_t, WHOLE>(s.p, i, n, high), give<uint16_t, WHOLE>(s.master, i, n, low);
   }
 };
+
+template <class Values, class States, class G, bool WHOLE>
+__device__ __forceinline__ void step(const span &s, const rule<float> &next, uint32_t seed, int64_t i, int n) {
+  Values values;
+  States states;
+  values.template load<WHOLE>(s, i, n);
+  states.template load<WHOLE>(s, i, n);
+  eight<G> g = s.slots ? take_rows<G, WHOLE>(s, i, n) : take<G, WHOLE>(s.g, i, n);
+  float value[EACH], first[EACH], second[EACH];
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    value[j] = values.value(j), first[j] = states.first(j), second[j] = states.second(j);
+    next.template take<States::rough>(value[j], first[j], second[j], g[j]);
+  }
+  values.template store<WHOLE>(s, i, n, value);
+  states.template store<WHOLE>(s, i, n, seed, first, second);
+}
 
 /* The elements [from, to) of a span: a warp takes 32 EACH of them together, to the end. */
 template <class Values, class States, class G>
 __device__ __forceinline__ void steps(const span &s, const rule<float> &next, uint32_t seed, int64_t from, int64_t to) {
   for (int64_t base = from + threadIdx.x / 32 * 32 * EACH; base < to; base += THREADS * EACH) {
     int64_t i = base + threadIdx.x % 32 * EACH;
-    int n = to - i < EACH ? to > i ? (int)(to - i) : 0 : EACH;
-    bool whole = s.packs && n == EACH;
-    Values values;
-    States states;
-    kava_pack<G, EACH> g = s.slots ? take_rows<G>(s, i, n, whole) : take<G>(s.g, i, n, whole);
-    values.load(s, i, n, whole);
-    states.load(s, i, n, whole);
-    float first[EACH], second[EACH];
-#pragma unroll
-    for (int j = 0; j < EACH; j++) {
-      float p = values.value(j);
-      first[j] = states.first(j), second[j] = states.second(j);
-      next(p, first[j], second[j], kava_widen(g.at[j]));
-      values.set(j, p);
-    }
-    values.store(s, i, n, whole);
-    states.store(s, i, n, whole, seed, first, second);
+    if (s.packs && base + 32 * EACH <= to)
+      step<Values, States, G, true>(s, next, seed, i, EACH);
+    else
+      step<Values, States, G, false>(s, next, seed, i, to - i < EACH ? to > i ? (int)(to - i) : 0 : EACH);
   }
 }
 template <class Values, class G>
@@ -292,7 +353,7 @@ __global__ void __launch_bounds__(THREADS, 3)
   if (s.dtype == KAVA_F64) {
     rule<double> next = rule_of<double>(a, s, now);
     for (int64_t i = from + threadIdx.x; i < to; i += THREADS)
-      next(((double *)s.p)[i], ((double *)s.m)[i], ((double *)s.v)[i], ((const double *)s.g)[i]);
+      next.take<false>(((double *)s.p)[i], ((double *)s.m)[i], ((double *)s.v)[i], ((const double *)s.g)[i]);
     return;
   }
   rule<float> next = rule_of<float>(a, s, now);
@@ -442,7 +503,8 @@ extern "C" void kava_cuda_adamw(const kava_adamw_args *a) {
         kava_cuda_unsupported("adamw", s.dtype);
         return;
       }
-      bool packs = in_line(s.p) && in_line(s.m) && in_line(s.v) && in_line(s.g) && in_line(s.master);
+      bool packs = in_line(s.p) && in_line(s.m) && in_line(s.v) && in_line(s.g) && in_line(s.master) &&
+                   (!s.slots || s.width % EACH == 0);
       all.at[held] = {s.count,
                       s.p,
                       s.m,

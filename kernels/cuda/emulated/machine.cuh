@@ -44,6 +44,9 @@ void kava_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, 
 static inline float kava_exp2(float x) { return exp2f(x); }
 
 static inline void kava_forgotten(uint32_t &) {}
+static inline float kava_root(float x) { return sqrtf(x); }
+static inline float kava_ratio(float x, float y) { return x / y; }
+
 static inline uint32_t kava_fp8_pair(float x, float y) {
   return kava_f32_to_fp8(x) | (uint32_t)kava_f32_to_fp8(y) << 8;
 }
