@@ -205,10 +205,11 @@ local function measure()
   table.sort(times)
   local median = times[(#times + 1) // 2]
   local line = '{"variant": "kava", "batch": %d, "seq": %d, "precision": "%s", "teacher": "%s", "threads": %d, "ms_per_microstep": %.2f, '
-    .. '"min": %.2f, "max": %.2f, "tok_s": %d, "peak_GiB": %.2f, "taken_GiB": %.2f}\n'
+    .. '"min": %.2f, "max": %.2f, "tok_s": %d, "peak_GiB": %.2f, "taken_GiB": %.2f, "offload": %d, "recompute": "%s"}\n'
   io.write(line:format(o.batch, o.seq, o.precision, o.teacher, kava.threads(), median * 1e3, times[1] * 1e3, times[#times] * 1e3,
     math.floor(o.batch * o.seq / median), gpu and kava.memory().cuda.peak / (1 << 30) or peak_rss(),
-    gpu and (kava.memory().cuda.total - kava.memory().cuda.free) / (1 << 30) or peak_rss())) -- by the device's own account
+    gpu and (kava.memory().cuda.total - kava.memory().cuda.free) / (1 << 30) or peak_rss(), -- by the device's own account
+    o.offload, o.recompute))
   io.flush()
   return median * 1e3
 end
