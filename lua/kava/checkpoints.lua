@@ -73,6 +73,8 @@ function Checkpoints:save(step, tensors, meta, best)
   return path
 end
 
+local WIDTHS = { f64 = 8, i64 = 8, f32 = 4, i32 = 4, f16 = 2, bf16 = 2, i16 = 2 } -- bytes of a number; of others 1
+
 --- Reserves host memory for a state, a little at a call, between steps: reserved at once, for the first checkpoint, it would keep a GPU
 --- idle for a second or two. state(): the tensors that will be saved, asked for in the first call alone. -> whether all is there
 function Checkpoints:prepare(state)
@@ -91,7 +93,7 @@ function Checkpoints:prepare(state)
       break
     end
     room.fetched[room.next], room.next = fetch, room.next + 1
-    bytes = bytes + 4 * t:numel()
+    bytes = bytes + (WIDTHS[t.dtype] or 1) * t:numel()
   end
   if room.todo[room.next] then return false end
   room.todo = {}

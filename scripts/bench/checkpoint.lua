@@ -1,6 +1,7 @@
 -- What a checkpoint written behind the steps that follow costs those: a student learns keys that are given (no teacher), an optimizer
 -- step of `accum` micro-batches recorded, and every `every` steps its weights and the optimizer's state are saved as the recipe does it.
--- Says how long a step took from one's end to the next one's: the median, the longest without a checkpoint in it, the longest of all.
+-- Says how long a step took from one's end to the next one's: the median, the longest without a checkpoint, with one (stall_ms: more than
+-- the median), and with one that was asked for while another was still being written, for which it waits (waited_ms).
 -- usage: kava scripts/bench/checkpoint.lua [shape=tiny|qwen] [device=cuda] [batch=8] [seq=512] [accum=4] [steps=40] [every=20]
 --   [moments=f32|bf16|8bit] [grads=f32|bf16] [prepare=1] [dir=FOLDER]
 -- prepare=0: host memory is pinned when the first checkpoint asks for it. dir: where checkpoints go; else a folder that is removed.
@@ -61,14 +62,14 @@ local dir = o.dir ~= "" and o.dir or os.tmpname()
 if o.dir == "" then os.remove(dir) end
 local store = assert(checkpoints.open(dir, { keep = 0, claim = { holder = "bench", held = function() return true end } }))
 
-local times, longest, saving = {}, { [true] = 0, [false] = 0 }, 0
+local times, longest, saving = {}, { none = 0, alone = 0, waited = 0 }, { none = 0, alone = 0, waited = 0 }
 local before, last -- the loss of the step before, on its way; when that one had come
 for i = 1, o.steps do
-  local saved = i > 1 and i % o.every == 0
-  if saved then
+  local saved = i > 1 and i % o.every == 0 and (store.writing and "waited" or "alone") or "none"
+  if saved ~= "none" then
     local began = kava.clock()
     assert(store:behind(i, state(), {}))
-    saving = math.max(saving, kava.clock() - began)
+    saving[saved] = math.max(saving[saved], kava.clock() - began)
   end
   assert(store:advance())
   replay:run()
@@ -79,7 +80,7 @@ for i = 1, o.steps do
   local at = kava.clock()
   if i > 3 then -- of the step before, the first of which wait for nothing
     times[#times + 1] = at - last.at
-    local with = last.saved or saved
+    local with = last.saved ~= "none" and last.saved or saved
     longest[with] = math.max(longest[with], at - last.at)
   end
   last = { at = at, saved = saved }
@@ -92,10 +93,12 @@ local rest = kava.clock() - began
 for _, n in ipairs(store:steps()) do bytes = bytes + kava.fs.size(("%s/step-%08d.kava"):format(dir, n)) end
 table.sort(times)
 local median = times[(#times + 1) // 2]
+local stall = math.max(0, longest.alone - median)
 local line = '{"shape": "%s", "steps": %d, "every": %d, "moments": "%s", "prepare": %d, "step_ms": %.2f, "longest_without_ms": %.2f, '
-  .. '"longest_with_ms": %.2f, "stall_ms": %.2f, "steps_stalled": %.2f, "asking_ms": %.2f, "checkpoint_GB": %.3f, "writing_left_s": %.2f}\n'
-io.write(line:format(o.shape, o.steps, o.every, o.moments, o.prepare, median * 1e3, longest[false] * 1e3, longest[true] * 1e3,
-    (longest[true] - median) * 1e3, (longest[true] - median) / median, saving * 1e3, bytes / 1e9, rest))
+  .. '"longest_with_ms": %.2f, "stall_ms": %.2f, "steps_stalled": %.2f, "asking_ms": %.2f, "waited_ms": %.2f, "checkpoint_GB": %.3f, '
+  .. '"writing_left_s": %.2f}\n'
+io.write(line:format(o.shape, o.steps, o.every, o.moments, o.prepare, median * 1e3, longest.none * 1e3, longest.alone * 1e3,
+  stall * 1e3, stall / median, saving.alone * 1e3, saving.waited * 1e3, bytes / 1e9, rest))
 if o.dir == "" then
   for _, name in ipairs(assert(kava.fs.list(dir))) do os.remove(dir .. "/" .. name) end
   os.remove(dir)
