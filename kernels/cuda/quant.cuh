@@ -221,7 +221,7 @@ static __device__ __forceinline__ void kava_scale8(const kava_scaling &s, bool b
   for (int i = 0; i < 8; i++) {
     if (i >= n) continue;
     if (i == 0 || !by_eights) {
-      while (column + i >= s.columns) column -= s.columns, row++;
+      for (; i > 0 && column + i >= s.columns; row++) column -= s.columns; /* never for the first: no loop by eights */
       int64_t number = kava_number_of(s, row, column + i);
       scale = kava_scale_of(s, number);
       zero = kava_zero_of(s, codes, number);
