@@ -138,7 +138,10 @@ function Checkpoints:advance(wait)
       if not wait and not fetch:ready() then return true end
     end
     writing.tensors = {}
-    for name, fetch in pairs(writing.fetched) do writing.tensors[name] = fetch:read() end
+    for name, fetch in pairs(writing.fetched) do
+      writing.tensors[name] = fetch:read()
+      fetch:release() -- its memory is the tensor's alone: given back when that is written, not when Lua collects, for the next one
+    end
   end
   while writing.places[1] do
     local to, ok, message = writing.places[1], true, nil

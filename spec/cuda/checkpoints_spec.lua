@@ -52,6 +52,25 @@ describe("a checkpoint written behind", function()
     assert.equal(0, kava.checkpoint.load(dir .. "/step-00000002.kava").t3:max():item())
   end)
 
+  it("gives its room on the host to the next one, whenever Lua collects", function()
+    local store, state, real, fetches = open(helper.tmp()), {}, kava.fetch, {}
+    for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
+    kava.fetch = function(t)
+      fetches[#fetches + 1] = real(t)
+      return fetches[#fetches]
+    end
+    local ok, message = pcall(function() assert(store:behind(1, state, {})) end)
+    kava.fetch = real
+    assert(ok, message)
+    assert.equal(5, #fetches)
+    finish(store)
+    for _, fetch in ipairs(fetches) do
+      local held, reason = pcall(fetch.read, fetch)
+      assert.is_false(held)
+      assert.matches("the fetched value was released", reason)
+    end
+  end)
+
   it("says how long it took to write, not how long the run waited for it", function()
     local dir, took = helper.tmp(), {}
     local store = open(dir)
