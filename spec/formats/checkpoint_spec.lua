@@ -145,6 +145,24 @@ describe("kava.checkpoint", function()
     assert.same({ "state.kava" }, kava.fs.list(folder))
   end)
 
+  it("is written behind as it was given, whatever becomes of the table and the tensors in it", function()
+    local path, tensors = dir .. "/behind.kava", {}
+    for i = 1, 200 do tensors["a tensor of number " .. i] = kava.full({ 1000 }, i) end
+    local writing = assert(checkpoint.save_behind(path, tensors, { step = 7 }))
+    for name, t in pairs(tensors) do
+      t:release()
+      tensors[name] = nil
+    end
+    collectgarbage()
+    collectgarbage()
+    local others = {} -- where those were
+    for i = 1, 200 do others[i] = kava.full({ 1000 }, -1) end
+    assert(writing:wait())
+    local read, state = assert(checkpoint.load(path))
+    assert.equal(7, state.step)
+    for i = 1, 200 do assert.equal(i, read["a tensor of number " .. i]:min():item()) end
+  end)
+
   it("refuses what it cannot hold", function()
     local path = dir .. "/e.kava"
     assert.has_error(function() checkpoint.save(path, { a = 1 }, {}) end)

@@ -44,10 +44,11 @@ static int l_save(lua_State *L) { /* [-0, +1|3, e] save(path, {name = tensor}, s
   return 1;
 }
 
-/* A save by a thread of its own. What it reads is held by the user value. */
+/* A save by a thread of its own. What it reads is held by the user value, tensors by references of its own: a script
+ * may release its own meanwhile. */
 typedef struct writing {
   pthread_t thread;
-  bool runs, threaded; /* not joined yet; there is a thread */
+  bool runs, threaded; /* not joined yet, and so the tensors are held; there is a thread */
   atomic_bool done;
   const char *path;
   int64_t count;
@@ -71,7 +72,12 @@ static void *write_it(void *at) {
 }
 
 static void join(writing *w) {
-  if (w->runs && w->threaded) pthread_join(w->thread, NULL);
+  if (!w->runs) return;
+  if (w->threaded) pthread_join(w->thread, NULL);
+  for (int64_t i = 0; i < w->count; i++) {
+    kava_tensor *t = (kava_tensor *)w->items[i].tensor;
+    kava_tensor_release(&t);
+  }
   w->runs = false;
 }
 
@@ -95,6 +101,13 @@ static int l_save_behind(lua_State *L) {
   memset(w, 0, sizeof *w);
   luaL_setmetatable(L, WRITING_TYPE);
   lua_createtable(L, 4, 0); /* path, tensors, state, items */
+  lua_newtable(L);          /* the caller's table may change: names and tensors in one that nobody else has */
+  for (lua_pushnil(L); lua_next(L, 2);) {
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_rawset(L, 6);
+  }
+  lua_replace(L, 2);
   for (int i = 1; i <= 3; i++) {
     lua_pushvalue(L, i);
     lua_rawseti(L, 5, i);
@@ -108,6 +121,7 @@ static int l_save_behind(lua_State *L) {
   lua_settop(L, 6); /* the items; what else the list left is of no use */
   lua_rawseti(L, 5, 4);
   lua_setiuservalue(L, 4, 1);
+  for (int64_t i = 0; i < w->count; i++) kava_tensor_retain((kava_tensor *)w->items[i].tensor);
   w->runs = true;
   w->threaded = pthread_create(&w->thread, NULL, write_it, w) == 0;
   if (!w->threaded) write_it(w);
