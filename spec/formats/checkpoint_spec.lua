@@ -158,6 +158,7 @@ describe("kava.checkpoint", function()
     local others = {} -- where those were
     for i = 1, 200 do others[i] = kava.full({ 1000 }, -1) end
     assert(writing:wait())
+    assert.equal(200, #others)
     local read, state = assert(checkpoint.load(path))
     assert.equal(7, state.step)
     for i = 1, 200 do assert.equal(i, read["a tensor of number " .. i]:min():item()) end
