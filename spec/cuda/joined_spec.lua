@@ -61,25 +61,25 @@ describe("joined products", function()
     same(config, all, function(out) return (out.kv:values(2) * out.kv:values(2)):sum() end)
   end)
 
-  it("of gate and up: the MLP's gradients in the pass that makes the input of its last product again", function()
+  -- of all of a model, forward and backward
+  local function profile_of_pass()
     kava.seed(5)
     local model = kava.model.create(config, { device = "cuda" })
     for _, t in pairs(model:parameters()) do t:requires_grad(true) end
-    local report = kava.profile.run(function()
+    return kava.profile.run(function()
       of_logits(model:forward { input_ids = ids, logits = true }):backward()
     end)
+  end
+
+  it("of gate and up: the MLP's gradients in the pass that makes the input of its last product again", function()
+    local report = profile_of_pass()
     local calls = {}
     for _, entry in ipairs(report.ops) do calls[entry.name] = (calls[entry.name] or 0) + 1 end
     assert.same({ 3, 3 }, { calls.gated, calls.gated_grad })
   end)
 
   it("add the residual stream themselves, backwards as well: there is no kernel for a sum", function()
-    kava.seed(5)
-    local model = kava.model.create(config, { device = "cuda" })
-    for _, t in pairs(model:parameters()) do t:requires_grad(true) end
-    local report = kava.profile.run(function()
-      of_logits(model:forward { input_ids = ids, logits = true }):backward()
-    end)
+    local report = profile_of_pass()
     local seen = {} -- on a GPU names go on: norm_grad_kernel<...>
     for _, entry in ipairs(report.kernels) do
       for _, name in ipairs { "norm_grad", "binary", "accumulate", "copy" } do
