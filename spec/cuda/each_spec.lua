@@ -1,16 +1,8 @@
 -- Many tensors of one shape at once on a GPU (ops/each): what they give and their gradients, against the CPU, where they go one by one;
 -- and the layer-matched loss that stands on them.
 local missing = require "spec.cuda.gpu" ()
+local agree = require "spec.cuda.agree"
 local kava = require "kava"
-
-local function agree(expected, got)
-  for name, g in pairs(expected) do
-    local size = g:abs():max():item()
-    assert.is_not_nil(got[name], name)
-    assert.is_true(kava.allclose(got[name]:to { device = "cpu" }, g, { rtol = 0, atol = 1e-4 * size + 1e-7 }), name)
-  end
-  for name in pairs(got) do assert.is_not_nil(expected[name], name) end
-end
 
 -- f(leaf, device) -> loss: leaf(shape) is a leaf with random values, the same ones on both devices; after backward() twice their gradients
 local function same(f)
