@@ -299,7 +299,7 @@ void check_training() {
     check_gather(dtype, 2, 5, 7, 6);
     check_gather(dtype, 1, 7, 1100, 3);
   }
-  check_gather(KAVA_F32, 1, 10, 5, 1300); /* more of a number than are listed at a time */
+  check_gather(KAVA_F32, 1, 10, 5, 1300);  /* more of a number than are listed at a time */
   check_gather(KAVA_F32, 1, 900, 3, 4500); /* more numbers than a chunk has */
   for (kava_dtype to : {KAVA_F32, KAVA_BF16})
     for (kava_dtype from : {KAVA_Q8_0, KAVA_Q4_K, KAVA_Q6_K, KAVA_NF4, KAVA_INT8, KAVA_F16}) check_widening(from, to);
