@@ -195,12 +195,17 @@ template <class T> struct running {
   typedef kava_wide<T> F;
   F most = -INFINITY, sum = 0;
   int64_t first = 0;
-  __device__ __forceinline__ void take(F v, int64_t i) {
-    if (v > most) {
-      sum = sum * (F)exp(most - v) + 1;
-      most = v, first = i;
-    } else if (v > -INFINITY || v != v)
-      sum += exp(v - most);
+  template <int M> __device__ __forceinline__ void take(const F (&v)[M], F scale, int64_t i) {
+    F before = most;
+#pragma unroll
+    for (int j = 0; j < M; j++)
+      if (v[j] * scale > most) most = v[j] * scale, first = i + j;
+    if (most > before) sum *= (F)exp(before - most);
+#pragma unroll
+    for (int j = 0; j < M; j++) { /* infinities have no difference */
+      F x = v[j] * scale;
+      sum += x == -INFINITY ? F(0) : x == most ? F(1) : (F)exp(x - most);
+    }
   }
   __device__ __forceinline__ F over_block(double *room) {
     constexpr int N = WIDE / 32;
@@ -211,12 +216,18 @@ template <class T> struct running {
     return top + (F)log(kava_block_sum<N>((double)mine, room));
   }
 };
-template <class T> __global__ void __launch_bounds__(WIDE) logits_kernel(kava_logits_args a) {
+template <class T> bool packs_of(const kava_logits_args &a) {
+  return a.width % kava_vector<T>() == 0 && kava_aligned(a.s) && kava_aligned(a.t) && kava_aligned(a.ds) &&
+         kava_aligned(a.dt);
+}
+/* WITH: there is another row (t), or a temperature. */
+template <class T, bool WITH> __global__ void __launch_bounds__(WIDE, 2) logits_kernel(kava_logits_args a, bool packs) {
   typedef kava_wide<T> F;
+  constexpr int N = kava_vector<T>();
   KAVA_SHARED(double, room, WIDE / 32);
   int64_t r = blockIdx.x, at = r * a.width, target = a.targets ? a.targets[r] : -1;
-  const T *s = (const T *)a.s + at, *t = a.t ? (const T *)a.t + at : NULL;
-  T *ds = a.ds ? (T *)a.ds + at : NULL, *dt = a.dt ? (T *)a.dt + at : NULL;
+  const T *s = (const T *)a.s + at, *t = WITH && a.t ? (const T *)a.t + at : NULL;
+  T *ds = a.ds ? (T *)a.ds + at : NULL, *dt = WITH && a.dt ? (T *)a.dt + at : NULL;
   if (a.keep && !a.keep[r]) {
     if (threadIdx.x < 3) a.stats[3 * r + threadIdx.x] = 0;
     for (int64_t i = threadIdx.x; i < a.width; i += WIDE) {
@@ -225,24 +236,35 @@ template <class T> __global__ void __launch_bounds__(WIDE) logits_kernel(kava_lo
     }
     return;
   }
-  F heat = (F)a.temperature, scale = (F)(1 / a.temperature);
+  F heat = WITH ? (F)a.temperature : F(1), scale = WITH ? (F)(1 / a.temperature) : F(1);
   running<T> plain, soft, teacher;
-  for (int64_t i = threadIdx.x; i < a.width; i += WIDE) {
-    F v = kava_widen(s[i]);
-    plain.take(v, i);
-    if (heat != 1) soft.take(v * scale, i);
-    if (t) teacher.take(kava_widen(t[i]) * scale, i);
-  }
+  along<N>(a.width, packs, [&](auto m, int64_t i) {
+    constexpr int M = decltype(m)::count;
+    F v[M];
+    kava_load<T, M>(s + i, v);
+    plain.take(v, F(1), i);
+    if (WITH && heat != 1) soft.take(v, scale, i);
+    if (!t) return;
+    kava_load<T, M>(t + i, v);
+    teacher.take(v, scale, i);
+  });
   F log_plain = plain.over_block(room), log_soft = log_plain, log_teacher = 0;
-  if (heat != 1) log_soft = soft.over_block(room);
+  if (WITH && heat != 1) log_soft = soft.over_block(room);
   if (t) log_teacher = teacher.over_block(room);
   double kl = 0;
   if (t) {
     F sum = 0;
-    for (int64_t i = threadIdx.x; i < a.width; i += WIDE) {
-      F log_q = kava_widen(t[i]) * scale - log_teacher, q = exp(log_q);
-      if (q > 0) sum += q * (log_q - (kava_widen(s[i]) * scale - log_soft));
-    }
+    along<N>(a.width, packs, [&](auto m, int64_t i) {
+      constexpr int M = decltype(m)::count;
+      F v[M], w[M];
+      kava_load<T, M>(s + i, v);
+      kava_load<T, M>(t + i, w);
+#pragma unroll
+      for (int j = 0; j < M; j++) {
+        F log_q = w[j] * scale - log_teacher, q = exp(log_q);
+        if (q > 0) sum += q * (log_q - (v[j] * scale - log_soft));
+      }
+    });
     kl = kava_block_sum<WIDE / 32>((double)sum, room);
   }
   if (threadIdx.x == 0) {
@@ -254,17 +276,23 @@ template <class T> __global__ void __launch_bounds__(WIDE) logits_kernel(kava_lo
   __syncthreads(); /* stats are read before s is overwritten */
   double factor = (a.grad ? wide_at(a.dtype, a.grad) : 1) / (a.counted ? *a.counted : 1);
   F ce = (F)(a.ce_scale * factor), soften = (F)(a.kl_scale * factor * a.temperature), mean = (F)kl;
-  for (int64_t i = threadIdx.x; i < a.width; i += WIDE) {
-    F v = kava_widen(s[i]), gs = 0, gt = 0;
-    if (target >= 0) gs = target < a.width ? ce * ((F)exp(v - log_plain) - F(i == target)) : F(NAN);
-    if (t) {
-      F log_q = kava_widen(t[i]) * scale - log_teacher, q = exp(log_q), log_p = v * scale - log_soft;
-      gs += soften * ((F)exp(log_p) - q);
-      gt = q > 0 ? soften * q * (log_q - log_p - mean) : F(0);
+  along<N>(a.width, packs, [&](auto m, int64_t i) {
+    constexpr int M = decltype(m)::count;
+    F v[M], w[M] = {}, gs[M], gt[M];
+    kava_load<T, M>(s + i, v);
+    if (t) kava_load<T, M>(t + i, w);
+#pragma unroll
+    for (int j = 0; j < M; j++) {
+      gs[j] = gt[j] = 0;
+      if (target >= 0) gs[j] = target < a.width ? ce * ((F)exp(v[j] - log_plain) - F(i + j == target)) : F(NAN);
+      if (!t) continue;
+      F log_q = w[j] * scale - log_teacher, q = exp(log_q), log_p = v[j] * scale - log_soft;
+      gs[j] += soften * ((F)exp(log_p) - q);
+      gt[j] = q > 0 ? soften * q * (log_q - log_p - mean) : F(0);
     }
-    if (ds) ds[i] = kava_narrow<T>(a.add_s ? gs + kava_widen(ds[i]) : gs);
-    if (dt) dt[i] = kava_narrow<T>(a.add_t ? gt + kava_widen(dt[i]) : gt);
-  }
+    if (ds) put<M>(ds + i, gs, a.add_s);
+    if (dt) put<M>(dt + i, gt, a.add_t);
+  });
 }
 
 template <bool DISTANCE> bool pairs(const char *name, const kava_pair_loss_args *a) {
@@ -310,7 +338,11 @@ extern "C" void kava_cuda_count_rows(const uint8_t *keep, const int64_t *targets
 extern "C" void kava_cuda_means(const kava_means_args *a) { kava_launch("means", means_kernel, 1, 1024, 0, *a); }
 extern "C" void kava_cuda_logits_rows(const kava_logits_args *a) {
   if (a->rows && !kava_for_float(a->dtype, [&](auto t) {
-        kava_launch("logits_rows", logits_kernel<decltype(t)>, (unsigned)a->rows, WIDE, 0, *a);
+        typedef decltype(t) T;
+        if (a->t || a->temperature != 1)
+          kava_launch("logits_rows", logits_kernel<T, true>, (unsigned)a->rows, WIDE, 0, *a, packs_of<T>(*a));
+        else
+          kava_launch("logits_rows", logits_kernel<T, false>, (unsigned)a->rows, WIDE, 0, *a, packs_of<T>(*a));
       }))
     kava_cuda_unsupported("logits_rows", a->dtype);
 }

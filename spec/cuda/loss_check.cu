@@ -105,5 +105,6 @@ void check_loss() {
     check_logits(dtype, 5, 37, true, 2, false);
     check_logits(dtype, 4, 1300, true, 1, true);
     check_logits(dtype, 3, 700, false, 1, false);
+    check_logits(dtype, 4, 4800, true, 2, true);
   }
 }
