@@ -88,7 +88,6 @@ template <class T> struct alignas(EACH * sizeof(T) < 16 ? EACH * sizeof(T) : 16)
     if (sizeof(T) == 4) return __uint_as_float(at[j]); /* f32, or bf16: no other states and gradients are there */
     return __uint_as_float(j % 2 ? at[j / 2] & 0xffff0000u : at[j / 2] << 16);
   }
-  __device__ __forceinline__ uint32_t byte(int j) const { return at[j / 4] >> j % 4 * 8 & 255u; }
 };
 
 /* WHOLE: all of EACH elements, in one access of 16 bytes or two; else the first n. */
@@ -148,6 +147,7 @@ template <class T> struct plain_states {
   template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
     m = take<T, WHOLE>(s.m, i, n), v = take<T, WHOLE>(s.v, i, n);
   }
+  __device__ __forceinline__ void ready() {}
   __device__ __forceinline__ float first(int j) const { return m[j]; }
   __device__ __forceinline__ float second(int j) const { return v[j]; }
   template <bool WHOLE>
@@ -173,18 +173,20 @@ template <class T> struct plain_states {
   }
 };
 
-__device__ __forceinline__ float decoded(uint32_t c) {
-  return c < 8 ? (float)c : __uint_as_float((c << 20) + (129u << 23));
-}
-__device__ __forceinline__ uint32_t coded(float y, uint32_t noise16, uint32_t most) {
-  uint32_t c =
-      y < 8 ? (uint32_t)(y + (float)noise16 * 0x1p-16f) : (__float_as_uint(y) + (noise16 << 4) - (129u << 23)) >> 20;
+/* Codes and numbers: with c's bits as those of an f32 from bit 20 on, c = 1 is 2^-129, the least exponent that has all
+ * three bits after the point is that of f32's own, and what f32 does below it is what codes below 8 do. So a product
+ * with a power of two is all that lies between them, and 20 bits of a fraction of a code are there for rounding. */
+#define CODE_DOWN 0x1p-129f
+#define CODE_UP 0x1p+126f                                                             /* and 8 more: 2^129 is none */
+__device__ __forceinline__ uint32_t coded(float y, uint32_t noise20, uint32_t most) { /* y: times CODE_DOWN */
+  uint32_t c = (__float_as_uint(y) + noise20) >> 20;
   return c < most ? c : most;
 }
 struct coded_states {
   static constexpr bool rough = true;
   eight<uint8_t> m, v;
   float most_m, most_v; /* the warp's */
+  float unit_m, unit_v; /* a code's, an eighth */
   float *at;
   int64_t blocks;
   template <bool WHOLE> __device__ __forceinline__ void load(const span &s, int64_t i, int n) {
@@ -194,11 +196,17 @@ struct coded_states {
     most_m = most_v = 0;
     if (WHOLE || n > 0) most_m = at[0], most_v = at[blocks];
   }
-  __device__ __forceinline__ float first(int j) const {
-    float size = decoded(m.byte(j) & 127u) * (1 / KAVA_MOMENT_TOP_M) * most_m;
-    return m.byte(j) & 128u ? -size : size;
+  __device__ __forceinline__ void ready() {
+    unit_m = 8 / KAVA_MOMENT_TOP_M * most_m, unit_v = 8 / KAVA_MOMENT_TOP_V * most_v;
   }
-  __device__ __forceinline__ float second(int j) const { return decoded(v.byte(j)) * (1 / KAVA_MOMENT_TOP_V) * most_v; }
+  __device__ __forceinline__ float first(int j) const {
+    uint32_t word = m.at[j / 4], code = (j % 4 == 3 ? word >> 4 : word << (20 - j % 4 * 8)) & 0x07f00000u;
+    return __uint_as_float(code | (word << (24 - j % 4 * 8) & 0x80000000u)) * CODE_UP * unit_m;
+  }
+  __device__ __forceinline__ float second(int j) const {
+    uint32_t word = v.at[j / 4], code = (j % 4 == 3 ? word >> 4 : word << (20 - j % 4 * 8)) & 0x0ff00000u;
+    return __uint_as_float(code) * CODE_UP * unit_v;
+  }
   template <bool WHOLE>
   __device__ __forceinline__ void store(const span &s, int64_t i, int n, uint32_t seed, const float (&first)[EACH],
                                         const float (&second)[EACH]) {
@@ -217,12 +225,12 @@ struct coded_states {
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         int j = 4 * w + k;
-        uint32_t bits = noise(seed, (uint32_t)(i + j));
-        float x = second[j] * by_v;
-        uint32_t c = coded(x * KAVA_MOMENT_TOP_V, bits & 0xffff, 255);
-        v.at[w] |= (c == 0 && x > 0 ? 1 : c) << 8 * k;
-        m.at[w] |= (coded(fabsf(first[j]) * by_m * KAVA_MOMENT_TOP_M, bits >> 16, 127) | (first[j] < 0 ? 128u : 0u))
-                   << 8 * k;
+        uint32_t bits = noise(seed, (uint32_t)(i + j)), c;
+        float x = first[j] * by_m, y = second[j] * by_v;
+        c = coded(fabsf(x) * (KAVA_MOMENT_TOP_M * CODE_DOWN), bits >> 12 & 0xffff0u, 127);
+        m.at[w] |= (c | (__float_as_uint(x) >> 24 & 128u)) << 8 * k;
+        c = coded(y * (KAVA_MOMENT_TOP_V * CODE_DOWN), (bits & 0xffffu) << 4, 255);
+        v.at[w] |= (c == 0 && y > 0 ? 1 : c) << 8 * k;
       }
     }
     if (!WHOLE && n <= 0) return;
@@ -295,6 +303,7 @@ __device__ __forceinline__ void step(const span &s, const rule<float> &next, uin
   states.template load<WHOLE>(s, i, n);
   eight<G> g = s.slots ? take_rows<G, WHOLE>(s, i, n) : take<G, WHOLE>(s.g, i, n);
   float value[EACH], first[EACH], second[EACH];
+  states.ready();
 #pragma unroll
   for (int j = 0; j < EACH; j++) {
     value[j] = values.value(j), first[j] = states.first(j), second[j] = states.second(j);

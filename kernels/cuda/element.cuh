@@ -69,6 +69,7 @@ template <class F> __device__ __forceinline__ F kava_warp_most(F x) {
   }
   return x;
 }
+template <> __device__ __forceinline__ uint32_t kava_warp_most(uint32_t x) { return __reduce_max_sync(0xffffffffu, x); }
 /* The sum over a block of whole warps, for every thread; `room` is shared, WARPS elements. The order is fixed. It may
  * be called again at once. */
 template <int WARPS, class F> __device__ __forceinline__ F kava_block_sum(F x, F *room) {

@@ -271,6 +271,13 @@ template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned by, int width =
   int lane = (int)kava_emulated::lane(), from = lane - (int)by;
   return kava_emulated::shuffle(mask, v, from, from >= (lane & ~(width - 1)));
 }
+static inline unsigned __reduce_max_sync(unsigned mask, unsigned x) {
+  for (int with = 16; with; with /= 2) {
+    unsigned other = __shfl_xor_sync(mask, x, with);
+    x = other > x ? other : x;
+  }
+  return x;
+}
 static inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const unsigned char *slots = kava_emulated::meet(kava_emulated::BALLOT, mask, &predicate, sizeof predicate);
   unsigned votes = 0;

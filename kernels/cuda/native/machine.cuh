@@ -44,13 +44,18 @@ static __device__ __forceinline__ float kava_exp2(float x) {
 /* A register whose value the compiler no longer knows: what was made of it is made anew, not kept in registers. */
 static __device__ __forceinline__ void kava_forgotten(uint32_t &x) { asm volatile("" : "+r"(x)); }
 
-/* The square root and x / y to within two units of the last place, y from 2^-126 to 2^126. */
+/* The square root and x / y to within two units of the last place, y from 2^-126 to 2^126; what is below 2^-126 counts
+ * as nothing. */
 static __device__ __forceinline__ float kava_root(float x) {
   float y;
-  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-static __device__ __forceinline__ float kava_ratio(float x, float y) { return __fdividef(x, y); }
+static __device__ __forceinline__ float kava_ratio(float x, float y) {
+  float ratio;
+  asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(ratio) : "f"(x), "f"(y));
+  return ratio;
+}
 
 /* Two numbers as e4m3, x in the low byte: to nearest, at most 448. */
 static __device__ __forceinline__ uint32_t kava_fp8_pair(float x, float y) {
