@@ -2,7 +2,7 @@
  * beside them. It comes from a module that is opened with dlopen (src/tensor/device.c) and exports one C function,
  * kava_<device>_open. All work of a device goes, in order, to one stream, but for what is done aside: a function
  * returns when its work is enqueued, not when it is done, unless it says so. What goes wrong later is told by
- * `failure`. One thread at a time. */
+ * `failure`. One thread at a time, but for beside_read. */
 #ifndef KAVA_KERNELS_DEVICE_H
 #define KAVA_KERNELS_DEVICE_H
 #include <stddef.h>
@@ -12,7 +12,7 @@
 /* Of this header and of what it includes: a module built from other sources is refused. The first number is raised with
  * every change of a signature; what else may differ mostly shows in a size. */
 #define KAVA_DEVICE_ABI                                                                                                \
-  (7 * 65536 + (int)(sizeof(kava_device_table) + sizeof(kava_norm_args) + 3 * sizeof(kava_gather_args) +               \
+  (8 * 65536 + (int)(sizeof(kava_device_table) + sizeof(kava_norm_args) + 3 * sizeof(kava_gather_args) +               \
                      5 * sizeof(kava_linear_args) + 7 * sizeof(kava_attention_args) + 11 * sizeof(kava_rows_args) +    \
                      13 * sizeof(kava_pair_loss_args) + 17 * sizeof(kava_logits_args) + 19 * sizeof(kava_adamw_args)))
 
@@ -51,6 +51,11 @@ typedef struct kava_device_table {
    * recording. */
   kava_status (*fetch)(void *to, const void *from, size_t bytes, uint64_t *ticket);
   kava_status (*fetched)(uint64_t ticket, bool wait, bool *done);
+  /* Downloads beside what the device does, by any thread: `read` waits for itself alone, and finds what was enqueued
+   * before the last `mark` (KAVA_MISUSE while recording). Nothing may write there meanwhile. `read` keeps its failure
+   * to itself: in `message`. */
+  kava_status (*beside_mark)(void);
+  kava_status (*beside_read)(void *to, const void *from, size_t bytes, char *message, size_t size);
   kava_status (*clear)(void *to, size_t bytes);
   kava_status (*wait)(void); /* until everything enqueued is done */
   /* The first failure since the last call, and its message: a type that a kernel does not have (KAVA_UNSUPPORTED, with

@@ -510,6 +510,18 @@ function settle(run)
   end
 end
 
+-- A checkpoint every so many steps, or at the first step behind them at which the one before is written: a slow disk holds nothing up.
+local function save_if_due(run, bar)
+  local every = run.config.checkpoint.every
+  if run.step > run.began and every > 0 and run.step % every == 0 then run.due = run.due or run.step end
+  if not run.due or not run.store:free(run.step) then return end
+  save(run, nil, true)
+  if run.due < run.step then
+    bar:line(("checkpoint: step %d's was taken after step %d, since the one before was still being written"):format(run.due, run.step))
+  end
+  run.due = nil
+end
+
 -- Steps until the end.
 local function train_steps(run)
   local c = run.config
@@ -526,8 +538,8 @@ local function train_steps(run)
         save(run, "best", true)
       end
     end
-    if run.step > run.began and c.checkpoint.every > 0 and run.step % c.checkpoint.every == 0 then save(run, nil, true) end
     try(run.store:advance())
+    save_if_due(run, bar)
     leave_if_asked(run, "step")
     local started = kava.clock()
     if profile then profile:before(run.step + 1) end

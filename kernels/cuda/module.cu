@@ -287,6 +287,30 @@ static kava_status fetched(uint64_t ticket, bool wait, bool *out) {
   return error == cudaErrorNotReady ? KAVA_OK : done("download", error);
 }
 
+/* Its own stream, which a thread of its own gives work to: nothing here is shared with the others' but `marked`. */
+static cudaStream_t beside_stream;
+static cudaEvent_t marked;
+
+static kava_status beside_mark(void) {
+  kava_status st = KAVA_OK;
+  if (recorded) return KAVA_MISUSE;
+  if (!marked) {
+    st = done("reading beside", cudaStreamCreateWithFlags(&beside_stream, cudaStreamNonBlocking));
+    if (st == KAVA_OK) st = done("reading beside", cudaEventCreateWithFlags(&marked, cudaEventDisableTiming));
+  }
+  if (st == KAVA_OK) st = done("reading beside", cudaEventRecord(marked, kava_cuda_stream_of(0)));
+  return st == KAVA_OK ? done("reading beside", cudaStreamWaitEvent(beside_stream, marked, 0)) : st;
+}
+
+static kava_status beside_read(void *to, const void *from, size_t bytes, char *message, size_t size) {
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, beside_stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(beside_stream);
+  if (error == cudaSuccess) return KAVA_OK;
+  cudaGetLastError();
+  snprintf(message, size, "%s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
+  return KAVA_IO;
+}
+
 static kava_status copy(void *to, const void *from, size_t bytes) {
   kava_timed timed("memcpy, device to device");
   return done("copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
@@ -387,6 +411,8 @@ extern "C" const kava_device_table *kava_cuda_open(const char **why) {
   table.host_give_back = host_give_back;
   table.fetch = fetch;
   table.fetched = fetched;
+  table.beside_mark = beside_mark;
+  table.beside_read = beside_read;
   table.clear = clear;
   table.wait = wait_all;
   table.failure = failure;

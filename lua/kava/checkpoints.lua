@@ -1,6 +1,8 @@
 -- kava.checkpoints: which checkpoints a run keeps, and which one it goes on from. How one is written so that no crash can harm it
 -- (temporary file, fsync, rename, checksums) is kava.checkpoint's affair.
--- On a GPU a state is fetched and written behind the steps that follow (behind, advance): they wait for its copy alone.
+-- On a GPU a state is copied there, which takes milliseconds, and the copy is written behind the steps that follow (behind, advance):
+-- a thread reads it a piece at a time, beside their work. A GPU without room for the copy gives it to pinned memory of the host, for
+-- which the steps wait (about 20 ms a GB).
 -- It is written under the name of the folder's claim first: what a copy that has lost the folder was writing never gets its final name.
 --   step-00000200.kava   the state after 200 optimizer steps; the newest and `keep` more stay
 --   best.kava            the state with the best figure on the held-out rows
@@ -12,8 +14,8 @@ local checkpoints = {}
 local Checkpoints = {}
 Checkpoints.__index = Checkpoints
 
--- Bytes that prepare pins at a call, or a tensor's, if that has more: 83 ms on an H200's host, less than a step of the main job.
-local SHARE = 64 << 20
+-- Of the time between two calls of prepare, that one may pin host memory for: or for one tensor's, if that takes more.
+local SHARE = 0.1
 
 --- options.keep: periodic checkpoints kept beside the last. claim: of the run's folder; what others left unfinished is removed.
 --- took(seconds): told how long each took to write, behind or not.
@@ -74,37 +76,69 @@ function Checkpoints:save(step, tensors, meta, best)
   return path
 end
 
-local WIDTHS = { f64 = 8, i64 = 8, f32 = 4, i32 = 4, f16 = 2, bf16 = 2, i16 = 2 } -- bytes of a number; of others 1
-
---- Reserves host memory for a state, a little at a call, between steps: reserved at once, for the first checkpoint, it would keep a GPU
---- idle for seconds (1.3 a GB). state(): the tensors that will be saved, asked for in the first call alone. -> whether all is there
-function Checkpoints:prepare(state)
-  local room = self.room
-  if not room then
-    room = { fetched = {}, todo = {}, next = 1 }
-    for _, t in pairs(state()) do room.todo[#room.todo + 1] = t end
-    self.room = room
-  end
-  local bytes = 0
-  while room.todo[room.next] and bytes < self.share do
-    local t = room.todo[room.next]:contiguous()
-    local ok, fetch = pcall(kava.fetch, t)
-    if not ok then -- no such room: as far as it went
-      room.next = #room.todo + 1
-      break
-    end
-    room.fetched[room.next], room.next = fetch, room.next + 1
-    bytes = bytes + (WIDTHS[t.dtype] or 1) * t:numel()
-  end
-  if room.todo[room.next] then return false end
-  room.todo = {}
-  return true
+local function contiguous(tensors)
+  local whole = {}
+  for name, t in pairs(tensors) do whole[name] = t:contiguous() end
+  return whole
 end
 
--- What prepare reserved, for what is fetched next.
-local function take_room(self)
-  for _, fetch in pairs(self.room and self.room.fetched or {}) do fetch:release() end
-  if self.room then self.room.fetched, self.room.todo = {}, {} end
+-- f(…), or nil where there is no room for what it makes.
+local function with_room(f, ...)
+  local ok, result, more = pcall(f, ...)
+  if ok then return result, more end
+  if not tostring(result):find("out of memory", 1, true) then error(result, 0) end
+end
+
+-- A copy on the GPU -> {name = tensor}, or nil: there is no room, and it is not asked for again.
+local function copy_there(self, tensors)
+  if self.crowded then return nil end
+  local copies, room = with_room(kava.snapshot, contiguous(tensors), self.room)
+  self.room, self.crowded = room, not copies
+  return copies
+end
+
+-- A copy on its way to the host -> {name = kava.Fetch}, or nil: there is no room.
+local function copy_here(self, tensors)
+  for _, fetch in ipairs(self.pinned or {}) do fetch:release() end -- prepare's, for these
+  self.pinned, self.todo = {}, {}
+  local fetched = {}
+  for name, t in pairs(contiguous(tensors)) do
+    fetched[name] = with_room(kava.fetch, t)
+    if not fetched[name] then
+      for _, fetch in pairs(fetched) do fetch:release() end
+      return nil
+    end
+  end
+  return fetched
+end
+
+--- Takes the room for a state's copies, so that the first checkpoint need not: on the GPU, at once; or of the host, where it is pinned a
+--- little at a call, between steps: at once it would keep a GPU idle for seconds (1.3 a GB). state(): the tensors that will be saved,
+--- asked for in the first call alone. -> whether all is there
+function Checkpoints:prepare(state)
+  local now = kava.clock()
+  local share = self.share * (now - (self.asked or now))
+  self.asked = now
+  if not self.prepared then
+    self.prepared, self.todo, self.pinned = true, {}, {}
+    local tensors = state()
+    if copy_there(self, tensors) then return true end
+    for _, t in pairs(contiguous(tensors)) do self.todo[#self.todo + 1] = t end
+  end
+  repeat
+    local t = table.remove(self.todo)
+    local fetch = t and with_room(kava.fetch, t)
+    if t and not fetch then self.todo = {} end -- as far as it went
+    self.pinned[#self.pinned + 1] = fetch
+  until not self.todo[1] or kava.clock() - now >= share
+  return not self.todo[1]
+end
+
+-- A thread that writes what there is to its first place, unless there is one -> true | nil, message
+local function start(writing, path)
+  local message
+  if not writing.thread then writing.thread, message = kava.checkpoint.save_behind(path, writing.tensors, writing.places[1].meta) end
+  return writing.thread and true, message
 end
 
 --- As save, of tensors on a GPU, which may change as soon as this returns: advance goes on with it, and says what went wrong.
@@ -116,19 +150,19 @@ function Checkpoints:behind(step, tensors, meta, best)
   end
   local ok, message = self:advance(true)
   if not ok then return nil, message end
-  take_room(self)
-  local fetched = {}
-  local all, problem = pcall(function()
-    for name, t in pairs(tensors) do fetched[name] = kava.fetch(t:contiguous()) end
-  end)
-  if not all then -- no such room on the host: as it is, then
-    for _, fetch in pairs(fetched) do fetch:release() end
-    if not tostring(problem):find("out of memory", 1, true) then error(problem, 0) end
-    return self:save(step, tensors, meta, best)
+  local copies, fetched = copy_there(self, tensors), nil
+  if not copies then
+    fetched = copy_here(self, tensors)
+    if not fetched then return self:save(step, tensors, meta, best) end
   end
-  self.writing = { step = step, fetched = fetched, places = { { path = path, best = best, meta = meta } } }
+  self.writing = { step = step, tensors = copies, fetched = fetched, places = { { path = path, best = best, meta = meta } } }
+  if copies then ok, message = start(self.writing, unnamed(self, path)) end
+  if not ok then return nil, message end
   return path
 end
+
+--- Whether behind would not wait for one that is being written.
+function Checkpoints:free(step) return not self.writing or self.writing.step == step end
 
 --- Goes on with what is written behind, as far as that goes without waiting; wait: to its end. -> true | nil, message
 function Checkpoints:advance(wait)
@@ -145,11 +179,8 @@ function Checkpoints:advance(wait)
     end
   end
   while writing.places[1] do
-    local to, ok, message = writing.places[1], true, nil
-    if not writing.thread then
-      writing.thread, message = kava.checkpoint.save_behind(unnamed(self, to.path), writing.tensors, to.meta)
-      ok = writing.thread ~= nil
-    end
+    local to = writing.places[1]
+    local ok, message = start(writing, unnamed(self, to.path))
     if ok and not wait and not writing.thread:done() then return true end
     if ok then ok, message = writing.thread:wait() end
     if ok then self.took(message) end

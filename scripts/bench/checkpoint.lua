@@ -1,15 +1,16 @@
 -- What a checkpoint written behind the steps that follow costs those: a student learns keys that are given (no teacher), an optimizer
 -- step of `accum` micro-batches recorded, and every `every` steps its weights and the optimizer's state are saved as the recipe does it.
--- Says how long a step took from one's end to the next one's: the median, the longest without a checkpoint, with one (stall_ms: more than
--- the median), and with one that was asked for while another was still being written, for which it waits (waited_ms).
+-- Says how long a step took from one's end to the next one's: the median, the longest without a checkpoint, and with one (stall_ms: more
+-- than the median); how long the call took (asking_ms), and how many steps late one was, since the one before was still being written.
 -- usage: kava scripts/bench/checkpoint.lua [shape=tiny|qwen] [device=cuda] [batch=8] [seq=512] [accum=4] [steps=40] [every=20]
---   [moments=f32|bf16|8bit] [grads=f32|bf16] [prepare=1] [dir=FOLDER]
--- prepare=0: host memory is pinned when the first checkpoint asks for it. dir: where checkpoints go; else a folder that is removed.
+--   [moments=f32|bf16|8bit] [grads=f32|bf16] [room=gpu|host] [prepare=1] [dir=FOLDER]
+-- room=host: as where the GPU has no room for a copy of the state. prepare=0: the first checkpoint takes the room when it asks for it.
+-- dir: where checkpoints go; else a folder that is removed.
 local kava = require "kava"
 local checkpoints = require "kava.checkpoints"
 
 local o = { shape = "tiny", device = "cuda", batch = 8, seq = 512, accum = 4, steps = 40, every = 20, moments = "8bit", grads = "bf16",
-  prepare = 1, dir = "" }
+  room = "gpu", prepare = 1, dir = "" }
 for _, a in ipairs(arg) do
   local k, v = a:match "^([%w_]+)=(.*)$"
   assert(k and o[k] ~= nil, "unknown argument " .. a)
@@ -62,16 +63,21 @@ local dir = o.dir ~= "" and o.dir or os.tmpname()
 if o.dir == "" then os.remove(dir) end
 local store = assert(checkpoints.open(dir, { keep = 0, claim = { holder = "bench", held = function() return true end } }))
 
-local times, longest, saving = {}, { none = 0, alone = 0, waited = 0 }, { none = 0, alone = 0, waited = 0 }
+store.crowded = o.room == "host"
+
+local times, longest, asking = {}, { without = 0, with = 0 }, 0
 local before, last -- the loss of the step before, on its way; when that one had come
+local due, late = nil, 0
 for i = 1, o.steps do
-  local saved = i > 1 and i % o.every == 0 and (store.writing and "waited" or "alone") or "none"
-  if saved ~= "none" then
+  assert(store:advance())
+  if i > 1 and i % o.every == 0 then due = due or i end
+  local saved = due and store:free(i)
+  if saved then
     local began = kava.clock()
     assert(store:behind(i, state(), {}))
-    saving[saved] = math.max(saving[saved], kava.clock() - began)
+    asking = math.max(asking, kava.clock() - began)
+    due, late = nil, math.max(late, i - due)
   end
-  assert(store:advance())
   replay:run()
   local now = kava.fetch(loss)
   if o.prepare == 1 then store:prepare(state) end
@@ -80,8 +86,8 @@ for i = 1, o.steps do
   local at = kava.clock()
   if i > 3 then -- of the step before, the first of which wait for nothing
     times[#times + 1] = at - last.at
-    local with = last.saved ~= "none" and last.saved or saved
-    longest[with] = math.max(longest[with], at - last.at)
+    local which = (last.saved or saved) and "with" or "without"
+    longest[which] = math.max(longest[which], at - last.at)
   end
   last = { at = at, saved = saved }
 end
@@ -93,12 +99,12 @@ local rest = kava.clock() - began
 for _, n in ipairs(store:steps()) do bytes = bytes + kava.fs.size(("%s/step-%08d.kava"):format(dir, n)) end
 table.sort(times)
 local median = times[(#times + 1) // 2]
-local stall = math.max(0, longest.alone - median)
-local line = '{"shape": "%s", "steps": %d, "every": %d, "moments": "%s", "prepare": %d, "step_ms": %.2f, "longest_without_ms": %.2f, '
-  .. '"longest_with_ms": %.2f, "stall_ms": %.2f, "steps_stalled": %.2f, "asking_ms": %.2f, "waited_ms": %.2f, "checkpoint_GB": %.3f, '
-  .. '"writing_left_s": %.2f}\n'
-io.write(line:format(o.shape, o.steps, o.every, o.moments, o.prepare, median * 1e3, longest.none * 1e3, longest.alone * 1e3,
-  stall * 1e3, stall / median, saving.alone * 1e3, saving.waited * 1e3, bytes / 1e9, rest))
+local stall = math.max(0, longest.with - median)
+local line = '{"shape": "%s", "steps": %d, "every": %d, "moments": "%s", "room": "%s", "prepare": %d, "step_ms": %.2f, '
+  .. '"longest_without_ms": %.2f, "longest_with_ms": %.2f, "stall_ms": %.2f, "steps_stalled": %.2f, "asking_ms": %.2f, "steps_late": %d, '
+  .. '"checkpoint_GB": %.3f, "writing_left_s": %.2f}\n'
+io.write(line:format(o.shape, o.steps, o.every, o.moments, o.room, o.prepare, median * 1e3, longest.without * 1e3, longest.with * 1e3,
+  stall * 1e3, stall / median, asking * 1e3, late, bytes / 1e9, rest))
 if o.dir == "" then
   for _, name in ipairs(assert(kava.fs.list(dir))) do os.remove(dir .. "/" .. name) end
   os.remove(dir)

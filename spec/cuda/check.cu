@@ -32,7 +32,7 @@ static size_t size_of(kava_dtype dtype) { return dtype == KAVA_F64 ? 8 : dtype =
 array::array(kava_dtype dtype_, int64_t count, bool odd) : dtype(dtype_), values((size_t)count, NAN) {
   size_t skip = odd ? size_of(dtype) : 0, bytes = (size_t)count * size_of(dtype) + skip;
   cudaMalloc(&room, bytes);
-  if (bytes) cudaMemset(room, 0xff, bytes);
+  if (bytes) cudaMemsetAsync(room, 0xff, bytes, kava_cuda_stream());
   device = room + skip;
 }
 static double rounded(kava_dtype dtype, double x) {

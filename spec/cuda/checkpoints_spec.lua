@@ -29,32 +29,143 @@ describe("a checkpoint written behind", function()
     assert.same({ "step-00000003.kava" }, kava.fs.list(dir))
   end)
 
-  it("finds its room prepared, a little at a time, and is the same then", function()
-    local dir = helper.tmp()
-    local store, state = open(dir), {}
-    store.share = 16384
-    for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
-    local function all() return state end
-    assert.is_false(store:prepare(all)) -- four of them are more than a call's share
-    assert.is_true(store:prepare(function() error "is asked for once" end))
-    assert.is_true(store:prepare(all))
-    assert(store:behind(1, state, {}))
-    for i = 1, 5 do state["t" .. i]:fill_(0) end
-    finish(store)
-    local tensors = kava.checkpoint.load(dir .. "/step-00000001.kava")
-    for i = 1, 5 do assert.equal(i, tensors["t" .. i]:min():item()) end
-    store = open(dir)
-    store.share = 8192 -- not all of it is there when it is asked for
-    assert.is_false(store:prepare(all))
-    assert(store:behind(2, state, {}))
-    assert.is_true(store:prepare(all))
-    finish(store)
-    assert.equal(0, kava.checkpoint.load(dir .. "/step-00000002.kava").t3:max():item())
+  -- A step that is recorded, with its optimizer, as training does it; and what a checkpoint holds.
+  local function training()
+    kava.seed(3)
+    local x = kava.randn({ 600, 40 }):to { device = "cuda" }
+    local w = { a = kava.randn({ 40, 120 }):to({ device = "cuda", dtype = "bf16" }):requires_grad(true),
+      b = kava.randn({ 120, 7 }):to({ device = "cuda", dtype = "bf16" }):requires_grad(true) }
+    local optimizer = kava.optim.adamw({ { params = w, lr = 1e-2 } }, { state_dtype = "8bit" })
+    local function step()
+      local scope <close> = kava.scope() -- luacheck: ignore 211
+      x:matmul(w.a:to { dtype = "f32" }):silu():matmul(w.b:to { dtype = "f32" }):mean():backward()
+      optimizer:step()
+      optimizer:zero_grad()
+    end
+    step()
+    return kava.record(step), function()
+      local all = { a = w.a, b = w.b, turned = w.a:permute(2, 1) }
+      for name, t in pairs(optimizer:state()) do all["optimizer." .. name] = t end
+      return all
+    end
+  end
+
+  it("is to the bit one that was saved at its step while nothing else ran, whatever steps follow", function()
+    local function run(prepared, crowded)
+      local dir, replay, state = helper.tmp(), training()
+      local store, all = open(dir, 9), 0
+      store.crowded = crowded
+      if prepared then
+        while not store:prepare(state) do all = all + 1 end
+      end
+      for i = 1, 6 do
+        replay:run()
+        if i % 2 == 0 then assert(store:behind(i, state(), { step = i })) end
+        assert(store:advance())
+      end
+      finish(store)
+      return dir
+    end
+    local dir, replay, state = helper.tmp(), training()
+    local alone = open(dir, 9)
+    for i = 1, 6 do
+      replay:run()
+      if i % 2 == 0 then assert(alone:save(i, state(), { step = i })) end
+    end
+    local others = { run(false), run(true), run(false, true), run(true, true) }
+    for i = 2, 6, 2 do
+      local name = ("/step-%08d.kava"):format(i)
+      local expected = assert(kava.checkpoint.load(dir .. name))
+      assert.truthy(expected["optimizer.1.a.most"] and expected.turned)
+      for _, other in ipairs(others) do
+        local tensors = assert(kava.checkpoint.load(other .. name))
+        for key, t in pairs(expected) do
+          assert.same({ key, t.dtype, t:totable() }, { key, tensors[key].dtype, tensors[key]:totable() })
+        end
+      end
+    end
   end)
 
-  it("gives its room on the host to the next one, whenever Lua collects", function()
-    local store, state, real, fetches = open(helper.tmp()), {}, kava.fetch, {}
+  it("is copied on the GPU by as few copies as there are chunks of memory", function()
+    if os.getenv "KAVA_CUDA" ~= "emulated" then return end -- there every tensor is one, unless told otherwise
+    local text = helper.run(("exec 2>&1; env KAVA_CUDA_TROUBLE=chunk=16384 %s -e '%s'"):format(helper.program(), [[
+      local kava = require "kava"
+      local state, wide = {}, kava.lasting(kava.randn, { 9, 400 }):to { device = "cuda" }
+      for i = 1, 60 do
+        local dtype = ({ "f32", "i64", "bf16", "u8" })[i % 4 + 1]
+        state[i] = kava.lasting(kava.full, { i * 37 % 200 + 1 }, i, { device = "cuda", dtype = dtype })
+      end
+      for i = 1, 9 do state[60 + i] = wide:narrow(1, i, 1):reshape(400):narrow(1, i, 300) end
+      local expected, copies = {}, nil
+      for i, t in ipairs(state) do expected[i] = t:to({ device = "cpu" }):totable() end
+      kava.profile_begin()
+      copies = kava.snapshot(state)
+      local count = 0
+      for _, kernel in ipairs(kava.profile_end().kernels) do
+        assert(kernel.name == "memcpy, device to device")
+        count = count + 1
+      end
+      for _, t in ipairs(state) do t:fill_(0) end
+      for i, t in ipairs(copies) do
+        local came = t:to({ device = "cpu" }):totable()
+        assert(#came == #expected[i] and t.dtype == state[i].dtype)
+        for j, x in ipairs(came) do assert(x == expected[i][j]) end
+      end
+      print(#copies, count)]]))
+    local tensors, copies = text:match "^(%d+)\t(%d+)\n$"
+    assert.equal("69", tensors, text)
+    assert.is_true(tonumber(copies) <= 6, text)
+  end)
+
+  it("is read by a stream that waits for what it holds: the emulator would not have it otherwise", function()
+    if os.getenv "KAVA_CUDA" ~= "emulated" then return end
+    for trouble, said in pairs {
+      ["nowait=1"] = "stream 2 reads an allocation of %d+ bytes that stream 1 may still be writing: nobody waited for that",
+      ["nowait=0"] = "^true\n$",
+    } do
+      local text = helper.run(("exec 2>&1; ulimit -c 0; env KAVA_CUDA_TROUBLE=%s %s -e '%s'"):format(trouble, helper.program(), [[
+        local kava = require "kava"
+        local path, x = os.tmpname(), kava.ones({ 1000 }, { device = "cuda" })
+        print((kava.checkpoint.save_behind(path, kava.snapshot { x = x }, {}):wait()))
+        os.remove(path)]]))
+      assert.matches(said, text)
+    end
+  end)
+
+  it("has its room on the GPU from the first to the last, and a larger one for a larger state", function()
+    local dir = helper.tmp()
+    local store, state = open(dir), {}
     for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
+    local before = kava.memory().cuda.current
+    assert.is_true(store:prepare(function() return state end))
+    assert.is_true(store:prepare(function() error "is asked for once" end))
+    local taken = kava.memory().cuda.current - before
+    assert.is_true(taken >= 5 * 4096 and taken < 6 * 4096)
+    for step = 1, 3 do
+      for i = 1, 5 do state["t" .. i]:fill_(10 * step + i) end
+      assert(store:behind(step, state, {}))
+      for i = 1, 5 do state["t" .. i]:fill_(0) end
+      finish(store)
+      assert.equal(taken, kava.memory().cuda.current - before)
+      local tensors = kava.checkpoint.load(("%s/step-%08d.kava"):format(dir, step))
+      for i = 1, 5 do assert.equal(10 * step + i, tensors["t" .. i]:min():item()) end
+    end
+    state.more = kava.full({ 8192 }, 7, { device = "cuda" })
+    assert(store:behind(4, state, {}))
+    finish(store)
+    assert.equal(7, kava.checkpoint.load(dir .. "/step-00000004.kava").more:max():item())
+  end)
+
+  it("goes by way of the host where the GPU has no room, which is prepared a little at a time", function()
+    local store, state = open(helper.tmp()), {}
+    for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
+    local function all() return state end
+    kava.memory_limit(kava.memory().cuda.current + 8192, "cuda")
+    finally(function() kava.memory_limit(0, "cuda") end)
+    store.share = 0
+    for _ = 1, 4 do assert.is_false(store:prepare(all)) end -- one at a call
+    assert.is_true(store:prepare(function() error "is asked for once" end))
+    local real, fetches = kava.fetch, {}
     kava.fetch = function(t)
       fetches[#fetches + 1] = real(t)
       return fetches[#fetches]
@@ -62,13 +173,33 @@ describe("a checkpoint written behind", function()
     local ok, message = pcall(function() assert(store:behind(1, state, {})) end)
     kava.fetch = real
     assert(ok, message)
-    assert.equal(5, #fetches)
+    for i = 1, 5 do state["t" .. i]:fill_(0) end
     finish(store)
-    for _, fetch in ipairs(fetches) do
+    local tensors = kava.checkpoint.load(store.folder .. "/step-00000001.kava")
+    for i = 1, 5 do assert.equal(i, tensors["t" .. i]:min():item()) end
+    assert.equal(5, #fetches)
+    for _, fetch in ipairs(fetches) do -- for the next one, whenever Lua collects
       local held, reason = pcall(fetch.read, fetch)
       assert.is_false(held)
       assert.matches("the fetched value was released", reason)
     end
+    store = open(helper.tmp())
+    store.share = 0
+    assert.is_false(store:prepare(all))
+    assert(store:behind(2, state, {})) -- not all of it is there when it is asked for
+    assert.is_true(store:prepare(all))
+    finish(store)
+    assert.equal(0, kava.checkpoint.load(store.folder .. "/step-00000002.kava").t3:max():item())
+  end)
+
+  it("is asked for without waiting only where none is being written, or this very one", function()
+    local store, x = open(helper.tmp()), kava.ones({ 4 }, { device = "cuda" })
+    assert.is_true(store:free(1))
+    store:behind(1, { x = x }, {})
+    assert.is_true(store:free(1))
+    assert.is_false(store:free(2))
+    finish(store)
+    assert.is_true(store:free(2))
   end)
 
   it("says how long it took to write, not how long the run waited for it", function()
@@ -129,8 +260,10 @@ describe("a checkpoint written behind", function()
     assert.is_true(store:advance(true))
   end)
 
-  it("takes tensors of the CPU only where nobody fetches them", function()
-    local x = kava.ones({ 4 }, { device = "cuda" })
-    assert.error_matches(function() kava.checkpoint.save_behind(helper.tmp() .. "/a", { x = x }, {}) end, "'x' is on a GPU")
+  it("takes contiguous tensors of a GPU", function()
+    local x = kava.ones({ 4, 3 }, { device = "cuda" }):permute(2, 1)
+    assert.error_matches(function() kava.checkpoint.save_behind(helper.tmp() .. "/a", { x = x }, {}) end, "'x' is on a GPU and not")
+    assert.error_matches(function() kava.snapshot { x = x } end, "contiguous ones on cuda")
+    assert.error_matches(function() kava.snapshot { x = kava.ones { 4 } } end, "a f32 tensor on cpu")
   end)
 end)

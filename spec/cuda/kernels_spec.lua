@@ -59,6 +59,7 @@ describe("the emulator", function()
     barrier = "of 64 threads 40 wait at a barrier",
     shuffle = "7 for their warp, 25 have ended",
     unwaited = "never waited for",
+    streams = "stream 2 reads an allocation of 128 bytes that stream 1 may still be writing",
   }
   for _, death in ipairs(deaths) do
     it("ends a program for " .. death, function()

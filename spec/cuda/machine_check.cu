@@ -162,3 +162,9 @@ void die_unwaited() {
   list<float> x(std::vector<float>(128, 1.0f)), y(std::vector<float>(32, 1.0f));
   kava_launch("unwaited", unwaited_kernel, 1, 32, 512, (const float *)x.device, y.device);
 }
+void die_streams() { /* the second lane reads what the first was given to write */
+  list<float> x(std::vector<float>(32, 1.0f)), y(std::vector<float>(32, 0.0f));
+  std::vector<float> here(32);
+  kava_launch("read", read_kernel, 1, 32, 0, (const float *)x.device, y.device);
+  cudaMemcpyAsync(here.data(), y.device, 128, cudaMemcpyDeviceToHost, kava_cuda_stream_of(1));
+}

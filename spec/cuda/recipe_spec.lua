@@ -68,9 +68,9 @@ describe("train_adaptive with device=cuda", function()
       data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 12 }, training = { steps = 6 }, schedule = { warmup = 1 },
       eval = { every = 0, before = false, rows = 2 }, checkpoint = { every = 2, keep = 5 }, paths = { cache = "DIR/cache" } }]])
       :gsub("DIR", dir))
-    local function train(name, arguments)
-      local text, code = helper.run(("%s recipes/train_adaptive.lua --config=%s device=cuda output=%s/%s %s"):format(helper.program(),
-        experiment, dir, name, arguments))
+    local function train(name, arguments, program)
+      local text, code = helper.run(("%s --config=%s device=cuda output=%s/%s %s"):format(program or helper.program()
+        .. " recipes/train_adaptive.lua", experiment, dir, name, arguments))
       assert.equal(0, code, text)
       assert.truthy(text:find("of the teacher in host memory", 1, true), text)
       local figures = {}
@@ -78,16 +78,37 @@ describe("train_adaptive with device=cuda", function()
         local record = cjson.decode(line)
         figures[("%d%s"):format(record.step, record.kind)] = { record.loss, record.ce, record.grad_norm, record.scale, record.tokens }
       end
-      return figures, helper.read(("%s/%s/student/model.safetensors"):format(dir, name))
+      return figures, helper.read(("%s/%s/student/model.safetensors"):format(dir, name)), text
     end
     local figures, weights = train("recorded", "")
     assert.is_true(figures["1train"][1] ~= figures["6train"][1] and figures["6train"][4] > 1)
     local called, called_weights = train("called", "record=false")
     assert.same(figures, called)
     assert.equal(weights, called_weights)
-    local resumed, resumed_weights = train("resumed", ("resume=%s/recorded/checkpoints/step-00000004.kava"):format(dir))
+    -- A disk that takes two steps and more to write a checkpoint: the next one is taken when it is done.
+    local slow = helper.write(dir .. "/slow.lua", [[
+      local kava = require "kava"
+      local save = kava.checkpoint.save_behind
+      function kava.checkpoint.save_behind(...)
+        local writing, asked = assert(save(...)), 0
+        return {
+          wait = function() return writing:wait() end,
+          done = function()
+            asked = asked + 1
+            return asked > 2 and (writing:wait())
+          end,
+        }
+      end
+      return dofile "recipes/train_adaptive.lua"
+    ]])
+    local late, late_weights, text = train("slow", "", helper.program() .. " " .. slow)
+    assert.same(figures, late)
+    assert.equal(weights, late_weights)
+    assert.truthy(text:find("checkpoint: step 4's was taken after step 5, since the one before was still being written", 1, true), text)
+    assert.same({ "step-00000002.kava", "step-00000005.kava", "step-00000006.kava" }, require("kava").fs.list(dir .. "/slow/checkpoints"))
+    local resumed, resumed_weights = train("resumed", ("resume=%s/slow/checkpoints/step-00000005.kava"):format(dir))
     for step, row in pairs(resumed) do assert.same(figures[step], row, step) end
-    assert.is_nil(resumed["4train"])
+    assert.is_nil(resumed["5train"])
     assert.is_truthy(resumed["6train"])
     assert.equal(weights, resumed_weights)
   end)

@@ -38,14 +38,14 @@ static int l_save(lua_State *L) { /* [-0, +1|3, e] save(path, {name = tensor}, s
   if (lua_isnil(L, 3)) return 3;
   state.data = lua_tolstring(L, 3, &state.length);
   kava_l_list_safetensors(L, 2, 0, &count, &items, &pair_count, &pairs);
-  kava_status st = kava_checkpoint_save(path, count, items, state);
+  kava_status st = kava_checkpoint_save(path, count, items, state, NULL);
   if (st != KAVA_OK) return kava_l_fail(L, st);
   lua_pushboolean(L, 1);
   return 1;
 }
 
 /* A save by a thread of its own. What it reads is held by the user value, tensors by references of its own: a script
- * may release its own meanwhile. */
+ * may release its own meanwhile. What lies on a GPU is read beside what that does. */
 typedef struct writing {
   pthread_t thread;
   bool runs, threaded; /* not joined yet, and so the tensors are held; there is a thread */
@@ -54,6 +54,8 @@ typedef struct writing {
   int64_t count;
   kava_safetensors_item *items;
   kava_text state;
+  kava_block *pinned; /* and its memory: what lies on a GPU comes through it; NULL where nothing does */
+  void *beside;
   kava_status st;
   double seconds; /* it took */
   char message[512];
@@ -63,7 +65,7 @@ static void *write_it(void *at) {
   writing *w = at;
   struct timespec begin, end;
   clock_gettime(CLOCK_MONOTONIC, &begin);
-  w->st = kava_checkpoint_save(w->path, w->count, w->items, w->state);
+  w->st = kava_checkpoint_save(w->path, w->count, w->items, w->state, w->beside);
   clock_gettime(CLOCK_MONOTONIC, &end);
   w->seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
   if (w->st != KAVA_OK) snprintf(w->message, sizeof w->message, "%s", kava_message());
@@ -78,6 +80,7 @@ static void join(writing *w) {
     kava_tensor *t = (kava_tensor *)w->items[i].tensor;
     kava_tensor_release(&t);
   }
+  kava_device_host_free(w->pinned);
   w->runs = false;
 }
 
@@ -115,12 +118,20 @@ static int l_save_behind(lua_State *L) {
   w->path = path;
   w->state.data = lua_tolstring(L, 3, &w->state.length);
   kava_l_list_safetensors(L, 2, 0, &w->count, &w->items, &pair_count, &pairs);
-  for (int64_t i = 0; i < w->count; i++)
-    if (w->items[i].tensor->device != KAVA_CPU)
-      return luaL_error(L, "save_behind: '%s' is on a GPU; kava.fetch brings it here", w->items[i].name.data);
+  bool on_gpu = false;
+  for (int64_t i = 0; i < w->count; i++) {
+    const kava_tensor *t = w->items[i].tensor;
+    on_gpu = on_gpu || t->device != KAVA_CPU;
+    if (t->device != KAVA_CPU && !kava_tensor_is_contiguous(t))
+      return luaL_error(L, "save_behind: '%s' is on a GPU and not contiguous", w->items[i].name.data);
+  }
   lua_settop(L, 6); /* the items; what else the list left is of no use */
   lua_rawseti(L, 5, 4);
   lua_setiuservalue(L, 4, 1);
+  if (on_gpu) {
+    kava_l_check(L, kava_device_beside());
+    kava_l_check(L, kava_device_host_alloc(KAVA_DEVICE_PIECE, &w->pinned, &w->beside));
+  }
   for (int64_t i = 0; i < w->count; i++) kava_tensor_retain((kava_tensor *)w->items[i].tensor);
   w->runs = true;
   w->threaded = pthread_create(&w->thread, NULL, write_it, w) == 0;

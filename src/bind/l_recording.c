@@ -2,7 +2,7 @@
  * them. Annotated in lua/kava/meta/system.lua. */
 #include "bind/bind.h"
 #include "tensor/device.h"
-#include "tensor/tensor.h"
+#include "tensor/snapshot.h"
 
 #define REPLAY_TYPE "kava.Replay"
 #define RECORDER_TYPE "kava.Recorder"
@@ -148,9 +148,43 @@ static int fetch_read(lua_State *L) { /* [-0, +1, e] read() -> the tensor on the
   return 1;
 }
 
+/* [-0, +2, e] snapshot({name = tensor}, room) -> {name = copy}, room; the room given is used up */
+static int l_snapshot(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 2);
+  if (!lua_isnil(L, 2)) kava_l_check_tensor(L, 2);
+  kava_tensor **given = lua_touserdata(L, 2);
+  kava_l_check(L, kava_device_open(KAVA_CUDA));
+  size_t count = 0;
+  for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) count++;
+  kava_tensor **tensors = lua_newuserdatauv(L, 2 * count * sizeof *tensors + 1, 0), **copies = tensors + count;
+  lua_createtable(L, 0, (int)count); /* 4: with a box for each copy */
+  kava_tensor **room = kava_l_new_tensor_box(L);
+  size_t i = 0;
+  for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) {
+    tensors[i++] = kava_l_check_tensor(L, -1);
+    lua_pushvalue(L, -2);
+    kava_l_new_tensor_box(L);
+    lua_rawset(L, 4);
+  }
+  if (given) { /* its memory may have to go before a larger one can be had */
+    *room = *given;
+    *given = NULL;
+  }
+  kava_l_check(L, kava_snapshot((int64_t)count, tensors, room, copies));
+  i = 0;
+  for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) {
+    lua_pushvalue(L, -2);
+    lua_rawget(L, 4);
+    *(kava_tensor **)lua_touserdata(L, -1) = copies[i++];
+    lua_pop(L, 1);
+  }
+  return 2; /* the copies' table and the room */
+}
+
 void kava_l_open_recording(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"record", l_record}, {"recorder", l_recorder}, {"aside", l_aside}, {"fetch", l_fetch}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"record", l_record}, {"recorder", l_recorder}, {"aside", l_aside},
+                                       {"fetch", l_fetch},   {"snapshot", l_snapshot}, {NULL, NULL}};
   static const luaL_Reg replay[] = {{"run", replay_run}, {NULL, NULL}};
   static const luaL_Reg recorder[] = {{"record", recorder_record}, {NULL, NULL}};
   static const luaL_Reg fetch[] = {{"ready", fetch_ready}, {"read", fetch_read}, {NULL, NULL}};

@@ -22,7 +22,8 @@ static uint32_t header_sum(const char *header, size_t size) {
 }
 
 /* The header holds the checksums of the data behind it, so it is written twice: with zeros first, then over them. */
-kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetensors_item *items, kava_text state) {
+kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetensors_item *items, kava_text state,
+                                 void *beside) {
   kava_status st = KAVA_OK;
   kava_writer w = {.file = -1, .folder = -1};
   char *header = NULL, *sums = NULL;
@@ -35,6 +36,7 @@ kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetenso
   KAVA_TRY(kava_safetensors_header(count, items, 3, metadata, &header, &size));
   kava_writer_sweep(path);
   KAVA_TRY(kava_writer_open(&w, path));
+  w.beside = beside;
   KAVA_TRY(kava_writer_put(&w, header, size));
   for (int64_t i = 0; i < count; i++) {
     w.crc = 0;

@@ -11,8 +11,10 @@
 #define KAVA_FORMATS_CHECKPOINT_H
 #include "formats/safetensors.h"
 
-/* Also removes what dead processes left of earlier attempts at this path. */
-kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetensors_item *items, kava_text state);
+/* Also removes what dead processes left of earlier attempts at this path. beside: as kava_writer's; the tensors are
+ * contiguous then. */
+kava_status kava_checkpoint_save(const char *path, int64_t count, kava_safetensors_item *items, kava_text state,
+                                 void *beside);
 /* Verifies every checksum. KAVA_FORMAT names what is damaged. `state` belongs to *out. */
 kava_status kava_checkpoint_load(const char *path, kava_safetensors **out, kava_text *state);
 #endif

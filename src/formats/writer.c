@@ -128,15 +128,30 @@ static kava_status put_strided(kava_writer *w, const kava_tensor *t, const char 
   return KAVA_OK;
 }
 
-/* By way of the host: the elements, or where they lie apart the storage that they lie in. */
-static kava_status put_from_device(kava_writer *w, const kava_tensor *t, size_t bytes) {
-  bool whole = kava_tensor_is_contiguous(t);
-  const char *start = t->storage->data, *from = kava_tensor_data(t);
-  size_t size = whole ? bytes : t->storage->bytes;
-  char *here = kava_alloc(size);
+/* Elements that lie together, a piece at a time. */
+static kava_status put_pieces(kava_writer *w, const kava_tensor *t, size_t bytes) {
+  const char *from = kava_tensor_data(t);
+  kava_status st = KAVA_OK;
+  char *here = w->beside ? w->beside : kava_alloc(bytes < KAVA_DEVICE_PIECE ? bytes : KAVA_DEVICE_PIECE);
   if (!here) return KAVA_MEMORY;
-  kava_status st = kava_device_copy(KAVA_CPU, here, t->device, whole ? from : start, size);
-  if (st == KAVA_OK) st = whole ? kava_writer_put(w, here, size) : put_strided(w, t, here + (from - start));
+  for (size_t at = 0, size; at < bytes && st == KAVA_OK; at += size) {
+    size = bytes - at < KAVA_DEVICE_PIECE ? bytes - at : KAVA_DEVICE_PIECE;
+    st = w->beside ? kava_device_read_beside(here, from + at, size)
+                   : kava_device_copy(KAVA_CPU, here, t->device, from + at, size);
+    if (st == KAVA_OK) st = kava_writer_put(w, here, size);
+  }
+  if (here != w->beside) kava_free(here);
+  return st;
+}
+
+/* By way of the host; where elements lie apart, the storage that they lie in. */
+static kava_status put_from_device(kava_writer *w, const kava_tensor *t, size_t bytes) {
+  if (kava_tensor_is_contiguous(t)) return put_pieces(w, t, bytes);
+  const char *start = t->storage->data, *from = kava_tensor_data(t);
+  char *here = kava_alloc(t->storage->bytes);
+  if (!here) return KAVA_MEMORY;
+  kava_status st = kava_device_copy(KAVA_CPU, here, t->device, start, t->storage->bytes);
+  if (st == KAVA_OK) st = put_strided(w, t, here + (from - start));
   kava_free(here);
   return st;
 }

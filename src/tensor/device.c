@@ -317,6 +317,18 @@ kava_status kava_device_fetched(uint64_t ticket, bool wait, bool *done) {
   return told(cuda.table->fetched(ticket, wait, done), "download");
 }
 
+kava_status kava_device_beside(void) {
+  if (kava_device_recording()) return kava_fail(KAVA_MISUSE, "values on device cuda are read while a step is recorded");
+  kava_status st = kava_device_join(KAVA_CUDA);
+  return st == KAVA_OK ? told(cuda.table->beside_mark(), "reading beside") : st;
+}
+
+kava_status kava_device_read_beside(void *to, const void *from, size_t bytes) {
+  char message[256];
+  kava_status st = cuda.table->beside_read(to, from, bytes, message, sizeof message);
+  return st == KAVA_OK ? st : kava_fail(st, "device cuda: download: %s", message);
+}
+
 kava_status kava_device_wait(kava_device device) {
   return device == KAVA_CPU ? KAVA_OK : told(cuda.table->wait(), "wait");
 }

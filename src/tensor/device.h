@@ -46,6 +46,11 @@ bool kava_device_hosted(const kava_block *block); /* is such; _free takes it, to
 kava_status kava_device_fetch(void *to, const void *from, size_t bytes, uint64_t *ticket);
 kava_status kava_device_fetched(uint64_t ticket, bool wait, bool *done);
 kava_status kava_device_wait(kava_device device);
+/* Downloads by any thread, beside what the device does: _read_beside finds what was enqueued before the last
+ * _beside, and nobody may write there meanwhile. `to` is best pinned, and of so many bytes at once. */
+#define KAVA_DEVICE_PIECE ((size_t)4 << 20)
+kava_status kava_device_beside(void);
+kava_status kava_device_read_beside(void *to, const void *from, size_t bytes);
 
 /* Work aside: between fork and aside_end work goes to a second lane, beside what the main one gets until join, from
  * where on the main lane waits for it. What it gives is not to be read before join; a fork joins what went before. One

@@ -350,6 +350,12 @@ kava_status kava_tensor_fetch(const kava_tensor *t, kava_tensor **out, uint64_t 
   return wrap(s, t->dtype, t->dims, t->shape, NULL, 0, out);
 }
 
+kava_status kava_tensor_in(kava_storage *storage, size_t at, kava_dtype dtype, int dims, const int64_t *shape,
+                           kava_tensor **out) {
+  __atomic_fetch_add(&storage->refs, 1, __ATOMIC_RELAXED);
+  return wrap(storage, dtype, dims, shape, NULL, (int64_t)(at / (size_t)kava_dtype_block_bytes(dtype)), out);
+}
+
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out) {
   return kava_tensor_view(t, t->dims, t->shape, t->stride, t->offset, out);
 }

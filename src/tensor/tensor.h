@@ -92,6 +92,10 @@ static inline int64_t kava_tensor_first_row(const kava_tensor *t) {
 /* A new view on the same storage (no gradient record: ops/shape.c makes the recorded ones). */
 kava_status kava_tensor_view(const kava_tensor *t, int dims, const int64_t *shape, const int64_t *stride,
                              int64_t offset, kava_tensor **out);
+/* Bytes of a storage, from byte `at` on, as elements of a plain type, row by row: they lie inside, at a multiple of an
+ * element's size. */
+kava_status kava_tensor_in(kava_storage *storage, size_t at, kava_dtype dtype, int dims, const int64_t *shape,
+                           kava_tensor **out);
 kava_status kava_tensor_detach(const kava_tensor *t, kava_tensor **out); /* same view, no record, requires_grad false */
 /* Shape and type alone: no elements, so nothing but the shape may be asked of it. */
 kava_status kava_tensor_outline(const kava_tensor *t, kava_tensor **out);

@@ -6,12 +6,13 @@
  *   - a barrier, shuffle or matrix product that not every thread of its block or warp comes to;
  *   - memory that nothing wrote: device and shared memory begin as bytes 0xff, which are NaNs;
  *   - asynchronous copies into shared memory that are read before they were waited for;
+ *   - two streams at the same memory, one of them writing, where neither waits for the other;
  *   - more shared memory than a block has, and more than 48 KiB where the kernel was not given leave.
  * KAVA_CUDA_TROUBLE in the environment says what is wrong with this GPU, in words KEY=VALUE: driver=11040 (a version;
  * 0: there is none), devices=0, capability=75, busy=1, exclusive=1, image=0 (no code for it), taken=BYTES (by others),
  * shared=BYTES (of shared memory a block may have at most), fail=KERNEL:N (the Nth kernel whose name begins so ends in
- * an illegal access, as the GPU tells only later), idle=1 (nothing is computed or kept: memory alone is counted, of
- * steps as large as memory=BYTES lets them be, taken in chunks of chunk=BYTES).
+ * an illegal access, as the GPU tells only later), nowait=1 (no stream waits for another), idle=1 (nothing is computed
+ * or kept: memory alone is counted, of steps as large as memory=BYTES lets them be, taken in chunks of chunk=BYTES).
  * What it cannot show: speed, races between warps that this order of execution hides (KAVA_CUDA_ORDER=backward runs
  * threads the other way round), and the memory model. The names are CUDA's; nothing here is taken from NVIDIA's files.
  */

@@ -4,7 +4,12 @@
  * Device memory: every allocation is pages of its own that nobody may touch. While a kernel or a copy runs, the first
  * touch of an allocation traps and opens it (so the cost is that of the allocations used); afterwards it is closed
  * again. A touch from the host finds it closed: the program ends and says so. Allocations end at the end of their
- * pages, up to 16 bytes, which hold a canary. */
+ * pages, up to 16 bytes, which hold a canary.
+ *
+ * Streams: what is waited for is counted, as a clock a stream (`seen`: how far it knows each stream to have come). An
+ * allocation keeps who wrote it last and who has read it since; it opens for reading first, so that a write shows. Work
+ * that reads or writes what another stream may still be writing, or writes what one may still be reading, is an error,
+ * whatever order it ran in here. Within a graph, whose work all runs in one stream, nothing of that is found. */
 #include "kernels/cuda/emulated/emulated.h"
 #include "kernels/cuda/emulated/activity.cuh"
 #include <chrono>
@@ -21,15 +26,26 @@ struct kava_emulated_graph {
   std::vector<std::function<cudaError_t()>> work;
   std::vector<kava_emulated_stream *> joined; /* streams that wait for an event of the recorded one */
 };
+enum { STREAMS = 8 };
+struct kava_emulated_clock {
+  uint64_t of[STREAMS] = {};
+  void merge(const kava_emulated_clock &other) {
+    for (int i = 0; i < STREAMS; i++)
+      if (of[i] < other.of[i]) of[i] = other.of[i];
+  }
+};
 struct kava_emulated_stream {
   kava_emulated_graph *recording = nullptr;
   uint64_t given = 0, awaited = 0; /* pieces of work; how many of them another stream waits for */
+  int number = 0;
+  kava_emulated_clock seen; /* its own place: what it was given */
 };
 struct kava_emulated_event {
   std::chrono::steady_clock::time_point at;
   kava_emulated_stream *stream = nullptr;
   kava_emulated_graph *recording = nullptr;
   uint64_t given = 0;
+  kava_emulated_clock seen;
 };
 
 namespace kava_emulated {
@@ -40,7 +56,10 @@ struct allocation {
   char *pages;
   size_t mapped; /* the pages without the guard behind */
   size_t bytes;
-  bool open;
+  enum { CLOSED, READ, WRITTEN } open;
+  int writer; /* the stream that wrote it last, as its `wrote`th piece of work; -1: none */
+  uint64_t wrote;
+  kava_emulated_clock readers;
 };
 std::map<uintptr_t, allocation> allocations; /* by the address given out */
 std::vector<uintptr_t> opened;
@@ -52,6 +71,9 @@ cudaError_t last_error;
 const size_t PLAIN = 48 * 1024;
 std::map<const void *, size_t> leaves; /* kernels' leave to have more dynamic shared memory than that */
 kava_emulated_stream default_stream;
+kava_emulated_stream *streams[STREAMS] = {&default_stream};
+const kava_emulated_stream *acting; /* whose work runs */
+kava_emulated_clock host_seen;      /* what the host waited for: whatever it enqueues now comes later */
 
 /* ---- who watches (activity.cuh) ---- */
 std::vector<kava_timespan> *watcher;
@@ -67,6 +89,17 @@ auto find(uintptr_t at) { /* the allocation whose pages hold `at` */
   return at >= pages && at < pages + next->second.mapped ? next : allocations.end();
 }
 
+/* The work that runs is about to read `a`, or to write it. */
+void check_order(const allocation &a, bool write) {
+  const kava_emulated_clock &seen = acting->seen;
+  for (int i = 0; i < STREAMS; i++) {
+    bool written = i == a.writer && a.wrote > seen.of[i];
+    if (written || (write && a.readers.of[i] > seen.of[i]))
+      die("stream %d %s an allocation of %zu bytes that stream %d may still be %s: nobody waited for that",
+          acting->number, write ? "writes" : "reads", a.bytes, i, written ? "writing" : "reading");
+  }
+}
+
 void on_fault(int number, siginfo_t *info, void *context) {
   uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
   auto found = find(at);
@@ -74,10 +107,19 @@ void on_fault(int number, siginfo_t *info, void *context) {
     if (!device_runs)
       die("the host touched device memory, byte %td of an allocation of %zu", (ptrdiff_t)(at - found->first),
           found->second.bytes);
-    if (found->second.open) die("a trap in open memory");
-    mprotect(found->second.pages, found->second.mapped, PROT_READ | PROT_WRITE);
-    found->second.open = true;
-    opened.push_back(found->first);
+    allocation &a = found->second;
+    if (a.open == allocation::WRITTEN) die("a trap in open memory");
+    bool write = a.open == allocation::READ;
+    check_order(a, write);
+    if (write) {
+      a.writer = acting->number;
+      a.wrote = acting->given;
+    } else {
+      a.readers.of[acting->number] = acting->given;
+      opened.push_back(found->first);
+    }
+    mprotect(a.pages, a.mapped, write ? PROT_READ | PROT_WRITE : PROT_READ);
+    a.open = write ? allocation::WRITTEN : allocation::READ;
     return;
   }
   if (device_runs) {
@@ -113,15 +155,16 @@ void close_all() {
     auto found = allocations.find(at);
     if (found == allocations.end()) continue;
     mprotect(found->second.pages, found->second.mapped, PROT_NONE);
-    found->second.open = false;
+    found->second.open = allocation::CLOSED;
   }
   opened.clear();
 }
 
 bool idle();
-cudaError_t run(const std::function<cudaError_t()> &work) {
+cudaError_t run(kava_emulated_stream *stream, const std::function<cudaError_t()> &work) {
   if (idle()) return cudaSuccess;
   std::lock_guard<std::recursive_mutex> lock(mutex);
+  acting = stream;
   device_runs = true;
   cudaError_t error = work();
   device_runs = false;
@@ -198,6 +241,7 @@ cudaError_t watched(const char *name, const std::function<cudaError_t()> &work) 
   return error;
 }
 void watch(std::vector<kava_timespan> *into) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   watcher = into;
   watched_since = std::chrono::steady_clock::now();
 }
@@ -212,6 +256,7 @@ static bool is_pinned(uintptr_t at) {
 }
 
 bool on_device(const void *p, size_t bytes) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   uintptr_t at = reinterpret_cast<uintptr_t>(p);
   auto found = find(at);
   if (found == allocations.end()) return false;
@@ -222,8 +267,11 @@ bool on_device(const void *p, size_t bytes) {
 
 cudaError_t on_stream(cudaStream_t stream, std::function<cudaError_t()> work) {
   kava_emulated_stream *s = stream_of(stream);
-  s->given++;
-  if (!s->recording) return run(work);
+  std::unique_lock<std::recursive_mutex> lock(mutex);
+  s->seen.merge(host_seen);
+  s->seen.of[s->number] = ++s->given;
+  lock.unlock();
+  if (!s->recording) return run(s, work);
   s->recording->work.push_back(std::move(work));
   return cudaSuccess;
 }
@@ -245,7 +293,8 @@ cudaError_t allocate(void **p, size_t bytes) {
     memset(start + bytes, (int)CANARY, rounded - bytes);
   }
   mprotect(pages, mapped + PAGE, PROT_NONE);
-  allocations[reinterpret_cast<uintptr_t>(start)] = {static_cast<char *>(pages), mapped, bytes, false};
+  allocations[reinterpret_cast<uintptr_t>(start)] = {
+      static_cast<char *>(pages), mapped, bytes, allocation::CLOSED, -1, 0, {}};
   used += mapped;
   *p = start;
   return cudaSuccess;
@@ -412,7 +461,8 @@ cudaError_t cudaFree(void *p) {
 }
 cudaError_t cudaFreeAsync(void *p, cudaStream_t) { return cudaFree(p); }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-  return move(to, from, bytes, kind, nullptr);
+  cudaError_t error = move(to, from, bytes, kind, nullptr), waited = cudaStreamSynchronize(nullptr);
+  return error == cudaSuccess ? waited : error;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return move(to, from, bytes, kind, stream);
@@ -429,15 +479,34 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 }
 cudaError_t cudaMemset(void *p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, nullptr); }
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) { return *stream = new kava_emulated_stream, cudaSuccess; }
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+  static int last;
+  if (++last == STREAMS) die("more than %d streams, which are not told apart", STREAMS - 1);
+  *stream = streams[last] = new kava_emulated_stream;
+  (*stream)->number = last;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return cudaStreamCreate(stream); }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  streams[stream->number] = nullptr;
+  return delete stream, cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  host_seen.merge(stream_of(stream)->seen);
   return note(stream_of(stream)->recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
-cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(nullptr); }
+cudaError_t cudaDeviceSynchronize(void) {
+  cudaError_t error = cudaSuccess;
+  for (kava_emulated_stream *stream : streams) {
+    cudaError_t waited = stream ? cudaStreamSynchronize(stream) : cudaSuccess;
+    if (error == cudaSuccess) error = waited;
+  }
+  return error;
+}
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (wrong("nowait", 0)) return cudaSuccess;
   kava_emulated_stream *s = stream_of(stream);
   if (s->recording && event->stream && event->recording != s->recording) return note(cudaErrorStreamCaptureIsolation);
   if (event->stream && event->stream != s && event->stream->awaited < event->given)
@@ -447,6 +516,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     s->awaited = s->given;
     s->recording->joined.push_back(s);
   }
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  s->seen.merge(event->seen);
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -497,11 +568,16 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) { return cuda
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   kava_emulated_stream *s = stream_of(stream);
-  *event = {std::chrono::steady_clock::now(), s, s->recording, s->given};
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  *event = {std::chrono::steady_clock::now(), s, s->recording, s->given, s->seen};
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
+  host_seen.merge(event->seen);
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaEventSynchronize(event); }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
   *milliseconds = std::chrono::duration<float, std::milli>(to->at - from->at).count();
   if (idle()) *milliseconds = 1000; /* so that who measures is content with few runs */

@@ -211,7 +211,8 @@ function checkpoint.save(path, tensors, state) end
 ---@return string? code
 function checkpoint.load(path) end
 
---- As save, by a thread of its own: the tensors lie on the CPU and stay as they are until it is done.
+--- As save, by a thread of its own: the tensors stay as they are until it is done. Those on a GPU, which are contiguous, are read beside
+--- what it does, as they are behind all that it has been given so far.
 ---@param path string
 ---@param tensors table<string, kava.Tensor>
 ---@param state table

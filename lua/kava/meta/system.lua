@@ -188,6 +188,15 @@ function Recorder:release() end
 ---@return kava.Fetch
 function kava.fetch(t) end
 
+--- Copies of contiguous tensors on the GPU as they are behind all that it has been given so far, all in one piece of its memory: what
+--- comes next may change the tensors. room: what an earlier call gave, of whose copies none is needed any more; it is used up. Raises
+--- where there is no memory.
+---@param tensors table<string, kava.Tensor>
+---@param room kava.Tensor?
+---@return table<string, kava.Tensor> copies
+---@return kava.Tensor room
+function kava.snapshot(tensors, room) end
+
 ---@class kava.Fetch
 local Fetch = {}
 --- Whether read() would not wait.
