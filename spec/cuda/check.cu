@@ -1,5 +1,5 @@
 /* spec/cuda/check.cu: the program that spec/cuda/kernels_spec.lua runs: kernels_check FAMILY [PART], on a GPU or under
- * the emulator. One line for each comparison; it fails when one of them does. kernels_check time: timing.cu. */
+ * the emulator. One line for each comparison; it fails when one of them does. kernels_check time [PART]: timing.cu. */
 #include "check.h"
 extern "C" {
 #include "base/rng.h"

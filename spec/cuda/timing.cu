@@ -1,7 +1,8 @@
 /* spec/cuda/timing.cu: kernels_check time: each kernel at the shapes of the main job (Qwen2.5-1.5B's teacher, 0.5B's
  * student, 8 rows of 512 tokens, bf16), its time beside the one predicted from the bytes it has to move at the speed a
  * large copy reaches here, or from the products it has to do at RATE. Medians of rounds, over buffers in turn that
- * together do not fit the L2. The family `timing` runs it at tiny shapes: whether it works at all. */
+ * together do not fit the L2. kernels_check time PART: those alone whose names have PART in them. The family `timing`
+ * runs it at tiny shapes: whether it works at all. */
 #include "check.h"
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/element.cuh"
@@ -40,6 +41,7 @@ static double milliseconds(const std::function<void(int)> &launch) {
 }
 
 static void report(const char *name, double bytes, double products, const std::function<void(int)> &launch) {
+  if (!wanted(name)) return;
   double time = milliseconds(launch), predicted = 1e3 * std::max(bytes / copy_speed, 2 * products / RATE);
   cudaError_t error;
   const char *failed = kava_cuda_failure(&error);
@@ -49,23 +51,27 @@ static void report(const char *name, double bytes, double products, const std::f
            time / predicted, bytes / time / 1e6, 2 * products / time / 1e9);
 }
 
-/* TURNS buffers of random values */
+/* TURNS buffers of random values, the same ones again and again: made on the device, by doubling. */
 struct buffers {
-  std::vector<array *> each;
+  char *each[TURNS] = {};
   buffers(kava_dtype dtype, int64_t count) {
-    for (int i = 0; i < TURNS; i++) {
-      each.push_back(new array(dtype, count));
-      std::vector<double> block(std::min<int64_t>(count, 4099));
-      for (double &v : block) v = uniform();
-      for (int64_t k = 0; k < count; k++) each[i]->values[(size_t)k] = block[(size_t)(k % (int64_t)block.size())];
-      each[i]->upload();
-      std::vector<double>().swap(each[i]->values);
+    array some(dtype, std::min<int64_t>(count, 4099));
+    some.random();
+    size_t size = dtype == KAVA_F64 ? 8 : dtype == KAVA_F32 ? 4 : 2, all = (size_t)count * size;
+    size_t block = std::min<size_t>(all, 4099 * size);
+    for (char *&at : each) {
+      cudaMalloc(&at, all);
+      cudaMemcpy(at, some.at(), block, cudaMemcpyDeviceToDevice);
+      for (size_t done = block; done < all; done *= 2)
+        cudaMemcpy(at + done, at, std::min(done, all - done), cudaMemcpyDeviceToDevice);
     }
+    cudaDeviceSynchronize();
   }
+  buffers(const buffers &) = delete;
   ~buffers() {
-    for (array *a : each) delete a;
+    for (char *at : each) cudaFree(at);
   }
-  void *at(int i) const { return each[(size_t)i]->device; }
+  void *at(int i) const { return each[i]; }
 };
 
 /* layers: whose keys, and gradients of keys, lie side by side, as the decoder has them */
@@ -257,8 +263,7 @@ void time_kernels(bool tiny) {
   {
     int64_t rows = quick ? 50 : 151936, wide = quick ? 32 : 896;
     buffers x(KAVA_BF16, rows * wide), y(KAVA_BF16, tokens * wide);
-    array dx(KAVA_F32, rows * wide);
-    dx.fill(0);
+    buffers dx(KAVA_F32, rows * wide);
     std::vector<int64_t> numbers((size_t)tokens);
     for (int64_t &id : numbers)
       id = (int64_t)(pow((uniform() + 1) / 2, 3) * (double)(rows - 1)); /* some often, most once */
@@ -268,7 +273,7 @@ void time_kernels(bool tiny) {
     a.ids = ids.device;
     report("gather", 4.0 * (double)(tokens * wide), 0, [&](int i) { a.x = x.at(i), a.y = y.at(i), gpu->gather(&a); });
     report("gather_grad", 10.0 * (double)(tokens * wide), 0,
-           [&](int i) { a.grad = y.at(i), a.dx = dx.at(), gpu->gather_grad(&a); });
+           [&](int i) { a.grad = y.at(i), a.dx = dx.at(i), gpu->gather_grad(&a); });
   }
   for (int keeps = 0; keeps < 2; keeps++) { /* gate, up and what is made of them: a teacher's; a student's, all kept */
     int64_t in = quick ? 256 : keeps ? 896 : 1536, out = quick ? 128 : keeps ? 4864 : 8960, n = tokens * out;
