@@ -510,14 +510,14 @@ function settle(run)
   end
 end
 
--- A checkpoint every so many steps, or at the first step behind them at which the one before is written: a slow disk holds nothing up.
+-- A checkpoint every so many steps, or at the first step behind them that need not wait for it: a slow disk holds nothing up.
 local function save_if_due(run, bar)
   local every = run.config.checkpoint.every
   if run.step > run.began and every > 0 and run.step % every == 0 then run.due = run.due or run.step end
   if not run.due or not run.store:free(run.step) then return end
   save(run, nil, true)
   if run.due < run.step then
-    bar:line(("checkpoint: step %d's was taken after step %d, since the one before was still being written"):format(run.due, run.step))
+    bar:line(("checkpoint: step %d's was taken after step %d, the first that it kept nothing waiting"):format(run.due, run.step))
   end
   run.due = nil
 end

@@ -14,8 +14,9 @@ local checkpoints = {}
 local Checkpoints = {}
 Checkpoints.__index = Checkpoints
 
--- Of the time between two calls of prepare, that one may pin host memory for: or for one tensor's, if that takes more.
-local SHARE = 0.1
+-- Of the time between two calls of prepare, that one may pin host memory for, or for one tensor's, if that takes more: the step after
+-- the one that runs is under way to the GPU meanwhile.
+local SHARE = 0.5
 
 --- options.keep: periodic checkpoints kept beside the last. claim: of the run's folder; what others left unfinished is removed.
 --- took(seconds): told how long each took to write, behind or not.
@@ -161,8 +162,10 @@ function Checkpoints:behind(step, tensors, meta, best)
   return path
 end
 
---- Whether behind would not wait for one that is being written.
-function Checkpoints:free(step) return not self.writing or self.writing.step == step end
+--- Whether behind would neither wait for one that is being written nor take room that prepare has yet to find.
+function Checkpoints:free(step)
+  return (not self.writing or self.writing.step == step) and not (self.todo and self.todo[1])
+end
 
 --- Goes on with what is written behind, as far as that goes without waiting; wait: to its end. -> true | nil, message
 function Checkpoints:advance(wait)

@@ -1,7 +1,8 @@
 -- What a checkpoint written behind the steps that follow costs those: a student learns keys that are given (no teacher), an optimizer
 -- step of `accum` micro-batches recorded, and every `every` steps its weights and the optimizer's state are saved as the recipe does it.
 -- Says how long a step took from one's end to the next one's: the median, the longest without a checkpoint, and with one (stall_ms: more
--- than the median); how long the call took (asking_ms), and how many steps late one was, since the one before was still being written.
+-- than the median); how long the call took (asking_ms), and how many steps late one was, since the one before was still being written,
+-- or host memory pinned. By the host's clock: what lengthens a step by less than another one, the GPU need not notice.
 -- usage: kava scripts/bench/checkpoint.lua [shape=tiny|qwen] [device=cuda] [batch=8] [seq=512] [accum=4] [steps=40] [every=20]
 --   [moments=f32|bf16|8bit] [grads=f32|bf16] [room=gpu|host] [prepare=1] [dir=FOLDER]
 -- room=host: as where the GPU has no room for a copy of the state. prepare=0: the first checkpoint takes the room when it asks for it.

@@ -160,11 +160,17 @@ describe("a checkpoint written behind", function()
     local store, state = open(helper.tmp()), {}
     for i = 1, 5 do state["t" .. i] = kava.full({ 1024 }, i, { device = "cuda" }) end
     local function all() return state end
-    kava.memory_limit(kava.memory().cuda.current + 8192, "cuda")
+    collectgarbage()
+    collectgarbage()
+    kava.memory_limit(kava.memory().cuda.current + 4096, "cuda")
     finally(function() kava.memory_limit(0, "cuda") end)
     store.share = 0
-    for _ = 1, 4 do assert.is_false(store:prepare(all)) end -- one at a call
+    for _ = 1, 4 do -- one at a call
+      assert.is_false(store:prepare(all))
+      assert.is_false(store:free(1))
+    end
     assert.is_true(store:prepare(function() error "is asked for once" end))
+    assert.is_true(store:free(1))
     local real, fetches = kava.fetch, {}
     kava.fetch = function(t)
       fetches[#fetches + 1] = real(t)
