@@ -167,6 +167,14 @@ kava_status kava_ref_linear_gate_up(const kava_linear_args *a, kava_activation k
   return st;
 }
 
+kava_status kava_ref_linear_gated_back(const kava_linear_args *a, const void *dy, const kava_gated_args *g) {
+  kava_gated_args own = *g;
+  own.grad = g->y;
+  kava_status st = kava_ref_linear_dx(a, dy, g->y, false);
+  if (st == KAVA_OK) kava_ref_gated_grad(&own);
+  return st;
+}
+
 const char *kava_ref_linear_bf16(void) { return "f32"; }
 
 kava_status kava_ref_linear_gated(const kava_linear_args *a, kava_activation kind, const void *gate, const void *up,

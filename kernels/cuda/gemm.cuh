@@ -37,4 +37,5 @@ extern "C" void kava_cuda_plans_measure(bool measure);
 extern "C" void kava_cuda_linear_scratch(int64_t bytes);
 /* From how many tiles (128 rows by 128 columns of its result) on linear_gate_up is one kernel; 0: as many as pay. */
 extern "C" void kava_cuda_gate_up_enough(int tiles);
+extern "C" void kava_cuda_gated_back_enough(int tiles); /* linear_gated_back, 128 rows by 256 columns */
 #endif

@@ -10,16 +10,16 @@
  * for both. The second warpgroup stays LAG steps behind the first, so that while one writes the other multiplies. */
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/gemm.cuh"
-#include <bulk.cuh>
+#include "kernels/cuda/product_hopper.cuh"
 #include <type_traits>
 
 namespace {
 enum { STEP = 64, ROWS = 128, WIDTH = 128, THREADS = 384 };
 enum { PANEL = 64 * 64, LEFT = ROWS * STEP, RIGHT = 2 * WIDTH * STEP, STAGE = LEFT + RIGHT }; /* elements */
 
-struct job {
+struct job : tiling {
   kava_box x, w, act, both; /* both: gate and up, where they are kept */
-  int steps, m_tiles, n_tiles, m_block;
+  int steps;
 };
 
 /* What a kernel is made for. SLOTS: how many times two panels a warpgroup writes through. */
@@ -30,19 +30,6 @@ template <int CLUSTER_, int STAGES_, int LAG_, int SLOTS_, bool KEEPS_> struct s
 };
 
 #ifdef KAVA_WGMMA
-/* Dynamic shared memory from a multiple of 1024 bytes on. */
-__device__ __forceinline__ kava_bf16 *tiles_begin() {
-  char *at = (char *)kava_dynamic_shared();
-  return (kava_bf16 *)(at + (0u - (unsigned)(uintptr_t)at) % 1024);
-}
-/* Where a cluster's tile t is: blocks of m_block tiles, so that their x stays in the L2 cache; in one, n by n. */
-__device__ __forceinline__ void place(const job &a, int t, int *m, int *n) {
-  int each = a.m_block * a.n_tiles, block = t / each, rest = t - block * each;
-  int high = min(a.m_block, a.m_tiles - block * a.m_block);
-  *n = rest / high;
-  *m = block * a.m_block + rest % high;
-}
-
 typedef uint32_t half_tile[16][2]; /* a thread's part of [64,128], as the products leave it: pairs of 8 columns each */
 __device__ __forceinline__ void round_pairs(half_tile &to, const float (&acc)[32][4], int from) {
 #pragma unroll
@@ -50,8 +37,6 @@ __device__ __forceinline__ void round_pairs(half_tile &to, const float (&acc)[32
 #pragma unroll
     for (int i = 0; i < 2; i++) to[c][i] = kava_pair<kava_bf16>(acc[from + c][2 * i], acc[from + c][2 * i + 1]);
 }
-__device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ void gate_pairs(half_tile &gate, const half_tile &up) { /* as gated_kernel (activation.cu) */
 #pragma unroll
   for (int i = 0; i < 32; i++) {

@@ -121,6 +121,56 @@ describe("joined products", function()
     for name, g in pairs(gradients_expected) do near(gradients_got[name], g, name) end
   end)
 
+  it("of what a gate and an up make: back over it and the projection behind it", function()
+    local held
+    local function run(device, dtype, rows, width, out, made)
+      kava.seed(9)
+      local function leaf(...)
+        local t = (kava.randn { ... } * 0.3):to { device = device, dtype = dtype }
+        t:requires_grad(true)
+        return t
+      end
+      local leaves = { x = leaf(rows, 16), gate = leaf(width, 16), up = leaf(width, 16), down = leaf(out, width) }
+      local seen_by = kava.randn({ rows, out }):to { device = device, dtype = dtype }
+      local function step()
+        local loss = (made(kava.linear(leaves.x, leaves.gate), kava.linear(leaves.x, leaves.up), leaves.down) * seen_by):sum()
+        collectgarbage() -- what Lua alone would still hold
+        loss:backward()
+      end
+      local report, calls, grads = kava.profile.run(step), {}, {}
+      for _, entry in ipairs(report.ops or {}) do calls[entry.name] = true end
+      for name, t in pairs(leaves) do grads[name] = t.grad:to { device = "cpu", dtype = "f32" } end
+      if held then assert.is_true(kava.allclose(held, kava.linear(leaves.x, leaves.gate), { rtol = 0, atol = 1e-5 })) end
+      held = nil
+      return calls, grads
+    end
+    local function check(dtype, tolerance, rows, width, out, made)
+      local _, expected = run("cpu", "f32", rows, width, out, made)
+      local calls, got = run("cuda", dtype, rows, width, out, made)
+      for name, g in pairs(expected) do
+        assert.is_true(kava.allclose(got[name], g, { rtol = 0, atol = tolerance * g:abs():max():item() }), name)
+      end
+      return calls
+    end
+    local function alone(gate, up, w) return kava.linear(kava.swiglu(gate, up), w) end
+    local calls = check("bf16", 0.03, 128, 1024, 456, alone) -- as many tiles as the emulated GPU has multiprocessors
+    if kava.device("cuda").name == "emulated" then
+      assert.is_truthy(calls.linear_gated_back)
+      assert.is_nil(calls.gated_grad)
+    end
+    assert.is_truthy(check("bf16", 0.03, 9, 24, 16, alone).gated_grad) -- too few: by two kernels, in place as well
+    check("f32", 1e-4, 9, 24, 16, alone)
+    check("f32", 1e-4, 9, 24, 16, function(gate, up, w) return kava.linear(kava.geglu(gate, up), w) end)
+    check("f32", 1e-4, 9, 24, 16, function(gate, up, w)
+      held = gate -- nothing may be written over it then
+      return kava.linear(kava.swiglu(gate, up), w) + kava.linear(gate, w)
+    end)
+    check("f32", 1e-4, 9, 24, 16, function(gate, up, w)
+      local act = kava.swiglu(gate, up) -- two that read it
+      return kava.linear(act, w) + kava.linear(act, w * 2)
+    end)
+  end)
+
   it("also where some of the parts are trained", function()
     same(config, function(name) return name:find "k_proj" ~= nil end, of_logits)
     same(config, function(name) return not name:find "v_proj" and not name:find "gate_proj" end, of_everything)

@@ -135,6 +135,81 @@ static void gate_ups() {
   kava_cuda_gate_up_enough(0);
 }
 
+/* What comes back over the down projection and the gate in one: against the reference, and against two kernels: the
+ * bits differ by what the order of a product's sums may change, and what d has nothing to do with not at all. */
+static void gated_back(int64_t rows, int64_t in, int64_t width, bool joined) {
+  std::string name = "linear_gated_back " + std::to_string(rows) + " x " + std::to_string(in) + " to " +
+                     std::to_string(width) + (joined ? ", rows apart" : "");
+  int64_t row = joined ? 2 * width : width, n = rows * width;
+  array dy(KAVA_BF16, rows * in), w(KAVA_BF16, in * width), both(KAVA_BF16, 2 * n), act(KAVA_BF16, n),
+      two(KAVA_BF16, 2 * n), act_two(KAVA_BF16, n);
+  dy.random();
+  w.random(0.25);
+  both.random(2);
+  two.set(both.values);
+  kava_linear_args g = {KAVA_BF16, rows, width, in, w.at(), KAVA_BF16, NULL, 0, KAVA_F32, false, 0, NULL},
+                   r = {KAVA_F64, rows, width, in, w.f64(), KAVA_F64, NULL, 0, KAVA_F32, false, 0, NULL};
+  auto gated = [&](array &from, array &y) {
+    kava_gated_args a = {};
+    a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = n, a.width = width, a.row = a.grad_row = joined ? row : 0;
+    a.gate = a.dgate = from.at(), a.up = a.dup = (char *)from.at() + (joined ? width : n) * 2;
+    a.grad = a.y = y.at();
+    return a;
+  };
+  kava_gated_args one = gated(both, act), a = gated(two, act_two);
+  kava_status st = gpu->linear_gated_back(&g, dy.at(), &one);
+  if (st == KAVA_UNSUPPORTED) { /* not a Hopper */
+    expect(name + " is not here", kava_cuda_device()->major != 9);
+    return;
+  }
+  expect(name, st == KAVA_OK);
+  gpu->linear_dx(&g, dy.at(), act_two.at(), false);
+  gpu->gated_grad(&a);
+  std::vector<double> d((size_t)n), want(both.values), want_act((size_t)n);
+  cpu->linear_dx(&r, dy.f64(), d.data(), false);
+  for (int64_t i = 0; i < rows; i++) { /* row by row: the reference takes no rows that lie apart */
+    double *gate = want.data() + i * row, *up = gate + (joined ? width : n);
+    kava_gated_args of_row = {};
+    of_row.kind = KAVA_SILU, of_row.dtype = KAVA_F64, of_row.count = width;
+    of_row.gate = of_row.dgate = gate, of_row.up = of_row.dup = up;
+    of_row.grad = d.data() + i * width, of_row.y = want_act.data() + i * width;
+    cpu->gated_grad(&of_row);
+  }
+  /* d is rounded, and what is made of it; of an up of at most 2 and a slope of at most 1.1 */
+  double allowed = 5 * unit(KAVA_BF16);
+  compare(name + ": dgate and dup", both, want, allowed);
+  compare(name + ": act", act, want_act, unit(KAVA_BF16));
+  expect(name + ": act to the bit what gated_grad makes", act.download() == act_two.download());
+  compare(name + ": dgate and dup beside those of two kernels", both, two.download(), allowed);
+}
+static void gated_backs() {
+  array some(KAVA_BF16, 8 * 1024);
+  kava_linear_args none = {KAVA_BF16, 8, 16, 512, some.at(), KAVA_BF16, NULL, 0, KAVA_F32, false, 0, NULL};
+  kava_gated_args g = {};
+  g.kind = KAVA_SILU, g.dtype = KAVA_BF16, g.count = 8 * 16, g.width = 16;
+  g.gate = g.dgate = some.at(), g.up = g.dup = (char *)some.at() + 256, g.y = (char *)some.at() + 512;
+  auto refused = [&](const char *what) {
+    expect(std::string("linear_gated_back: ") + what, gpu->linear_gated_back(&none, some.at(), &g) == KAVA_UNSUPPORTED);
+  };
+  refused("few tiles are not for it");
+  kava_cuda_gated_back_enough(1);
+  none.out = 448;
+  refused("nor short sums");
+  none.out = 516;
+  refused("nor rows of other lengths");
+  none.out = 512, g.kind = KAVA_GELU;
+  refused("nor another nonlinearity");
+  g.kind = KAVA_SILU, g.dgate = (char *)some.at() + 1024;
+  refused("nor gradients elsewhere");
+  gated_back(128, 512, 256, true);
+  gated_back(1, 512, 8, true);
+  gated_back(257, 520, 264, false); /* edges in every direction */
+  gated_back(70, 904, 200, true);
+  gated_back(1300, 712, 136, true); /* a block has several tiles */
+  gated_back(300, 1104, 520, true);
+  kava_cuda_gated_back_enough(0);
+}
+
 void check_linear() {
   for (kava_dtype dtype : {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64})
     for (int odd = 0; odd < 2; odd++) {
@@ -150,4 +225,5 @@ void check_linear() {
   layer(KAVA_F32, KAVA_Q8_0, 9, 32, 257, false, 3);
   kava_cuda_linear_scratch((int64_t)128 << 20);
   gate_ups();
+  gated_backs();
 }

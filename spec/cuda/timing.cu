@@ -298,6 +298,32 @@ void time_kernels(bool tiny) {
     if (!took) printf("ok   (linear_gate_up is not for this GPU)\n");
     kava_cuda_gate_up_enough(0);
   }
+  for (int64_t rows : {tokens, 4 * tokens}) { /* back over a student's down projection and gate */
+    int64_t in = quick ? 128 : 4864, out = quick ? 512 : 896, n = rows * in;
+    buffers dy(KAVA_BF16, rows * out), w(KAVA_BF16, in * out), y(KAVA_BF16, 2 * n), act(KAVA_BF16, n);
+    kava_linear_args a = {};
+    a.dtype = a.wtype = KAVA_BF16, a.rows = rows, a.in = in, a.out = out;
+    kava_gated_args g = {};
+    g.kind = KAVA_SILU, g.dtype = KAVA_BF16, g.count = n, g.width = in, g.row = g.grad_row = 2 * in;
+    auto at = [&](int i) {
+      a.w = w.at(i), g.gate = g.dgate = y.at(i), g.up = g.dup = (char *)y.at(i) + in * 2, g.grad = g.y = act.at(i);
+    };
+    double products = (double)(n * out) * RATE / BF16_RATE;
+    std::string name = ", " + std::to_string(rows) + " rows";
+    report(("dx of down and gated_grad in two" + name).c_str(), 0, products, [&](int i) {
+      at(i);
+      gpu->linear_dx(&a, dy.at(i), act.at(i), false);
+      gpu->gated_grad(&g);
+    });
+    report(("dx of down alone" + name).c_str(), 0, products,
+           [&](int i) { at(i), gpu->linear_dx(&a, dy.at(i), act.at(i), false); });
+    if (quick) kava_cuda_gated_back_enough(1);
+    bool took = false;
+    report(("linear_gated_back" + name).c_str(), 10.0 * (double)n, products,
+           [&](int i) { at(i), took = gpu->linear_gated_back(&a, dy.at(i), &g) == KAVA_OK; });
+    if (!took) printf("ok   (linear_gated_back is not for this GPU)\n");
+    kava_cuda_gated_back_enough(0);
+  }
   { /* fp8: the teacher's MLP as gate or up, and down; the rows quantised alone */
     const int64_t shapes[][2] = {{width, mlp}, {mlp, width}};
     for (const int64_t(&shape)[2] : shapes) {

@@ -152,27 +152,46 @@ out:
   return st;
 }
 
+/* Arguments for gradients over gate and up; without them where those have to lie elsewhere. */
+static kava_status in_place_args(kava_node *node, kava_gated_args *a) {
+  kava_tensor *d[2] = {NULL, NULL};
+  *a = gated_args(node);
+  kava_status st = node->integers[1] ? KAVA_OK : kava_grad_in_place(node, 2, d);
+  if (st != KAVA_OK || !d[0]) return st;
+  a->dgate = kava_tensor_data(d[0]);
+  a->dup = kava_tensor_data(d[1]);
+  a->grad_row = a->row;
+  return KAVA_OK;
+}
+
 /* One pass, in place: the gradients over gate and up, the output over its gradient. */
 static kava_status gated_back_again(kava_node *node, const kava_tensor *grad, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *y = NULL, *d[2] = {NULL, NULL};
-  kava_gated_args a = gated_args(node);
-  if (!node->integers[1]) KAVA_TRY(kava_grad_in_place(node, 2, d));
-  if (!d[0]) {
+  kava_tensor *y = NULL;
+  kava_gated_args a;
+  KAVA_TRY(in_place_args(node, &a));
+  if (!a.dgate) {
     KAVA_TRY(gated_again(node, out));
     return gated_backward(node, grad);
   }
   KAVA_TRY(kava_grad_place(grad, &y));
   a.grad = kava_tensor_data(grad);
   a.y = kava_tensor_data(y);
-  a.dgate = kava_tensor_data(d[0]);
-  a.dup = kava_tensor_data(d[1]);
-  a.grad_row = a.row;
   KAVA_RUN(grad->device, gated_grad, &a);
   *out = y;
   y = NULL;
 out:
   kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_gated_in_place(kava_node *node, kava_gated_args *a, kava_tensor **y) {
+  *y = NULL;
+  if (node->backward != gated_backward) return KAVA_OK;
+  kava_status st = in_place_args(node, a);
+  if (st != KAVA_OK || !a->dgate) return st;
+  st = kava_tensor_empty_like(node->saved[0], a->dtype, y);
+  if (st == KAVA_OK) a->y = kava_tensor_data(*y);
   return st;
 }
 

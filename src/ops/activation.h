@@ -2,6 +2,7 @@
 #ifndef KAVA_OPS_ACTIVATION_H
 #define KAVA_OPS_ACTIVATION_H
 #include "kernels/kernels.h"
+#include "tape/node.h"
 #include "tensor/tensor.h"
 
 kava_status kava_op_silu(kava_tensor *x, kava_tensor **out);      /* x * sigmoid(x) */
@@ -14,4 +15,8 @@ kava_status kava_op_geglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out)
 kava_status kava_op_geglu_tanh(kava_tensor *gate, kava_tensor *up, kava_tensor **out); /* gelu_tanh(gate) * up */
 /* Records y as f(gate) * up, for who made it together with the two: of one type, rows alike. */
 kava_status kava_gated_record(kava_activation kind, kava_tensor *gate, kava_tensor *up, kava_tensor *y);
+/* For who goes back over such a record and what reads its output at once (kava_tape_alone): gated_grad's arguments, all
+ * but grad, with the gradients in the place of gate and up; *y, made once more, is the caller's. NULL: it is another
+ * record, or its inputs have gradients elsewhere; nothing was done. */
+kava_status kava_gated_in_place(kava_node *node, kava_gated_args *a, kava_tensor **y);
 #endif

@@ -26,6 +26,39 @@ out:
   return st;
 }
 
+/* Where x is a gate's product with an up, which is made again: x's gradient, what goes back from it, and x, in one
+ * kernel or as if it were one. */
+static kava_status give_gated(const kava_node *node, const kava_linear_args *a, const kava_tensor *grad, bool *given) {
+  kava_status st = KAVA_OK;
+  kava_tensor *x = NULL;
+  kava_gated_args gated;
+  kava_device device = grad->device;
+  kava_node *from = kava_tape_alone(node, 0, 0);
+  *given = false;
+  if (!from || device == KAVA_CPU || a->wtype != a->dtype || !kava_needs_grad(node->inputs[1]) ||
+      node->inputs[0]->dtype != a->dtype || !kava_kernels_of(device)->linear_gated_back)
+    return KAVA_OK;
+  KAVA_TRY(kava_gated_in_place(from, &gated, &x));
+  if (!x) return KAVA_OK;
+  int span = kava_traced ? kava_span_op("linear_gated_back") : 0;
+  st = kava_kernels_of(device)->linear_gated_back(a, kava_tensor_data(grad), &gated);
+  if (span) kava_span_end(span);
+  if (st == KAVA_UNSUPPORTED) {
+    st = KAVA_OK;
+    gated.grad = gated.y;
+    KAVA_RUN_TRY(device, linear_dx, a, kava_tensor_data(grad), gated.y, false);
+    KAVA_RUN(device, gated_grad, &gated);
+  }
+  KAVA_TRY(st);
+  KAVA_TRY(kava_device_check(device, "linear_gated_back"));
+  kava_tape_passed(from, x);
+  x = NULL;
+  *given = true;
+out:
+  kava_tensor_release(&x);
+  return st;
+}
+
 static kava_status give_w(kava_node *node, kava_linear_args *a, const kava_tensor *grad) {
   kava_status st = KAVA_OK;
   kava_tensor *x, *dw, *db, *remade;
@@ -61,8 +94,9 @@ static kava_status linear_backward(kava_node *node, const kava_tensor *grad) {
   if (node->input_count > 3) KAVA_TRY(kava_grad_add(node->inputs[3], (kava_tensor *)grad)); /* as it is, not copied */
   /* An x that is made again goes before dx, which is as large, is made; one that goes back in the same pass wants dx.
    */
-  bool w_first = from && !from->back_again;
-  if (!w_first) KAVA_TRY(give_x(node, &a, grad));
+  bool w_first = from && !from->back_again, given = false;
+  if (from && !w_first && a.rows) KAVA_TRY(give_gated(node, &a, grad, &given));
+  if (!w_first && !given) KAVA_TRY(give_x(node, &a, grad));
   KAVA_TRY(give_w(node, &a, grad));
   if (w_first) KAVA_TRY(give_x(node, &a, grad));
 out:

@@ -141,6 +141,16 @@ kava_status kava_tape_keep(kava_node *node, int slot, int index, kava_tensor *t)
   return from && from == node->inputs[index]->node && from->again ? KAVA_OK : kava_tape_save(node, slot, t);
 }
 
+kava_node *kava_tape_alone(const kava_node *node, int slot, int index) {
+  kava_node *from = node->saved[slot] ? NULL : node->inputs[index]->node;
+  return from && from->mark && from->refs == 2 && !from->grad && !from->remade ? from : NULL;
+}
+
+void kava_tape_passed(kava_node *from, kava_tensor *remade) {
+  from->remade = remade;
+  from->backward = NULL; /* the walk passes over it */
+}
+
 kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **out) {
   kava_status st = KAVA_OK;
   *out = node->saved[slot];
@@ -152,7 +162,7 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
     tape.quiet++;
     if (whole && from->back_again) {
       st = from->back_again(from, from->grad, &from->remade);
-      from->backward = NULL; /* the walk passes over it */
+      kava_tape_passed(from, from->remade);
     } else
       st = from->again(from, &from->remade);
     tape.quiet--;

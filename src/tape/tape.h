@@ -28,6 +28,12 @@ kava_status kava_tape_kept(kava_node *node, int slot, int index, kava_tensor **o
 /* What _kept gave, now the caller's own, where it was made again and nobody else will read it; else NULL. */
 kava_tensor *kava_tape_take(kava_node *node, int slot, int index);
 
+/* The record of input `index`, of which nothing was kept, where this record alone reads its output and alone gives it a
+ * gradient, and has not yet: in its backward function it may then go back over both at once, and says so by _passed,
+ * with what `again` would give, owned from the call on. Else NULL. */
+kava_node *kava_tape_alone(const kava_node *node, int slot, int index);
+void kava_tape_passed(kava_node *from, kava_tensor *remade);
+
 /* *out = run(context, inputs), as one record that keeps the inputs alone: the backward pass runs it once more, with
  * records, and goes back over those. run must give the same again; leaves that it reads beside its inputs (weights) get
  * their gradients, too. Owns the context from the call on, whatever comes of it: forget(context) ends it. At most

@@ -115,5 +115,32 @@ static inline void kava_wgmma_wide_first(float (&d)[32][4], kava_operand a, kava
 static inline void kava_wgmma_wide(float (&d)[32][4], kava_operand a, kava_operand b) {
   kava_emulated_wgmma_of<__nv_bfloat16>(d, a, b, true);
 }
+struct kava_operands {
+  kava_operand first;
+  unsigned apart;
+};
+static inline kava_operands kava_operands_at(const void *rows, int apart) {
+  return {kava_operand_at(rows), (unsigned)apart};
+}
+static inline void kava_emulated_wgmma_rows(float (&d)[32][4], kava_operand a, kava_operands b, bool add) {
+  typedef __nv_bfloat16 T;
+  kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, nullptr, 0);
+  float left[2][16];
+  for (unsigned i = 0; i < 2; i++)
+    for (unsigned k = 0; k < 16; k++)
+      left[i][k] = kava_emulated_element<T>(a, threadIdx.x / 32 % 4 * 16 + kava_emulated::lane() / 4 + 8 * i, k);
+  auto right = [&](unsigned k, unsigned n) {
+    kava_operand tile = b.first;
+    tile.at += n / 64 * b.apart;
+    return kava_emulated_element<T>(tile, k, n % 64);
+  };
+  kava_emulated_wgmma(d, left, right, add);
+}
+static inline void kava_wgmma_wide_rows_first(float (&d)[32][4], kava_operand a, kava_operands b) {
+  kava_emulated_wgmma_rows(d, a, b, false);
+}
+static inline void kava_wgmma_wide_rows(float (&d)[32][4], kava_operand a, kava_operands b) {
+  kava_emulated_wgmma_rows(d, a, b, true);
+}
 static inline void kava_wgmma_wide_done(float (&)[32][4]) {}
 #endif

@@ -155,10 +155,10 @@ static inline bool kava_wgmma_built() {
 }
 #ifdef KAVA_WGMMA
 typedef uint64_t kava_operand;
-static __device__ __forceinline__ kava_operand kava_operand_at(const void *tile) {
+static __device__ __forceinline__ kava_operand kava_operand_at(const void *tile, int leading = 16) {
   uint32_t at = (uint32_t)__cvta_generic_to_shared(tile);
-  /* 8 rows are 1024 bytes; the leading offset (from bit 16) means nothing for 64 columns; 1: the 128-byte swizzle */
-  return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+  /* 8 rows are 1024 bytes; the leading offset means nothing for 64 columns; 1: the 128-byte swizzle */
+  return (uint64_t)((at & 0x3ffff) >> 4 | (uint32_t)(leading >> 4) << 16) | (uint64_t)(1024 >> 4 | 1 << 30) << 32;
 }
 /* What this thread wrote to shared memory, or had copied there and waited for, becomes visible to products that begin
  * after the barrier by which other threads learn of it. */
