@@ -16,8 +16,9 @@ typedef struct attention_job {
   void *out, *dq, *dk, *dv;
   float *lse; /* [B,H,T] */
   /* scratch of the backward pass */
-  float *delta; /* [B,H,T]: sum over d of o g */
+  float *delta; /* [B,H,T]: sum over d of o g; attention_hopper.cu's [B,H,T/64,2,64]: lse to the base 2, delta */
   int *least;   /* [B, ceil(T/n)]: the first key that any of n queries sees; n: 16, attention_hopper.cu's 64 */
+  int *firsts;  /* attention_hopper.cu's [B,T/64,64]: the first key that a query sees */
   float *partial;
   int splits; /* the heads of a group are summed in so many parts, [splits, B,T,Hkv,D] twice (dk, dv) */
   const int32_t *start;

@@ -265,7 +265,8 @@ bool job_back(const kava_attention_args *a, attention_job *job) {
   job->o = a->o;
   job->dq = a->dq, job->dk = a->dk, job->dv = a->dv;
   job->add_q = a->add_q, job->add_k = a->add_k, job->add_v = a->add_v;
-  int64_t lines = a->batch * a->heads * a->length, least = a->batch * ((a->length + 15) / 16);
+  int64_t whole = (a->length + 63) / 64 * 64, lines = 2 * a->batch * a->heads * whole, firsts = a->batch * whole,
+          least = a->batch * ((a->length + 15) / 16);
   int64_t keys = a->batch * a->length * a->kv_heads * a->head_dim;
   /* Blocks of keys differ in length by the causal mask: about four a multiprocessor even that out, or three to two
    * where they are of several warpgroups. */
@@ -274,9 +275,10 @@ bool job_back(const kava_attention_args *a, attention_job *job) {
   int64_t splits = (wanted + blocks - 1) / blocks;
   job->splits = a->dtype == KAVA_F32 ? 1 : (int)(splits < job->group ? splits : job->group); /* f32: no such kernels */
   int64_t parts = job->splits > 1 ? 2 * keys * job->splits : 0;
-  lines = (lines + 3) / 4 * 4, least = (least + 3) / 4 * 4; /* what follows is at a multiple of 16 bytes */
-  job->delta = (float *)kava_cuda_scratch((size_t)(lines + least + parts) * 4);
-  job->least = (int *)(job->delta + lines);
+  least = (least + 3) / 4 * 4; /* what follows is at a multiple of 16 bytes */
+  job->delta = (float *)kava_cuda_scratch((size_t)(lines + firsts + least + parts) * 4);
+  job->firsts = (int *)(job->delta + lines);
+  job->least = job->firsts + firsts;
   job->partial = (float *)(job->least + least);
   return job->delta != NULL;
 }

@@ -95,10 +95,11 @@ struct attention_softmax {
 };
 
 /* Going back: delta of a warp's 16 rows of o and g (`there` of them exist, `row` elements apart), into sums[16] of
- * shared memory and to `delta`; D / 8 lanes have a row, so that D / 8 has to divide 32, or all 32 go over one. */
+ * shared memory and, where it is given, to `delta`; D / 8 lanes have a row, so that D / 8 has to divide 32, or all 32
+ * go over one. */
 template <class T, int D>
 __device__ __forceinline__ void attention_delta(const T *o, const T *g, int64_t row, int there, float *sums,
-                                                float *delta) {
+                                                float *delta = nullptr) {
   constexpr int LANES = D == 64 ? 8 : D == 128 ? 16 : 32, PASS = 32 / LANES, EACH = 4; /* EACH passes under way */
   int lane = threadIdx.x % 32, column = lane % LANES * 8;
 #pragma unroll 1
@@ -123,7 +124,7 @@ __device__ __forceinline__ void attention_delta(const T *o, const T *g, int64_t 
       for (int with = LANES / 2; with > 0; with /= 2) part[i] += __shfl_xor_sync(0xffffffffu, part[i], with);
       if (lane % LANES == 0) {
         sums[r] = part[i];
-        if (r < there) delta[r] = part[i];
+        if (delta && r < there) delta[r] = part[i];
       }
     }
   }

@@ -93,7 +93,7 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
   double tile = (double)(batch * heads * length * length * dim) / 2; /* a product over the causal half */
   double rows = (double)(batch * length * heads * dim) * 2, keys = (double)(batch * length * kv_heads * dim) * 2;
   for (bool old : {false, true}) {
-    if ((length > 512 || layers > 1) && old) continue;
+    if ((length > 512 || batch > 8 || layers > 1) && old) continue;
     kava_attention_old = old;
     std::string which = name + (old ? ", mma.sync" : std::string());
     report(("attention " + which).c_str(), 2 * rows + 2 * keys, 2 * tile, [&](int i) { at(i), gpu->attention(&a); });
@@ -221,6 +221,8 @@ void time_kernels(bool tiny) {
   time_attention("14/2 x 64", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64);
   time_attention("14/2 x 64, keys side by side", batch, length, quick ? 2 : 14, quick ? 1 : 2, 64, quick ? 3 : 24);
   if (!quick) {
+    time_attention("32 rows, 12/2 x 128", 32, length, 12, 2, 128);
+    time_attention("32 rows, 14/2 x 64", 32, length, 14, 2, 64);
     time_attention("1 x 16384, 14/2 x 64", 1, 16384, 14, 2, 64);
     time_attention("2 x 4096, 12/2 x 128", 2, 4096, 12, 2, 128);
   }

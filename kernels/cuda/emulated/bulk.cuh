@@ -47,6 +47,15 @@ static inline void kava_mbarrier_wait(uint64_t *b, int parity) {
   kava_emulated::watch(&reinterpret_cast<kava_emulated_mbarrier *>(b)->phase, (uint8_t)parity);
 }
 
+static inline void kava_bulk_load(void *to, const void *from, int bytes, uint64_t *barrier) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | (uintptr_t)bytes) % 16)
+    kava_emulated::die("a bulk copy is not of whole 16 bytes");
+  std::memset(to, 0xff, (size_t)bytes);
+  kava_emulated::bulk_load([=] {
+    std::memcpy(to, from, (size_t)bytes);
+    kava_emulated_arrive(barrier, 0, -bytes);
+  });
+}
 static inline void kava_box_prefetch(const kava_box &) {}
 /* Calls body(in shared memory, in memory or NULL) for each 16 bytes of a box. */
 template <class Body>

@@ -120,6 +120,9 @@ struct kava_operand {
   uintptr_t at;
 };
 static inline kava_operand kava_operand_at(const void *tile) { return {reinterpret_cast<uintptr_t>(tile)}; }
+static inline kava_operand kava_operand_behind(kava_operand o, int elements) {
+  return {o.at + (uintptr_t)(elements * 2)};
+}
 /* Row r, column c of what begins at `o`. The swizzle goes by addresses: shared memory is at a multiple of 1024. */
 template <class T> float kava_emulated_element(kava_operand o, unsigned r, unsigned c) {
   uintptr_t at = o.at + r * 128 + c * 2;

@@ -95,6 +95,14 @@ static __device__ __forceinline__ void kava_mbarrier_wait(uint64_t *b, int parit
 #endif
 }
 
+/* Bytes, a multiple of 16 at addresses that are, come to shared memory, and are told of at the barrier. */
+static __device__ __forceinline__ void kava_bulk_load(void *to, const void *from, int bytes, uint64_t *barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   kava_shared_at(to)),
+               "l"(from), "r"(bytes), "r"(kava_shared_at(barrier))
+               : "memory");
+}
+
 /* ---- boxes ---- */
 static __device__ __forceinline__ void kava_box_prefetch(const kava_box &box) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&box) : "memory");

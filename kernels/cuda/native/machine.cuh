@@ -160,6 +160,10 @@ static __device__ __forceinline__ kava_operand kava_operand_at(const void *tile,
   /* 8 rows are 1024 bytes; the leading offset means nothing for 64 columns; 1: the 128-byte swizzle */
   return (uint64_t)((at & 0x3ffff) >> 4 | (uint32_t)(leading >> 4) << 16) | (uint64_t)(1024 >> 4 | 1 << 30) << 32;
 }
+/* The same, so many elements further (whole 16 bytes). */
+static __device__ __forceinline__ kava_operand kava_operand_behind(kava_operand o, int elements) {
+  return o + (uint64_t)(elements * 2 / 16);
+}
 /* What this thread wrote to shared memory, or had copied there and waited for, becomes visible to products that begin
  * after the barrier by which other threads learn of it. */
 static __device__ __forceinline__ void kava_shared_fence() {
