@@ -23,7 +23,8 @@ local Step = {}
 Step.__index = Step
 
 --- options: objective, optimizer, parameters (a list of maps), clip (0: never), device, record (false: every step is called; "auto": those
---- that cannot be recorded are), scaling (whether losses are scaled: precision=f16), say (function(line)), lengths (instead of LENGTHS).
+--- that cannot be recorded are), scaling (whether losses are scaled: precision=f16), say (function(line)), lengths (instead of LENGTHS),
+--- relieve() -> whether it has made room, where a step could not be recorded for want of it.
 function device_step.new(options)
   local self = setmetatable({ entries = {}, clock = 0, lengths = LENGTHS }, Step)
   for key, value in pairs(options) do self[key] = value end
@@ -230,6 +231,12 @@ local function record(self, entry, step, rows)
   local message = fit.out_of_memory(replay)
   if not message and self.record ~= "auto" then error(replay, 0) end
   self.optimizer:zero_grad()
+  if message and self.relieve and self.relieve() then
+    self.say(("recording: %s: the room for a checkpoint's copy is given back"):format(message))
+    collectgarbage()
+    collectgarbage()
+    return record(self, entry, step, rows)
+  end
   local others = self:forget()
   if not message then -- a loss that reads a value, or draws a random number; what else is wrong with it, calling it says
     self.record = false

@@ -69,15 +69,15 @@ local function passing(err)
   return debug.traceback(err, 2)
 end
 
---- f(rows), and with half of them again as often as memory runs out -> rows, f's result; nil, message when not even one row fits. undo()
---- drops what f has begun; where it says true it has made room, and f is tried with as many rows again. lowered(rows, message) is told of
---- each halving.
+--- f(rows), and with half of them again as often as memory runs out -> rows, f's result; nil, message when not even one row fits.
+--- undo(message) drops what f has begun; message: memory ran out, and where undo says true it has made room, and f is tried with as many
+--- rows again. lowered(rows, message) is told of each halving.
 function fit.within(rows, f, undo, lowered)
   while true do
     local ok, result = xpcall(f, passing, rows)
     if ok then return rows, result end
     local message = fit.out_of_memory(result)
-    local room = undo()
+    local room = undo(message)
     if not message then
       if type(result) == "string" then cli.fail(result) end
       error(result, 0)

@@ -363,8 +363,11 @@ local function with_room(run, bar, f)
   local say = bar and function(line) bar:line(line) end or print
   local rows, result, again
   repeat
-    rows, result = fit.within(run.rows, f, function()
+    rows, result = fit.within(run.rows, f, function(message)
       run.optimizer:zero_grad()
+      if message and run.store:yield() then
+        return true, say(("step %d: %s: the room for a checkpoint's copy is given back"):format(run.step + 1, message))
+      end
       return run.device_step and run.device_step:forget()
     end, function(fewer, message)
       run.rows, run.decided.rows = fewer, fewer
@@ -512,14 +515,11 @@ end
 
 -- A checkpoint every so many steps, or at the first step behind them that need not wait for it: a slow disk holds nothing up.
 local function save_if_due(run, bar)
-  local every = run.config.checkpoint.every
-  if run.step > run.began and every > 0 and run.step % every == 0 then run.due = run.due or run.step end
-  if not run.due or not run.store:free(run.step) then return end
+  local due = run.step > run.began and run.store:due(run.step, run.config.checkpoint.every)
+  if not due then return end
   save(run, nil, true)
-  if run.due < run.step then
-    bar:line(("checkpoint: step %d's was taken after step %d, the first that it kept nothing waiting"):format(run.due, run.step))
-  end
-  run.due = nil
+  if due == run.step then return end
+  bar:line(("checkpoint: step %d's was taken after step %d, the first that it kept nothing waiting"):format(due, run.step))
 end
 
 -- Steps until the end.
@@ -730,7 +730,8 @@ local function train(c, _, resolved)
   if device ~= "cpu" and not models.align then
     run.device_step = device_step.new { objective = objective, optimizer = run.optimizer, parameters = run.parameters, clip = c.clip,
       device = device, record = c.record, scaling = decisions.precision == "f16",
-      say = function(line) run.bar:line(line) end }
+      say = function(line) run.bar:line(line) end,
+      relieve = function() return run.store:yield() end }
   end
 
   function run.batches(epoch)
@@ -776,6 +777,7 @@ local function train(c, _, resolved)
   stage("trained", ("%s"):format(progress.duration(kava.clock() - started)), ("%d steps skipped"):format(run.skipped))
 
   set_mark(run)
+  try(pcall(run.store.yield, run.store)) -- what follows may need the memory, and the last state is saved in its place
   run.after = evaluate(run)
   run.after.exact = answers(run, run.student)
   try(run.claim:held())

@@ -90,8 +90,20 @@ local function with_room(f, ...)
   if not tostring(result):find("out of memory", 1, true) then error(result, 0) end
 end
 
+local WIDTHS = { f64 = 8, i64 = 8, f32 = 4, i32 = 4, f16 = 2, bf16 = 2, i16 = 2 } -- bytes of a number; of others 1
+
+-- Whether copies take no more than half of what is free on the GPU: steps come first.
+local function spared(tensors)
+  local bytes, stats = 0, kava.memory().cuda
+  for _, t in pairs(tensors) do bytes = bytes + (WIDTHS[t.dtype] or 1) * t:numel() end
+  local free = stats.free + stats.reserved - stats.current
+  if stats.limit > 0 then free = math.min(free, stats.limit - stats.current) end
+  return bytes <= free / 2
+end
+
 -- A copy on the GPU -> {name = tensor}, or nil: there is no room, and it is not asked for again.
 local function copy_there(self, tensors)
+  self.crowded = self.crowded or not self.room and not spared(tensors)
   if self.crowded then return nil end
   local copies, room = with_room(kava.snapshot, contiguous(tensors), self.room)
   self.room, self.crowded = room, not copies
@@ -115,7 +127,7 @@ end
 
 --- Takes the room for a state's copies, so that the first checkpoint need not: on the GPU, at once; or of the host, where it is pinned a
 --- little at a call, between steps: at once it would keep a GPU idle for seconds (1.3 a GB). state(): the tensors that will be saved,
---- asked for in the first call alone. -> whether all is there
+--- asked for in the first call alone, and in the first after yield. -> whether all is there
 function Checkpoints:prepare(state)
   local now = kava.clock()
   local share = self.share * (now - (self.asked or now))
@@ -123,7 +135,11 @@ function Checkpoints:prepare(state)
   if not self.prepared then
     self.prepared, self.todo, self.pinned = true, {}, {}
     local tensors = state()
-    if copy_there(self, tensors) then return true end
+    local copies = copy_there(self, tensors)
+    if copies then
+      for _, t in pairs(copies) do t:release() end -- nobody writes them
+      return true
+    end
     for _, t in pairs(contiguous(tensors)) do self.todo[#self.todo + 1] = t end
   end
   repeat
@@ -135,11 +151,31 @@ function Checkpoints:prepare(state)
   return not self.todo[1]
 end
 
+--- Gives the room on the GPU back, where steps lack it; states go over the host from then on. -> whether there was any; raises where
+--- what was being written there failed
+function Checkpoints:yield()
+  if not self.room then return false end
+  local ok, message = self:advance(true)
+  self.room:release()
+  self.room, self.crowded, self.prepared = nil, true, false
+  if not ok then error(message, 0) end
+  return true
+end
+
 -- A thread that writes what there is to its first place, unless there is one -> true | nil, message
 local function start(writing, path)
   local message
   if not writing.thread then writing.thread, message = kava.checkpoint.save_behind(path, writing.tensors, writing.places[1].meta) end
   return writing.thread and true, message
+end
+
+--- The step whose checkpoint is to be taken now: each `every`th (0: none), or the first behind it that need not wait. nil: none
+function Checkpoints:due(step, every)
+  if every > 0 and step % every == 0 then self.wanted = self.wanted or step end
+  if not self.wanted or not self:free(step) then return nil end
+  local wanted = self.wanted
+  self.wanted = nil
+  return wanted
 end
 
 --- As save, of tensors on a GPU, which may change as soon as this returns: advance goes on with it, and says what went wrong.

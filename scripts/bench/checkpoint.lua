@@ -68,16 +68,15 @@ store.crowded = o.room == "host"
 
 local times, longest, asking = {}, { without = 0, with = 0 }, 0
 local before, last -- the loss of the step before, on its way; when that one had come
-local due, late = nil, 0
+local late = 0
 for i = 1, o.steps do
   assert(store:advance())
-  if i > 1 and i % o.every == 0 then due = due or i end
-  local saved = due and store:free(i)
+  local saved = i > 1 and store:due(i, o.every)
   if saved then
     local began = kava.clock()
     assert(store:behind(i, state(), {}))
     asking = math.max(asking, kava.clock() - began)
-    due, late = nil, math.max(late, i - due)
+    late = math.max(late, i - saved)
   end
   replay:run()
   local now = kava.fetch(loss)

@@ -198,6 +198,38 @@ describe("a checkpoint written behind", function()
     assert.equal(0, kava.checkpoint.load(store.folder .. "/step-00000002.kava").t3:max():item())
   end)
 
+  it("takes no more than half of what the GPU has free, and gives that back", function()
+    local dir = helper.tmp()
+    local store, x = open(dir, 9), kava.full({ 8192 }, 7, { device = "cuda" })
+    local function state() return { x = x } end
+    collectgarbage()
+    collectgarbage()
+    finally(function() kava.memory_limit(0, "cuda") end)
+    kava.memory_limit(kava.memory().cuda.current + 2 * 32768 - 512, "cuda")
+    assert.is_true(store:prepare(state))
+    assert.is_true(store.crowded)
+    assert.is_false(store:yield())
+    store = open(dir, 9)
+    local before = kava.memory().cuda.current
+    kava.memory_limit(before + 2 * 32768, "cuda")
+    assert.is_true(store:prepare(state))
+    assert.is_nil(store.crowded or nil)
+    assert.equal(32768, kava.memory().cuda.current - before)
+    assert(store:behind(1, state(), {}))
+    assert.is_true(store:yield()) -- written first
+    assert.equal(before, kava.memory().cuda.current)
+    x:fill_(8)
+    assert.is_true(store:prepare(state)) -- the host's
+    assert(store:behind(2, state(), {}))
+    x:fill_(9)
+    finish(store)
+    assert.equal(before, kava.memory().cuda.current)
+    for step = 1, 2 do
+      assert.equal(6 + step, kava.checkpoint.load(("%s/step-%08d.kava"):format(dir, step)).x:min():item())
+    end
+    assert.is_false(store:yield())
+  end)
+
   it("is asked for without waiting only where none is being written, or this very one", function()
     local store, x = open(helper.tmp()), kava.ones({ 4 }, { device = "cuda" })
     assert.is_true(store:free(1))

@@ -80,9 +80,31 @@ describe("train_adaptive with device=cuda", function()
       end
       return figures, helper.read(("%s/%s/student/model.safetensors"):format(dir, name)), text
     end
-    local figures, weights = train("recorded", "")
+    -- The recipe with another Checkpoints:prepare.
+    local function prepared(name, code)
+      return helper.program() .. " " .. helper.write(("%s/%s.lua"):format(dir, name), ([[
+        local kava, checkpoints = require "kava", require "kava.checkpoints"
+        local open = checkpoints.open
+        function checkpoints.open(...)
+          local store = assert(open(...))
+          local prepare = store.prepare
+          function store:prepare(...)
+            %s
+          end
+          return store
+        end
+        return dofile "recipes/train_adaptive.lua"]]):format(code))
+    end
+    -- Without room on the GPU: what steps alone take at most.
+    local function crowded(name)
+      return prepared(name .. "-crowded", ([[
+        self.crowded = true
+        assert(kava.fs.write("%s/peak-%s", tostring(kava.memory().cuda.peak)))
+        return prepare(self, ...)]]):format(dir, name))
+    end
+    local figures, weights = train("recorded", "", crowded "recorded")
     assert.is_true(figures["1train"][1] ~= figures["6train"][1] and figures["6train"][4] > 1)
-    local called, called_weights = train("called", "record=false")
+    local called, called_weights = train("called", "record=false", crowded "called")
     assert.same(figures, called)
     assert.equal(weights, called_weights)
     -- A disk that takes two steps and more to write a checkpoint: the next one is taken when it is done.
@@ -106,6 +128,19 @@ describe("train_adaptive with device=cuda", function()
     assert.equal(weights, late_weights)
     assert.truthy(text:find("checkpoint: step 4's was taken after step 5, the first that it kept nothing waiting", 1, true), text)
     assert.same({ "step-00000002.kava", "step-00000005.kava", "step-00000006.kava" }, require("kava").fs.list(dir .. "/slow/checkpoints"))
+    -- A step that lacks memory has the room for checkpoints first, called or recorded.
+    for name, arguments in pairs { called = "record=false", recorded = "" } do
+      local short, short_weights, told = train("narrow-" .. name, arguments, prepared("narrow-" .. name, ([[
+        local before = kava.memory().cuda.current
+        local all = prepare(self, ...)
+        if self.room then kava.memory_limit(%s + (kava.memory().cuda.current - before) // 2, "cuda") end
+        return all]]):format(helper.read(("%s/peak-%s"):format(dir, name)))))
+      local where = name == "called" and "step %d" or "recording"
+      assert.truthy(told:find(where .. ": out of memory: [^\n]*: the room for a checkpoint's copy is given back"), told)
+      assert.falsy(told:find("at once from here on", 1, true) or told:find("called from here on", 1, true), told)
+      assert.same(figures, short)
+      assert.equal(weights, short_weights)
+    end
     local resumed, resumed_weights = train("resumed", ("resume=%s/slow/checkpoints/step-00000005.kava"):format(dir))
     for step, row in pairs(resumed) do assert.same(figures[step], row, step) end
     assert.is_nil(resumed["5train"])
