@@ -38,3 +38,18 @@ kava_status kava_ref_linear_normed(const kava_norm_args *norm, int count, const 
   kava_free(into.y);
   return st;
 }
+
+kava_status kava_ref_gated_mlp(const kava_norm_args *norm, kava_activation kind, const kava_linear_args *layers,
+                               const void *bias, void *act, void *y) {
+  int64_t count = norm->rows * layers[0].out, size = norm->dtype == KAVA_F64 ? 8 : 4;
+  char *gate = kava_alloc((size_t)(2 * count * size));
+  if (!gate) return KAVA_MEMORY;
+  char *up = gate + count * size;
+  kava_status st =
+      kava_ref_linear_normed(norm, 2, layers, (const void *const[]){NULL, NULL}, (void *const[]){gate, up});
+  kava_ref_gated(
+      &(kava_gated_args){.kind = kind, .dtype = norm->dtype, .count = count, .gate = gate, .up = up, .y = act});
+  if (st == KAVA_OK) st = kava_ref_linear_forward(&layers[2], act, bias, y);
+  kava_free(gate);
+  return st;
+}

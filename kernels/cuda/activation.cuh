@@ -8,7 +8,10 @@
 #define KAVA_SQRT_2_OVER_PI 0.79788456080286535588
 #define KAVA_INV_SQRT_2PI 0.39894228040143267794
 
-static __device__ __forceinline__ float kava_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+/* Where e^-x is too small for a normal number, 1 + e^-x is 1. */
+static __device__ __forceinline__ float kava_sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + kava_exp2(-1.44269504088896341f * x));
+}
 static __device__ __forceinline__ double kava_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 template <class F> static __device__ __forceinline__ F kava_value_of(kava_activation kind, F x) {

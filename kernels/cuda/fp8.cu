@@ -11,7 +11,8 @@
  *
  * Predicted, H100, 4096 tokens of Qwen2.5-1.5B: gate and up, 4096 x 8960 x 1536, 88 us each at 1280 TFLOP/s (bf16:
  * 160), down 95 us (175); quantising rows of 1536 moves 19 MB, 6 us, rows of 8960 110 MB, 33 us;
- * f(gate) up quantised at once 184 MB, 55 us, where writing and then quantising it moves 330 MB. */
+ * f(gate) up quantised at once 184 MB, 55 us, where writing and then quantising it moves 330 MB. On Hopper gate and up
+ * are one product that gives f(gate) up and its rows' maxima (product_hopper.cu), and codes of it 110 MB, 32 us. */
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/gemm.cuh"
@@ -61,7 +62,7 @@ __device__ __forceinline__ void parameters(const void *from, bool wide, int i, f
  * warp has a row of up to 2048, so are 4096 rows. */
 template <class T, int PACKS, int WARPS, bool NORM>
 __global__ void __launch_bounds__(128, PACKS > 6 ? 6 : 8)
-    held_rows_kernel(kava_norm_args a, uint8_t *codes, float *scales) {
+    held_rows_kernel(kava_norm_args a, uint8_t *codes, float *scales, float *cleared) {
   constexpr int EACH = 32 * WARPS, ROWS = 4 / WARPS;
   KAVA_SHARED(float, room, 4);
   int thread = threadIdx.x % EACH, width = (int)a.width;
@@ -133,31 +134,33 @@ __global__ void __launch_bounds__(128, PACKS > 6 ? 6 : 8)
     store_codes(codes + row * width + i, factor, v);
   }
   if (thread == 0) scales[row] = most / MOST;
+  if (thread == 0 && cleared) cleared[row] = 0;
 }
 template <class T, int PACKS, int WARPS>
-void held_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales) {
+void held_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales, float *cleared) {
   constexpr int ROWS = 4 / WARPS;
   unsigned blocks = (unsigned)((a.rows + ROWS - 1) / ROWS);
   if (norm)
-    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, true>, blocks, 128, 0, a, codes, scales);
+    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, true>, blocks, 128, 0, a, codes, scales, cleared);
   else
-    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, false>, blocks, 128, 0, a, codes, scales);
+    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, false>, blocks, 128, 0, a, codes, scales, cleared);
 }
 /* False: rows are too long to be held. */
-template <class T> bool hold_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales) {
+template <class T>
+bool hold_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales, float *cleared) {
   int64_t packs = (a.width / 8 + 31) / 32; /* of a lane, where a warp has a row */
   if (packs <= 2)
-    held_rows<T, 2, 1>(name, a, norm, codes, scales);
+    held_rows<T, 2, 1>(name, a, norm, codes, scales, cleared);
   else if (packs <= 4)
-    held_rows<T, 4, 1>(name, a, norm, codes, scales);
+    held_rows<T, 4, 1>(name, a, norm, codes, scales, cleared);
   else if (packs <= 6)
-    held_rows<T, 6, 1>(name, a, norm, codes, scales);
+    held_rows<T, 6, 1>(name, a, norm, codes, scales, cleared);
   else if (packs <= 8)
-    held_rows<T, 8, 1>(name, a, norm, codes, scales);
+    held_rows<T, 8, 1>(name, a, norm, codes, scales, cleared);
   else if (packs <= 16)
-    held_rows<T, 4, 4>(name, a, norm, codes, scales);
+    held_rows<T, 4, 4>(name, a, norm, codes, scales, cleared);
   else if (packs <= 32)
-    held_rows<T, 8, 4>(name, a, norm, codes, scales);
+    held_rows<T, 8, 4>(name, a, norm, codes, scales, cleared);
   else
     return false;
   return true;
@@ -211,6 +214,36 @@ __global__ void __launch_bounds__(THREADS)
     store_codes(codes + i, factor, v);
   }
   if (threadIdx.x == 0) scales[blockIdx.x] = most / MOST;
+}
+
+/* Rows whose largest magnitudes are known: they stand where the scales come to. A block has a row, of up to PACKS packs
+ * of eight a thread whose loads are all under way together. The last row comes first: it was written last, and of what
+ * is read next, from its beginning on, more is in the L2 cache then. */
+enum { PACKS = 5 };
+__global__ void __launch_bounds__(THREADS)
+    known_rows_kernel(const kava_bf16 *x, int width, uint8_t *codes, float *scales) {
+  int64_t row = gridDim.x - 1 - blockIdx.x;
+  x += row * width;
+  codes += row * width;
+  float most = scales[row], factor = factor_of(most), v[8];
+  for (int from = 8 * threadIdx.x; from < width; from += 8 * THREADS * PACKS) {
+    kava_pack<kava_bf16, 8> held[PACKS];
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+      int i = from + 8 * THREADS * p;
+      if (i < width) held[p] = *reinterpret_cast<const kava_pack<kava_bf16, 8> *>(x + i);
+    }
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+      int i = from + 8 * THREADS * p;
+      if (i >= width) continue;
+#pragma unroll
+      for (int j = 0; j < 8; j++) v[j] = kava_widen(held[p].at[j]);
+      store_codes(codes + i, factor, v);
+    }
+  }
+  __syncthreads(); /* all have read it */
+  if (threadIdx.x == 0) scales[row] = most / MOST;
 }
 
 /* y[i,j] = y[i,j] rows[i] columns[j] + bias[j] + residual[i,j] */
@@ -283,7 +316,7 @@ void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t w
     typedef decltype(t) T;
     kava_norm_args a = {};
     a.rows = rows, a.width = width, a.x = x;
-    if (hold_rows<T>("linear_forward: fp8 rows", a, false, codes, scales)) return;
+    if (hold_rows<T>("linear_forward: fp8 rows", a, false, codes, scales, NULL)) return;
     kava_launch("linear_forward: fp8 rows", rows_kernel<T>, (unsigned)rows, THREADS, 0, (const T *)x, width, codes,
                 scales);
   };
@@ -291,6 +324,11 @@ void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t w
     run(kava_bf16());
   else
     run(kava_f16());
+}
+
+void kava_cuda_fp8_known_rows(const void *x, int64_t rows, int64_t width, uint8_t *codes, float *most) {
+  kava_launch("gated_mlp: fp8 rows", known_rows_kernel, (unsigned)rows, THREADS, 0, (const kava_bf16 *)x, (int)width,
+              codes, most);
 }
 
 /* Room for the codes of x and their scales. */
@@ -309,14 +347,14 @@ kava_status kava_cuda_linear_fp8(const kava_linear_args *a, const void *x, const
   return multiply(a, codes, scales, bias, y);
 }
 
-kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *a, uint8_t *codes, float *scales) {
+kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *a, uint8_t *codes, float *scales, float *cleared) {
   bool held = false, apart = a->dtype != KAVA_BF16 && a->dtype != KAVA_F16;
   if (apart || a->width % 8 || !kava_aligned(a->x) || !kava_aligned(a->w) || !kava_aligned(a->b))
     return KAVA_UNSUPPORTED;
   if (a->dtype == KAVA_BF16)
-    held = hold_rows<kava_bf16>("linear_normed: fp8 rows", *a, true, codes, scales);
+    held = hold_rows<kava_bf16>("linear_normed: fp8 rows", *a, true, codes, scales, cleared);
   else
-    held = hold_rows<kava_f16>("linear_normed: fp8 rows", *a, true, codes, scales);
+    held = hold_rows<kava_f16>("linear_normed: fp8 rows", *a, true, codes, scales, cleared);
   return held ? KAVA_OK : KAVA_UNSUPPORTED;
 }
 
@@ -330,7 +368,7 @@ extern "C" kava_status kava_cuda_linear_normed(const kava_norm_args *norm, int c
       return KAVA_UNSUPPORTED;
   uint8_t *codes = room_for(&a[0], &scales);
   if (!codes) return KAVA_MEMORY;
-  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales);
+  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales, NULL);
   for (int i = 0; i < count && st == KAVA_OK; i++) st = multiply(&a[i], codes, scales, bias[i], y[i]);
   return st;
 }
@@ -353,4 +391,29 @@ kava_status kava_cuda_linear_gated_fp8(const kava_linear_args *a, kava_activatio
   else
     run(kava_f16());
   return multiply(a, codes, scales, bias, y);
+}
+
+/* Scratch: the norm's codes and scales first; the rows' maxima, later their scales, behind the codes of what is
+ * multiplied last, which come where the norm's were. */
+extern "C" kava_status kava_cuda_gated_mlp(const kava_norm_args *norm, kava_activation kind,
+                                           const kava_linear_args *layers, const void *bias, void *act, void *y) {
+  const kava_linear_args *gate = &layers[0], *up = &layers[1], *down = &layers[2];
+  int64_t rows = norm->rows;
+  if (kind != KAVA_SILU || norm->dtype != KAVA_BF16 || gate->residual || up->residual || rows > 0x7fffffff ||
+      gate->in != norm->width || up->in != norm->width || up->out != gate->out || down->in != gate->out ||
+      !kava_cuda_gate_up_fp8_pays(rows, gate->out, gate->in))
+    return KAVA_UNSUPPORTED;
+  for (int i = 0; i < 3; i++)
+    if (layers[i].rows != rows || layers[i].dtype != KAVA_BF16 ||
+        !is_such(&layers[i], i == 2 ? act : norm->x, i == 2 ? y : act))
+      return KAVA_UNSUPPORTED;
+  int64_t behind = rows * (down->in < norm->width + 16 ? norm->width + 16 : down->in);
+  uint8_t *codes = (uint8_t *)kava_cuda_scratch((size_t)(behind + 4 * rows));
+  if (!codes) return KAVA_MEMORY;
+  float *scales = (float *)(codes + rows * norm->width), *most = (float *)(codes + behind);
+  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales, most);
+  if (st == KAVA_OK) st = kava_cuda_gate_up_fp8(codes, scales, gate, up, act, most);
+  if (st != KAVA_OK) return st;
+  kava_cuda_fp8_known_rows(act, rows, down->in, codes, most);
+  return multiply(down, codes, most, bias, y);
 }

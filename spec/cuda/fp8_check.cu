@@ -2,6 +2,7 @@
  * round what a GPU or its library lacks. */
 #include "check.h"
 #include "kernels/cuda/fp8.cuh"
+#include "kernels/cuda/gemm.cuh"
 #include <cmath>
 
 /* The values that codes with a scale a row stand for. */
@@ -111,7 +112,7 @@ static void normed(kava_dtype dtype, int64_t rows, int64_t width, bool centre, b
   cpu->norm(&f64);
   list<uint8_t> codes(std::vector<uint8_t>((size_t)(rows * width + 16), 0x7f));
   list<float> scales(std::vector<float>((size_t)rows, NAN));
-  kava_status st = kava_cuda_fp8_norm_rows(&a, codes.device, scales.device);
+  kava_status st = kava_cuda_fp8_norm_rows(&a, codes.device, scales.device, NULL);
   expect(name, st == (fits ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st != KAVA_OK) return;
   std::vector<uint8_t> got = codes.download();
@@ -163,7 +164,7 @@ static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64
   kava_status st = gpu->linear_normed(&norm, 2, a, biases, y);
   expect(name + (expected ? "" : " is not there"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st != KAVA_OK) return;
-  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device);
+  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device, NULL);
   std::vector<uint8_t> x_is = x_codes.download();
   std::vector<float> x_scale = x_scales.download();
   for (int i = 0; i < 2; i++) {
@@ -177,6 +178,114 @@ static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64
       }
     compare(name, i ? second : first, want, 3 * unit(dtype) + 0x1p-16 * (double)in);
   }
+}
+
+/* The frozen MLP in one: f(gate) up beside f64's of the same codes, and its rows' maxima, where some rows hold nothing,
+ * a NaN or an infinity; and what comes of it is to the bit what linear_gated makes of gate and up, where those are
+ * given so that f(gate) up is this act. */
+struct codes_of { /* a layer's */
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;
+  std::vector<double> is;
+  list<uint8_t> *there;
+  list<float> *scale;
+  kava_scaling scaling = {};
+  codes_of(int64_t out, int64_t in) {
+    array w(KAVA_F32, out * in);
+    w.random(0.1);
+    is = quantised(w.values, in, &codes, &scales);
+    there = new list<uint8_t>(codes), scale = new list<float>(scales);
+    scaling.columns = scaling.group = in, scaling.rows = 1, scaling.across = 1;
+    scaling.type = scaling.round = KAVA_F32, scaling.scales = scale->device;
+  }
+  codes_of(const codes_of &) = delete;
+  ~codes_of() { delete there, delete scale; }
+};
+static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bool expected) {
+  int64_t out = 48;
+  std::string name = "gated_mlp " + std::to_string(rows) + " x " + std::to_string(in) + " to " + std::to_string(width);
+  array x(KAVA_BF16, rows * in), g(KAVA_BF16, in), act(KAVA_BF16, rows * width + 8), y(KAVA_BF16, rows * out),
+      bias(KAVA_BF16, out), residual(KAVA_BF16, rows * out);
+  x.random(3);
+  auto row = [&](int64_t r, double value) { /* of x, whose norm then gives zeros, NaN or infinity among other values */
+                                            if (r < rows)
+                                              for (int64_t i = 0; i < in; i++) x.values[(size_t)(r * in + i)] = value;
+  };
+  row(1, 0), row(4, NAN);
+  x.upload();
+  g.random(0.2, 1);
+  bias.random();
+  residual.random(5);
+  act.fill(7), y.fill(NAN);
+  codes_of gate(first + width, in), up(first + width, in), down(out, width);
+  kava_norm_args norm = {};
+  norm.dtype = KAVA_BF16, norm.rows = rows, norm.width = in, norm.eps = 1e-6, norm.x = x.at(), norm.w = g.at();
+  kava_linear_args layers[3] = {};
+  for (int i = 0; i < 3; i++) {
+    codes_of &w = i == 0 ? gate : i == 1 ? up : down;
+    kava_linear_args &a = layers[i];
+    a.dtype = KAVA_BF16, a.rows = rows, a.in = i == 2 ? width : in, a.out = i == 2 ? out : width, a.wtype = KAVA_FP8;
+    a.first = i == 2 ? 0 : first, a.scaling = &w.scaling, a.w = w.there->device + a.first * a.in;
+  }
+  layers[2].residual = residual.at();
+  kava_status st = gpu->gated_mlp(&norm, KAVA_SILU, layers, bias.at(), act.at(), y.at());
+  expect(name + (expected ? "" : " is not there"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
+  if (st != KAVA_OK) return;
+
+  list<uint8_t> x_codes(std::vector<uint8_t>((size_t)(rows * in)));
+  list<float> x_scales(std::vector<float>((size_t)rows)), most(std::vector<float>((size_t)rows, NAN));
+  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device, most.device);
+  std::vector<uint8_t> x_is = x_codes.download();
+  std::vector<float> x_scale = x_scales.download();
+  auto product = [&](const codes_of &w, int64_t r, int64_t j) {
+    double sum = 0;
+    for (int64_t k = 0; k < in; k++)
+      sum += (double)kava_fp8_to_f32(x_is[(size_t)(r * in + k)]) * w.is[(size_t)((first + j) * in + k)];
+    array rounded(KAVA_BF16, 1);
+    rounded.set({sum * (double)x_scale[(size_t)r]});
+    return rounded.values[0];
+  };
+  std::vector<double> got = act.download();
+  bool right = true;
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < width; j++) {
+      double v = product(gate, r, j), u = product(up, r, j), want = v / (1 + exp(-v)) * u;
+      double is = got[(size_t)(r * width + j)];
+      right = right && (want != want ? is != is : fabs(is - want) <= 4 * unit(KAVA_BF16) * (1 + fabs(want)));
+    }
+  expect(name + ": f(gate) up", right);
+  for (int64_t i = 0; i < 8; i++) right = right && got[(size_t)(rows * width + i)] == 7;
+  expect(name + ": nothing behind it", right);
+  expect(name + " of codes", kava_cuda_gate_up_fp8(x_codes.device, x_scales.device, &layers[0], &layers[1], act.at(),
+                                                   most.device) == KAVA_OK);
+  std::vector<float> largest = most.download();
+  for (int64_t r = 0; r < rows; r++) {
+    float is = 0;
+    for (int64_t j = 0; j < width; j++) is = fmaxf(is, fabsf((float)got[(size_t)(r * width + j)]));
+    right = right && largest[(size_t)r] == is;
+  }
+  expect(name + ": its rows' largest magnitudes", right);
+
+  array two(KAVA_BF16, rows * out);
+  kava_cuda_linear_fp8(&layers[2], act.at(), bias.at(), two.at());
+  std::vector<double> one = y.download(), other = two.download();
+  bool same = true;
+  for (size_t i = 0; i < one.size(); i++)
+    same = same && (one[i] == other[i] || (one[i] != one[i] && other[i] != other[i]));
+  expect(name + ": to the bit what a layer makes of it", same);
+}
+static void gated_mlps() {
+  bool hopper = kava_wgmma_built() && kava_cuda_device()->major == 9;
+  setenv("KAVA_EMULATED_FP8", "", 1);
+  gated_mlp(9, 1024, 64, 0, false); /* few tiles are not for it */
+  kava_cuda_gate_up_enough(1);
+  gated_mlp(9, 896, 64, 0, false);  /* nor short sums */
+  gated_mlp(9, 1024, 72, 0, false); /* nor rows of other lengths */
+  gated_mlp(128, 1024, 128, 0, hopper);
+  gated_mlp(1, 912, 16, 0, hopper);
+  gated_mlp(259, 1040, 144, 4, hopper); /* edges in every direction */
+  gated_mlp(600, 1168, 144, 0, hopper); /* a block has several tiles */
+  kava_cuda_gate_up_enough(0);
 }
 
 void check_fp8() {
@@ -209,6 +318,7 @@ void check_fp8() {
   linear_normed("", KAVA_BF16, 5, 1536, has);
   linear_normed("plain", KAVA_BF16, 5, 2064, plain);
   linear_normed("none", KAVA_BF16, 6, 80, none);
+  gated_mlps();
   unsetenv("KAVA_EMULATED_FP8");
   for (kava_dtype dtype : {KAVA_BF16, KAVA_F16})
     for (int i = 0; i < 4; i++) {

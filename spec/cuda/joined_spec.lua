@@ -87,7 +87,7 @@ describe("joined products", function()
 
   it("of gate and up in bf16: what is made of the two comes with them, recorded or not", function()
     -- as many tiles as the emulated GPU, of few multiprocessors, takes for enough
-    local wide = like { hidden_size = 256, intermediate_size = 512, num_hidden_layers = 1 }
+    local wide = like { hidden_size = 480, intermediate_size = 512, num_hidden_layers = 1 }
     local tokens = {}
     for i = 1, 256 do tokens[i] = (i * 7 + i // 9) % 40 end
     local many = kava.tensor(tokens, { shape = { 2, 128 }, dtype = "i64" })

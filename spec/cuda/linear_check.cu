@@ -122,16 +122,16 @@ static void gate_ups() {
   expect("linear_gate_up: few tiles are not for it",
          gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
   kava_cuda_gate_up_enough(1);
-  none.in = 192;
+  none.in = 448;
   expect("linear_gate_up: nor short sums", gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
   none.in = 516;
   expect("linear_gate_up: nor rows of other lengths",
          gpu->linear_gate_up(&none, KAVA_SILU, NULL, NULL, NULL) == KAVA_UNSUPPORTED);
-  gate_up(128, 256, 128);
-  gate_up(1, 256, 8);
-  gate_up(257, 264, 136); /* edges in every direction */
-  gate_up(300, 456, 264);
-  gate_up(1300, 200, 128); /* a block has several tiles */
+  gate_up(128, 512, 128);
+  gate_up(1, 512, 8);
+  gate_up(257, 520, 136); /* edges in every direction */
+  gate_up(300, 712, 264);
+  gate_up(1300, 456, 128); /* a block has several tiles */
   kava_cuda_gate_up_enough(0);
 }
 

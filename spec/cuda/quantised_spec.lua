@@ -129,6 +129,25 @@ describe("a teacher quantised while it is loaded onto a GPU", function()
     assert.is_true(less.keys.rms < 0.9 * found.keys.rms and less.keys.rms > 0.4 * found.keys.rms)
   end)
 
+  it("runs the MLP as one where there are rows enough, to the same", function()
+    -- as many tiles as the emulated GPU, of few multiprocessors, takes for enough
+    local wide, own = {}, helper.tmp()
+    for key, value in pairs(config) do wide[key] = value end
+    wide.hidden_size, wide.num_attention_heads, wide.intermediate_size, wide.num_hidden_layers = 912, 19, 400, 1
+    assert(kava.model.create(wide, { std = 0.05 }):save(own, { dtype = "bf16" }))
+    local m = assert(kava.model.load(own, { device = "cuda", quantize = "fp8" }))
+    local many = (kava.rand { 1, 129 } * 39):to({ dtype = "i64" }):to { device = "cuda" }
+    local function logits(tokens) return m:forward({ input_ids = tokens, logits = true }).logits:to { device = "cpu", dtype = "f32" } end
+    local all, calls = nil, 0
+    local report = kava.profile.run(function() all = logits(many) end)
+    for _, kernel in ipairs(report.kernels) do
+      if kernel.name:find "gated_mlp: gate" then calls = calls + kernel.calls end
+    end
+    if kava.device("cuda").name == "emulated" then assert.equal(1, calls) end
+    local few = logits(many:narrow(2, 1, 20)) -- which see nothing of those behind them
+    assert.is_true(kava.allclose(all:narrow(2, 1, 20), few, { rtol = 0, atol = 0.02 * few:abs():max():item() }))
+  end)
+
   it("takes all matrices where it is told to, and other codes for all of them", function()
     local m, all = error_of { quantize = "fp8", quantize_parts = "all" }
     assert.equal("fp8", m:parameters()["model.layers.0.self_attn.k_proj.weight"].dtype)

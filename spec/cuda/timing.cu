@@ -107,6 +107,91 @@ static void time_attention(const std::string &name, int64_t batch, int64_t lengt
   kava_attention_old = false;
 }
 
+/* A frozen MLP in fp8 with its norm, in one, beside what it takes without that, and in parts. */
+static void time_mlp(int64_t tokens) {
+  int64_t in = quick ? 1024 : 1536, out = quick ? 128 : 8960, n = tokens * out;
+  buffers x(KAVA_BF16, tokens * in), g(KAVA_BF16, in), w(KAVA_BF16, in * out), scales(KAVA_F32, 2 * out + in),
+      x_scales(KAVA_F32, tokens), most(KAVA_F32, tokens);
+  buffers gate(KAVA_BF16, n), up(KAVA_BF16, n), y(KAVA_BF16, tokens * in), x_codes(KAVA_F32, tokens * in / 4);
+  std::vector<list<uint8_t> *> codes;
+  kava_scaling s[3] = {};
+  kava_linear_args a[3] = {};
+  for (int i = 0; i < TURNS; i++) codes.push_back(new list<uint8_t>(std::vector<uint8_t>((size_t)(3 * in * out))));
+  for (int i = 0; i < TURNS; i++)
+    for (int k = 0; k < 3; k++)
+      kava_cuda_fp8_rows(KAVA_BF16, w.at(i), k == 2 ? in : out, k == 2 ? out : in, codes[i]->device + k * in * out,
+                         (float *)scales.at(i) + k * out);
+  kava_norm_args norm = {};
+  norm.dtype = KAVA_BF16, norm.rows = tokens, norm.width = in, norm.eps = 1e-6;
+  auto at = [&](int i) {
+    norm.x = x.at(i), norm.w = g.at(i);
+    for (int k = 0; k < 3; k++) {
+      s[k].columns = s[k].group = k == 2 ? out : in, s[k].rows = 1, s[k].across = 1;
+      s[k].type = s[k].round = KAVA_F32, s[k].scales = (float *)scales.at(i) + k * out;
+      a[k].dtype = KAVA_BF16, a[k].rows = tokens, a[k].in = k == 2 ? out : in, a[k].out = k == 2 ? in : out;
+      a[k].wtype = KAVA_FP8, a[k].w = codes[i]->device + k * in * out, a[k].scaling = &s[k];
+    }
+    a[2].residual = x.at(i);
+  };
+  std::string name = std::to_string(tokens) + " rows";
+  double products = (double)(tokens * in * out) * RATE / FP8_RATE;
+  const void *none[2] = {NULL, NULL};
+  report(("fp8 MLP: norm, gate, up, " + name).c_str(), 0, 2 * products, [&](int i) {
+    at(i);
+    void *both[2] = {gate.at(i), up.at(i)};
+    gpu->linear_normed(&norm, 2, a, none, both);
+  });
+  report(("fp8 MLP: silu(gate) up and down, " + name).c_str(), 0, products,
+         [&](int i) { at(i), gpu->linear_gated(&a[2], KAVA_SILU, gate.at(i), up.at(i), NULL, y.at(i)); });
+  if (quick) kava_cuda_gate_up_enough(1);
+  for (int i = 0; i < TURNS; i++)
+    at(i), kava_cuda_fp8_norm_rows(&norm, (uint8_t *)x_codes.at(i), (float *)x_scales.at(i), (float *)most.at(i));
+  kava_status st = KAVA_OK;
+  report(("fp8 MLP: silu(gate) up, " + name).c_str(), 0, 2 * products, [&](int i) {
+    at(i), st = kava_cuda_gate_up_fp8((uint8_t *)x_codes.at(i), (float *)x_scales.at(i), &a[0], &a[1], gate.at(i),
+                                      (float *)most.at(i));
+  });
+  report(("fp8 MLP: rows of known largest, " + name).c_str(), 3.0 * (double)n, 0,
+         [&](int i) { kava_cuda_fp8_known_rows(gate.at(i), tokens, out, (uint8_t *)up.at(i), (float *)most.at(i)); });
+  report(("fp8 MLP in four, " + name).c_str(), 0, 3 * products, [&](int i) {
+    at(i);
+    void *both[2] = {gate.at(i), up.at(i)};
+    gpu->linear_normed(&norm, 2, a, none, both);
+    gpu->linear_gated(&a[2], KAVA_SILU, gate.at(i), up.at(i), NULL, y.at(i));
+  });
+  report(("fp8 MLP in one, " + name).c_str(), 0, 3 * products,
+         [&](int i) { at(i), st = gpu->gated_mlp(&norm, KAVA_SILU, a, NULL, gate.at(i), y.at(i)); });
+  if (st != KAVA_OK) printf("ok   (gated_mlp is not for this GPU)\n");
+  kava_cuda_gate_up_enough(0);
+  for (list<uint8_t> *c : codes) delete c;
+}
+
+/* gate, up and what is made of them: a teacher's; a student's, all kept */
+static void time_gate_up(int64_t tokens, bool keeps) {
+  int64_t in = quick ? 512 : keeps ? 896 : 1536, out = quick ? 128 : keeps ? 4864 : 8960, n = tokens * out;
+  buffers x(KAVA_BF16, tokens * in), w(KAVA_BF16, in * 2 * out);
+  buffers y(KAVA_BF16, 2 * n), act(KAVA_BF16, n);
+  kava_linear_args a = {};
+  a.dtype = a.wtype = KAVA_BF16, a.rows = tokens, a.in = in, a.out = 2 * out;
+  kava_gated_args g = {};
+  g.kind = KAVA_SILU, g.dtype = KAVA_BF16, g.count = n, g.width = out, g.row = 2 * out;
+  double products = (double)(2 * n * in) * RATE / BF16_RATE;
+  std::string whose = std::string(keeps ? ", student, " : ", teacher, ") + std::to_string(tokens) + " rows";
+  if (quick) kava_cuda_gate_up_enough(1);
+  report(("gate and up and gated in two" + whose).c_str(), 0, products, [&](int i) {
+    a.w = w.at(i), g.gate = y.at(i), g.up = (char *)y.at(i) + out * 2, g.y = act.at(i);
+    gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
+    gpu->gated(&g);
+  });
+  bool took = false;
+  report(("linear_gate_up" + whose).c_str(), 0, products, [&](int i) {
+    a.w = w.at(i);
+    took = gpu->linear_gate_up(&a, KAVA_SILU, x.at(i), keeps ? y.at(i) : NULL, act.at(i)) == KAVA_OK;
+  });
+  if (!took) printf("ok   (linear_gate_up is not for this GPU)\n");
+  kava_cuda_gate_up_enough(0);
+}
+
 /* The maps and the loss of 24 layers' keys (kava.loss's layer_matched), 2 heads of 64 towards 2 of 128. */
 static void time_each(int64_t tokens) {
   int count = quick ? 2 : 24;
@@ -163,6 +248,8 @@ void time_kernels(bool tiny) {
     if (!quick)
       printf("ok   a copy of %.0f MiB: %.0f GB/s, reads and writes\n", (double)big / 1048576, copy_speed / 1e9);
   }
+  time_mlp(tokens);
+  if (!quick) time_mlp(4 * tokens);
   {
     int64_t n = tokens * mlp;
     buffers gate(KAVA_BF16, n), up(KAVA_BF16, n), y(KAVA_BF16, n), dgate(KAVA_BF16, n), dup(KAVA_BF16, n);
@@ -277,29 +364,8 @@ void time_kernels(bool tiny) {
     report("gather_grad", 10.0 * (double)(tokens * wide), 0,
            [&](int i) { a.grad = y.at(i), a.dx = dx.at(i), gpu->gather_grad(&a); });
   }
-  for (int keeps = 0; keeps < 2; keeps++) { /* gate, up and what is made of them: a teacher's; a student's, all kept */
-    int64_t in = quick ? 256 : keeps ? 896 : 1536, out = quick ? 128 : keeps ? 4864 : 8960, n = tokens * out;
-    buffers x(KAVA_BF16, tokens * in), w(KAVA_BF16, in * 2 * out), y(KAVA_BF16, 2 * n), act(KAVA_BF16, n);
-    kava_linear_args a = {};
-    a.dtype = a.wtype = KAVA_BF16, a.rows = tokens, a.in = in, a.out = 2 * out;
-    kava_gated_args g = {};
-    g.kind = KAVA_SILU, g.dtype = KAVA_BF16, g.count = n, g.width = out, g.row = 2 * out;
-    double products = (double)(2 * n * in) * RATE / BF16_RATE;
-    const char *whose = keeps ? ", student" : ", teacher";
-    if (quick) kava_cuda_gate_up_enough(1);
-    report((std::string("gate and up and gated in two") + whose).c_str(), 0, products, [&](int i) {
-      a.w = w.at(i), g.gate = y.at(i), g.up = (char *)y.at(i) + out * 2, g.y = act.at(i);
-      gpu->linear_forward(&a, x.at(i), NULL, y.at(i));
-      gpu->gated(&g);
-    });
-    bool took = false;
-    report((std::string("linear_gate_up") + whose).c_str(), 0, products, [&](int i) {
-      a.w = w.at(i);
-      took = gpu->linear_gate_up(&a, KAVA_SILU, x.at(i), keeps ? y.at(i) : NULL, act.at(i)) == KAVA_OK;
-    });
-    if (!took) printf("ok   (linear_gate_up is not for this GPU)\n");
-    kava_cuda_gate_up_enough(0);
-  }
+  for (int64_t rows = tokens; rows <= (quick ? tokens : 4 * tokens); rows *= 4)
+    for (int keeps = 0; keeps < 2; keeps++) time_gate_up(rows, keeps);
   for (int64_t rows : {tokens, 4 * tokens}) { /* back over a student's down projection and gate */
     int64_t in = quick ? 128 : 4864, out = quick ? 512 : 896, n = rows * in;
     buffers dy(KAVA_BF16, rows * out), w(KAVA_BF16, in * out), y(KAVA_BF16, 2 * n), act(KAVA_BF16, n);
@@ -347,7 +413,7 @@ void time_kernels(bool tiny) {
         report(("fp8 rows of a norm of " + std::to_string(in)).c_str(), 3.0 * (double)(tokens * in), 0, [&](int i) {
           kava_norm_args n = {};
           n.dtype = KAVA_BF16, n.rows = tokens, n.width = in, n.eps = 1e-6, n.x = x.at(i), n.w = w.at(i);
-          kava_cuda_fp8_norm_rows(&n, (uint8_t *)rows.at(i), (float *)of_rows.at(i));
+          kava_cuda_fp8_norm_rows(&n, (uint8_t *)rows.at(i), (float *)of_rows.at(i), NULL);
         });
       report(("linear_forward fp8, rows quantised, " + name).c_str(), 0, (double)(tokens * in * out) * RATE / FP8_RATE,
              [&](int i) {

@@ -371,28 +371,27 @@ out:
   return st;
 }
 
-/* Gate and up of the MLP's norm of x, where the device has norm and products in one; else *gate and *up stay NULL. */
-static kava_status normed_gate_up(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor **gate,
-                                  kava_tensor **up) {
+/* MLP(norm(x)) + residual, or its gate and up, where the device has that in one; what it has not stays NULL. */
+static kava_status normed_mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *x, kava_tensor *residual,
+                              kava_tensor **gate, kava_tensor **up, kava_tensor **out) {
   kava_status st = KAVA_OK;
-  kava_tensor *own = NULL, *w[2] = {NULL}, *b[2] = {NULL}, *made[2] = {NULL};
+  const kava_weight *parts[] = {&l->gate, &l->up, &l->down, &l->gate_bias, &l->up_bias, &l->down_bias};
+  kava_tensor *own = NULL, *w[6] = {NULL}, *shift = l->mlp_norm_bias.tensor, *made[2] = {NULL};
+  *out = NULL;
   if (x->device == KAVA_CPU || !l->mlp_norm.tensor || !l->gate.tensor || l->gate.tensor->dtype != KAVA_FP8 ||
-      l->gate.transposed || l->up.transposed)
+      l->gate.transposed || l->up.transposed || l->down.transposed)
     return KAVA_OK;
   KAVA_TRY(shifted(d, l->mlp_norm.tensor, &own));
-  KAVA_TRY(part(&l->gate, &w[0]));
-  KAVA_TRY(part(&l->up, &w[1]));
-  KAVA_TRY(part(&l->gate_bias, &b[0]));
-  KAVA_TRY(part(&l->up_bias, &b[1]));
-  KAVA_TRY(kava_linear_normed(d->layer_norm, x, own, l->mlp_norm_bias.tensor, d->norm_eps, 2, w, b, made));
+  for (int i = 0; i < 6; i++) KAVA_TRY(part(parts[i], &w[i]));
+  if (!w[3] && !w[4])
+    KAVA_TRY(kava_gated_mlp(d->layer_norm, x, own, shift, d->norm_eps, d->activation, w, w[5], residual, out));
+  if (*out) goto out;
+  KAVA_TRY(kava_linear_normed(d->layer_norm, x, own, shift, d->norm_eps, 2, w, w + 3, made));
   *gate = made[0];
   *up = made[1];
 out:
   kava_tensor_release(&own);
-  for (int i = 0; i < 2; i++) {
-    kava_tensor_release(&w[i]);
-    kava_tensor_release(&b[i]);
-  }
+  for (int i = 0; i < 6; i++) kava_tensor_release(&w[i]);
   return st;
 }
 
@@ -401,7 +400,8 @@ static kava_status mlp(const kava_decoder *d, const kava_layer *l, kava_tensor *
                        kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *h = NULL, *gate = NULL, *up = NULL, *act = NULL;
-  KAVA_TRY(normed_gate_up(d, l, x, &gate, &up));
+  KAVA_TRY(normed_mlp(d, l, x, residual, &gate, &up, out));
+  if (*out) goto out;
   bool both = gate != NULL;
   if (!both) {
     KAVA_TRY(norm(d, x, l->mlp_norm.tensor, l->mlp_norm_bias.tensor, &h));

@@ -232,8 +232,7 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
   return linear(x, w, bias, NULL, out);
 }
 
-/* Whether a kernel can add `residual` to a product of x and w before it is rounded. */
-static bool adds_at_once(const kava_tensor *x, const kava_tensor *w, const kava_tensor *residual) {
+bool kava_linear_adds(const kava_tensor *x, const kava_tensor *w, const kava_tensor *residual) {
   if (x->device == KAVA_CPU || residual->device != x->device || residual->dtype != x->dtype || w->dims != 2 ||
       residual->dims != x->dims || x->dims < 1 || !kava_tensor_is_contiguous(residual) || x->shape[x->dims - 1] == 0)
     return false;
@@ -245,7 +244,7 @@ static bool adds_at_once(const kava_tensor *x, const kava_tensor *w, const kava_
 kava_status kava_op_linear_added(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *residual,
                                  kava_tensor **out) {
   kava_tensor *y = NULL;
-  if (adds_at_once(x, w, residual)) return linear(x, w, bias, residual, out);
+  if (kava_linear_adds(x, w, residual)) return linear(x, w, bias, residual, out);
   kava_status st = linear(x, w, bias, NULL, &y);
   if (st == KAVA_OK) st = kava_op_add(residual, y, out);
   kava_tensor_release(&y);
@@ -431,7 +430,7 @@ kava_status kava_linear_gated(kava_activation kind, kava_tensor *gate, kava_tens
   if (gate->device == KAVA_CPU || w->dtype != KAVA_FP8 || w->device != gate->device || up->dtype != dtype ||
       (bias && bias->dtype != dtype) || !kava_same_shape(gate, up) || !kava_tensor_is_contiguous(gate) ||
       !kava_tensor_is_contiguous(up) || kava_tape_wanted((kava_tensor *[]){gate, up, w, bias, residual}, 5) ||
-      (residual && !adds_at_once(gate, w, residual)) || kava_tensor_offloaded(w) ||
+      (residual && !kava_linear_adds(gate, w, residual)) || kava_tensor_offloaded(w) ||
       !kava_kernels_of(gate->device)->linear_gated)
     return KAVA_OK;
   KAVA_TRY(check(gate, w, bias));

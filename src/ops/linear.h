@@ -12,6 +12,8 @@ kava_status kava_op_linear(kava_tensor *x, kava_tensor *w, kava_tensor *bias, ka
 /* residual + y, of y's shape. On a GPU in one, where types and layouts allow: the sum is rounded once, not twice. */
 kava_status kava_op_linear_added(kava_tensor *x, kava_tensor *w, kava_tensor *bias, kava_tensor *residual,
                                  kava_tensor **out);
+/* Whether a kernel can add `residual` to a product of x and w before it is rounded. */
+bool kava_linear_adds(const kava_tensor *x, const kava_tensor *w, const kava_tensor *residual);
 
 /* *out = (f(gate) up) W^T + bias + residual (NULL: none) where the device has that in one and nothing is recorded: fp8
  * codes on a GPU; elsewhere *out is NULL, and the caller takes swiglu or its like, and linear. */

@@ -141,6 +141,52 @@ static bool parameters_fit(const kava_tensor *x, const kava_tensor *gamma, const
   return true;
 }
 
+/* The norm of x as kernels of codes take it. False: they do not, or it is recorded. */
+static bool norm_fits(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
+                      kava_norm_args *norm) {
+  bool wide;
+  if (x->device == KAVA_CPU || x->dims < 1 || kava_tensor_numel(x) == 0 || !kava_tensor_is_contiguous(x) ||
+      !parameters_fit(x, gamma, beta, &wide) || kava_tape_wanted((kava_tensor *[]){x, gamma, beta}, 3))
+    return false;
+  int64_t width = x->shape[x->dims - 1];
+  *norm = (kava_norm_args){.dtype = x->dtype,
+                           .centre = layer_norm,
+                           .rows = kava_tensor_numel(x) / width,
+                           .width = width,
+                           .eps = eps,
+                           .x = kava_tensor_data(x),
+                           .w = gamma ? kava_tensor_data(gamma) : NULL,
+                           .b = beta ? kava_tensor_data(beta) : NULL,
+                           .wide = wide};
+  return true;
+}
+
+/* Likewise a layer of `in` inputs, for as many rows as x has. */
+static bool layer_fits(const kava_tensor *x, int64_t in, kava_tensor *w, kava_tensor *b, kava_linear_args *a) {
+  if (w->dtype != KAVA_FP8 || w->device != x->device || w->dims != 2 || w->shape[1] != in ||
+      kava_tape_wanted((kava_tensor *[]){w, b}, 2) ||
+      (b && (b->dtype != x->dtype || b->device != x->device || b->dims != 1 || b->shape[0] != w->shape[0] ||
+             !kava_tensor_is_contiguous(b))))
+    return false;
+  *a = (kava_linear_args){.dtype = x->dtype,
+                          .rows = kava_tensor_numel(x) / x->shape[x->dims - 1],
+                          .in = in,
+                          .out = w->shape[0],
+                          .w = kava_tensor_data(w),
+                          .wtype = w->dtype,
+                          .scaling = kava_tensor_scaling(w),
+                          .first = kava_tensor_first_row(w),
+                          .precision = kava_matmul_precision()};
+  return true;
+}
+
+/* Room for what a layer gives for x. */
+static kava_status room(const kava_tensor *x, const kava_tensor *w, kava_tensor **out) {
+  int64_t shape[KAVA_MAX_DIMS];
+  for (int i = 0; i < x->dims; i++) shape[i] = i + 1 < x->dims ? x->shape[i] : w->shape[0];
+  return kava_tensor_new_on(x->device, x->dtype, x->dims, shape, out);
+}
+
 kava_status kava_linear_normed(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
                                int count, kava_tensor *const *w, kava_tensor *const *bias, kava_tensor **outs) {
   kava_status st = KAVA_OK;
@@ -148,46 +194,15 @@ kava_status kava_linear_normed(bool layer_norm, kava_tensor *x, kava_tensor *gam
   kava_linear_args a[KAVA_NORMED_MOST];
   const void *biases[KAVA_NORMED_MOST] = {NULL};
   void *into[KAVA_NORMED_MOST];
-  int64_t shape[KAVA_MAX_DIMS];
-  bool wide;
+  kava_norm_args norm;
   for (int i = 0; i < count; i++) outs[i] = NULL;
-  if (x->device == KAVA_CPU || !kava_kernels_of(x->device)->linear_normed || x->dims < 1 || kava_tensor_numel(x) == 0 ||
-      !kava_tensor_is_contiguous(x) || !parameters_fit(x, gamma, beta, &wide) ||
-      kava_tape_wanted((kava_tensor *[]){x, gamma, beta}, 3))
-    return KAVA_OK;
-  int last = x->dims - 1;
-  kava_norm_args norm = {.dtype = x->dtype,
-                         .centre = layer_norm,
-                         .rows = kava_tensor_numel(x) / x->shape[last],
-                         .width = x->shape[last],
-                         .eps = eps,
-                         .x = kava_tensor_data(x),
-                         .w = gamma ? kava_tensor_data(gamma) : NULL,
-                         .b = beta ? kava_tensor_data(beta) : NULL,
-                         .wide = wide};
+  if (!norm_fits(layer_norm, x, gamma, beta, eps, &norm) || !kava_kernels_of(x->device)->linear_normed) return KAVA_OK;
+  for (int i = 0; i < count; i++)
+    if (!layer_fits(x, norm.width, w[i], bias ? bias[i] : NULL, &a[i])) return KAVA_OK;
   for (int i = 0; i < count; i++) {
-    const kava_tensor *b = bias ? bias[i] : NULL;
-    if (w[i]->dtype != KAVA_FP8 || w[i]->device != x->device || w[i]->dims != 2 || w[i]->shape[1] != norm.width ||
-        kava_tape_wanted((kava_tensor *[]){w[i], bias ? bias[i] : NULL}, 2) ||
-        (b && (b->dtype != x->dtype || b->device != x->device || b->dims != 1 || b->shape[0] != w[i]->shape[0] ||
-               !kava_tensor_is_contiguous(b))))
-      return KAVA_OK;
-  }
-  for (int i = 0; i < last; i++) shape[i] = x->shape[i];
-  for (int i = 0; i < count; i++) {
-    shape[last] = w[i]->shape[0];
-    KAVA_TRY(kava_tensor_new_on(x->device, x->dtype, x->dims, shape, &y[i]));
+    KAVA_TRY(room(x, w[i], &y[i]));
     into[i] = kava_tensor_data(y[i]);
     if (bias && bias[i]) biases[i] = kava_tensor_data(bias[i]);
-    a[i] = (kava_linear_args){.dtype = x->dtype,
-                              .rows = norm.rows,
-                              .in = norm.width,
-                              .out = w[i]->shape[0],
-                              .w = kava_tensor_data(w[i]),
-                              .wtype = w[i]->dtype,
-                              .scaling = kava_tensor_scaling(w[i]),
-                              .first = kava_tensor_first_row(w[i]),
-                              .precision = kava_matmul_precision()};
   }
   st = kava_kernels_of(x->device)->linear_normed(&norm, count, a, biases, into);
   if (st == KAVA_UNSUPPORTED) {
@@ -202,5 +217,39 @@ kava_status kava_linear_normed(bool layer_norm, kava_tensor *x, kava_tensor *gam
   }
 out:
   for (int i = 0; i < count; i++) kava_tensor_release(&y[i]);
+  return st;
+}
+
+kava_status kava_gated_mlp(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
+                           kava_activation kind, kava_tensor *const *w, kava_tensor *bias, kava_tensor *residual,
+                           kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *act = NULL, *y = NULL;
+  kava_norm_args norm;
+  kava_linear_args a[3];
+  *out = NULL;
+  if (!norm_fits(layer_norm, x, gamma, beta, eps, &norm) || !kava_kernels_of(x->device)->gated_mlp ||
+      (residual && (!kava_linear_adds(x, w[2], residual) || kava_tape_wanted(&residual, 1))))
+    return KAVA_OK;
+  for (int i = 0; i < 3; i++)
+    if (kava_tensor_offloaded(w[i]) ||
+        !layer_fits(x, i == 2 ? w[0]->shape[0] : norm.width, w[i], i == 2 ? bias : NULL, &a[i]))
+      return KAVA_OK;
+  if (residual) a[2].residual = kava_tensor_data(residual);
+  KAVA_TRY(room(x, w[0], &act));
+  KAVA_TRY(room(x, w[2], &y));
+  st = kava_kernels_of(x->device)->gated_mlp(&norm, kind, a, bias ? kava_tensor_data(bias) : NULL,
+                                             kava_tensor_data(act), kava_tensor_data(y));
+  if (st == KAVA_UNSUPPORTED) {
+    st = KAVA_OK;
+    goto out;
+  }
+  KAVA_TRY(st);
+  KAVA_TRY(kava_device_check(x->device, "gated_mlp"));
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&act);
+  kava_tensor_release(&y);
   return st;
 }

@@ -18,4 +18,9 @@ kava_status kava_op_norm_linear(kava_tensor *x, kava_tensor *gamma, kava_tensor 
 #define KAVA_NORMED_MOST 4
 kava_status kava_linear_normed(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
                                int count, kava_tensor *const *w, kava_tensor *const *bias, kava_tensor **outs);
+/* *out = (f(n gate^T) (n up^T)) down^T + bias + residual (either NULL: none) of n = norm(x), where the device has that
+ * in one and nothing is recorded; elsewhere *out is NULL. w: gate, up, down. */
+kava_status kava_gated_mlp(bool layer_norm, kava_tensor *x, kava_tensor *gamma, kava_tensor *beta, double eps,
+                           kava_activation kind, kava_tensor *const *w, kava_tensor *bias, kava_tensor *residual,
+                           kava_tensor **out);
 #endif

@@ -118,11 +118,11 @@ static inline void kava_stmatrix(void *row, const uint32_t (&in)[4]) {
     std::memcpy(to + lane % 4 * 4, &in[m], 4);
   }
 }
-static inline void kava_wgmma_wide_first(float (&d)[32][4], kava_operand a, kava_operand b) {
-  kava_emulated_wgmma_of<__nv_bfloat16>(d, a, b, false);
+template <class T> void kava_wgmma_wide_first(float (&d)[32][4], kava_operand a, kava_operand b) {
+  kava_emulated_wgmma_of<T>(d, a, b, false);
 }
-static inline void kava_wgmma_wide(float (&d)[32][4], kava_operand a, kava_operand b) {
-  kava_emulated_wgmma_of<__nv_bfloat16>(d, a, b, true);
+template <class T> void kava_wgmma_wide(float (&d)[32][4], kava_operand a, kava_operand b) {
+  kava_emulated_wgmma_of<T>(d, a, b, true);
 }
 struct kava_operands {
   kava_operand first;

@@ -336,6 +336,11 @@ static inline unsigned atomicAdd(unsigned *p, unsigned v) {
   *p = old + v;
   return old;
 }
+static inline unsigned atomicMax(unsigned *p, unsigned v) {
+  unsigned old = *p;
+  *p = old < v ? v : old;
+  return old;
+}
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 #endif

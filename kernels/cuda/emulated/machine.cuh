@@ -125,10 +125,15 @@ static inline kava_operand kava_operand_behind(kava_operand o, int elements) {
 }
 /* Row r, column c of what begins at `o`. The swizzle goes by addresses: shared memory is at a multiple of 1024. */
 template <class T> float kava_emulated_element(kava_operand o, unsigned r, unsigned c) {
-  uintptr_t at = o.at + r * 128 + c * 2;
-  uint16_t bits;
-  std::memcpy(&bits, reinterpret_cast<const void *>(at ^ (at >> 7 & 7) << 4), sizeof bits);
-  return kava_emulated_half(T(), bits);
+  uintptr_t at = o.at + r * 128 + c * sizeof(T);
+  const void *swizzled = reinterpret_cast<const void *>(at ^ (at >> 7 & 7) << 4);
+  if constexpr (sizeof(T) == 1) {
+    return kava_fp8_to_f32(*static_cast<const uint8_t *>(swizzled));
+  } else {
+    uint16_t bits;
+    std::memcpy(&bits, swizzled, sizeof bits);
+    return kava_emulated_half(T(), bits);
+  }
 }
 static inline void kava_shared_fence() {}
 static inline void kava_wgmma_begin() {}
@@ -136,19 +141,20 @@ static inline void kava_wgmma_end() {}
 template <int N> static inline void kava_wgmma_wait() {}
 static inline void kava_wgmma_done(float (&)[8][4]) {}
 /* d (+)= a b for a warp's 16 rows of A, of which `left` holds a lane's two, and right(k, n). */
-template <int N, class Right> void kava_emulated_wgmma(float (&d)[N][4], float (&left)[2][16], Right right, bool add) {
+template <int N, int K, class Right>
+void kava_emulated_wgmma(float (&d)[N][4], float (&left)[2][K], Right right, bool add) {
   for (unsigned c = 0; c < N; c++)
     for (unsigned i = 0; i < 4; i++) {
       float sum = 0;
-      for (unsigned k = 0; k < 16; k++) sum += left[i / 2][k] * right(k, c * 8 + kava_emulated::lane() % 4 * 2 + i % 2);
+      for (unsigned k = 0; k < K; k++) sum += left[i / 2][k] * right(k, c * 8 + kava_emulated::lane() % 4 * 2 + i % 2);
       d[c][i] = (add ? d[c][i] : 0) + sum;
     }
 }
 template <class T, int N> void kava_emulated_wgmma_of(float (&d)[N][4], kava_operand a, kava_operand b, bool add) {
   kava_emulated::meet(kava_emulated::MMA, 0xffffffffu, nullptr, 0);
-  float left[2][16];
+  float left[2][32 / sizeof(T)];
   for (unsigned i = 0; i < 2; i++)
-    for (unsigned k = 0; k < 16; k++)
+    for (unsigned k = 0; k < 32 / sizeof(T); k++)
       left[i][k] = kava_emulated_element<T>(a, threadIdx.x / 32 % 4 * 16 + kava_emulated::lane() / 4 + 8 * i, k);
   kava_emulated_wgmma(
       d, left, [&](unsigned k, unsigned n) { return kava_emulated_element<T>(b, n, k); }, add);

@@ -157,16 +157,17 @@ static __device__ __forceinline__ void kava_stmatrix(void *row, const uint32_t (
                : "memory");
 }
 
-/* ---- d = A B^T, or d += A B^T, for A [64,16] and B [256,16] in shared memory, bf16. The first of these does not read
- * d, so that between two sums its registers are free. ---- */
+/* ---- d = A B^T, or d += A B^T, for A [64,16] and B [256,16] in shared memory, bf16, or, of uint8_t, for e4m3 codes
+ * [64,32] and [256,32], in tiles of 128 codes a row. The first of these does not read d, so that between two sums its
+ * registers are free. ---- */
 /* clang-format off */
 #define KAVA_FOUR(mode, d, i) mode(d[i][0]), mode(d[i][1]), mode(d[i][2]), mode(d[i][3])
 #define KAVA_SIXTEEN(mode, d, i) \
   KAVA_FOUR(mode, d, i), KAVA_FOUR(mode, d, i + 1), KAVA_FOUR(mode, d, i + 2), KAVA_FOUR(mode, d, i + 3)
 #define KAVA_64_OF(mode, d, i) \
   KAVA_SIXTEEN(mode, d, i), KAVA_SIXTEEN(mode, d, i + 4), KAVA_SIXTEEN(mode, d, i + 8), KAVA_SIXTEEN(mode, d, i + 12)
-#define KAVA_WGMMA_256(scale, turned) \
-  "{.reg .pred p; setp.ne.b32 p, " scale ", 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" \
+#define KAVA_WGMMA_256(scale, types, turned) \
+  "{.reg .pred p; setp.ne.b32 p, " scale ", 0; wgmma.mma_async.sync.aligned.m64n256" types " {" \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
   "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56," \
   "%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83," \
@@ -176,29 +177,35 @@ static __device__ __forceinline__ void kava_stmatrix(void *row, const uint32_t (
 /* clang-format on */
 #define KAVA_WRITES(x) "=f"(x)
 #define KAVA_ADDS(x) "+f"(x)
-static __device__ __forceinline__ void kava_wgmma_wide_first(float (&d)[32][4], kava_operand a, kava_operand b) {
-  asm volatile(KAVA_WGMMA_256("0", ", 0, 0")
-               : KAVA_64_OF(KAVA_WRITES, d, 0), KAVA_64_OF(KAVA_WRITES, d, 16)
-               : "l"(a), "l"(b));
-}
-static __device__ __forceinline__ void kava_wgmma_wide(float (&d)[32][4], kava_operand a, kava_operand b) {
-  asm volatile(KAVA_WGMMA_256("1", ", 0, 0")
-               : KAVA_64_OF(KAVA_ADDS, d, 0), KAVA_64_OF(KAVA_ADDS, d, 16)
-               : "l"(a), "l"(b));
-}
-/* The same of B itself, [16,256]: 16 rows of four tiles side by side in shared memory, which begin `apart` bytes from
- * one another. */
+template <class T> __device__ void kava_wgmma_wide_first(float (&d)[32][4], kava_operand a, kava_operand b);
+template <class T> __device__ void kava_wgmma_wide(float (&d)[32][4], kava_operand a, kava_operand b);
+#define KAVA_WGMMA_WIDE_OF(T, types, turned)                                                                           \
+  template <>                                                                                                          \
+  __device__ __forceinline__ void kava_wgmma_wide_first<T>(float(&d)[32][4], kava_operand a, kava_operand b) {         \
+    asm volatile(KAVA_WGMMA_256("0", types, turned)                                                                    \
+                 : KAVA_64_OF(KAVA_WRITES, d, 0), KAVA_64_OF(KAVA_WRITES, d, 16)                                       \
+                 : "l"(a), "l"(b));                                                                                    \
+  }                                                                                                                    \
+  template <> __device__ __forceinline__ void kava_wgmma_wide<T>(float(&d)[32][4], kava_operand a, kava_operand b) {   \
+    asm volatile(KAVA_WGMMA_256("1", types, turned)                                                                    \
+                 : KAVA_64_OF(KAVA_ADDS, d, 0), KAVA_64_OF(KAVA_ADDS, d, 16)                                           \
+                 : "l"(a), "l"(b));                                                                                    \
+  }
+KAVA_WGMMA_WIDE_OF(__nv_bfloat16, "k16.f32.bf16.bf16", ", 0, 0")
+KAVA_WGMMA_WIDE_OF(uint8_t, "k32.f32.e4m3.e4m3", "")
+/* The same of B itself, [16,256], bf16: 16 rows of four tiles side by side in shared memory, which begin `apart` bytes
+ * from one another. */
 typedef uint64_t kava_operands;
 static __device__ __forceinline__ kava_operands kava_operands_at(const void *rows, int apart) {
   return kava_operand_at(rows, apart);
 }
 static __device__ __forceinline__ void kava_wgmma_wide_rows_first(float (&d)[32][4], kava_operand a, kava_operands b) {
-  asm volatile(KAVA_WGMMA_256("0", ", 0, 1")
+  asm volatile(KAVA_WGMMA_256("0", "k16.f32.bf16.bf16", ", 0, 1")
                : KAVA_64_OF(KAVA_WRITES, d, 0), KAVA_64_OF(KAVA_WRITES, d, 16)
                : "l"(a), "l"(b));
 }
 static __device__ __forceinline__ void kava_wgmma_wide_rows(float (&d)[32][4], kava_operand a, kava_operands b) {
-  asm volatile(KAVA_WGMMA_256("1", ", 0, 1")
+  asm volatile(KAVA_WGMMA_256("1", "k16.f32.bf16.bf16", ", 0, 1")
                : KAVA_64_OF(KAVA_ADDS, d, 0), KAVA_64_OF(KAVA_ADDS, d, 16)
                : "l"(a), "l"(b));
 }
