@@ -127,29 +127,30 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
       if (lane % 4 == 0 && at < a.rows) atomicMax(a.most + at, __float_as_uint(rounded));
     }
   };
-  auto join = [&](int part) { /* as gated_kernel (activation.cu) */
-                              if (part == 0) most[0] = most[1] = 0;
-                              if (part % (PARTS / 2) == 0) { /* what was sent has been read, long ago */
-                                if (thread == 0) kava_box_wait<0>();
-                                kava_named_barrier(1 + own, 128);
-                              }
-                              uint32_t g[4], u[4], y[4];
+  /* As gated_kernel (activation.cu). */
+  auto join = [&](int part) {
+    if (part == 0) most[0] = most[1] = 0;
+    if (part % (PARTS / 2) == 0) { /* what was sent has been read, long ago */
+      if (thread == 0) kava_box_wait<0>();
+      kava_named_barrier(1 + own, 128);
+    }
+    uint32_t g[4], u[4], y[4];
 #pragma unroll
-                              for (int i = 0; i < 4; i++) {
-                                g[i] = gate[2 * part + i / 2][i % 2], u[i] = up[2 * part + i / 2][i % 2];
-                                float y0 = kava_value_of(KAVA_SILU, low(g[i])) * low(u[i]);
-                                float y1 = kava_value_of(KAVA_SILU, high(g[i])) * high(u[i]);
-                                most[i % 2] = fmaxf(most[i % 2], fmaxf(fabsf(y0), fabsf(y1)));
-                                y[i] = kava_pair<kava_bf16>(y0, y1);
-                              }
-                              kava_bf16 *to = room + lane_row + ((2 * part & 7) ^ lane_chunk) * 8;
-                              kava_stmatrix(to, y);
-                              if (S::KEEPS) {
-                                kava_stmatrix(to + PANEL, g);
-                                kava_stmatrix(to + 2 * PANEL, u);
-                              }
-                              if (part % (PARTS / 2) == PARTS / 2 - 1) send(part / (PARTS / 2));
-                              if (S::CODES && part == PARTS - 1) keep_most();
+    for (int i = 0; i < 4; i++) {
+      g[i] = gate[2 * part + i / 2][i % 2], u[i] = up[2 * part + i / 2][i % 2];
+      float y0 = kava_value_of(KAVA_SILU, low(g[i])) * low(u[i]);
+      float y1 = kava_value_of(KAVA_SILU, high(g[i])) * high(u[i]);
+      most[i % 2] = fmaxf(most[i % 2], fmaxf(fabsf(y0), fabsf(y1)));
+      y[i] = kava_pair<kava_bf16>(y0, y1);
+    }
+    kava_bf16 *to = room + lane_row + ((2 * part & 7) ^ lane_chunk) * 8;
+    kava_stmatrix(to, y);
+    if (S::KEEPS) {
+      kava_stmatrix(to + PANEL, g);
+      kava_stmatrix(to + 2 * PANEL, u);
+    }
+    if (part % (PARTS / 2) == PARTS / 2 - 1) send(part / (PARTS / 2));
+    if (S::CODES && part == PARTS - 1) keep_most();
   };
 
   for (int t = blockIdx.x / S::CLUSTER; t < tiles; t += gridDim.x / S::CLUSTER) {
