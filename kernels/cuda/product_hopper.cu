@@ -40,7 +40,7 @@ struct job : tiling {
 template <class T_, int CLUSTER_, int STAGES_, bool KEEPS_> struct shape {
   typedef T_ T;
   [[maybe_unused]] static constexpr int CLUSTER = CLUSTER_, STAGES = STAGES_;
-  [[maybe_unused]] static constexpr bool KEEPS = KEEPS_, CODES = sizeof(T) == 1;
+  [[maybe_unused]] static constexpr bool KEEPS = KEEPS_;
   static constexpr int ROOM = KEEPS ? 3 * PANEL : PANEL; /* what a warpgroup writes through */
   static constexpr int SHARED = (STAGES * STAGE + 2 * ROOM) * 2 + 1024;
 };
@@ -71,6 +71,7 @@ __device__ __forceinline__ void fetch(const job &a, kava_bf16 *ring, uint64_t *f
 template <class S>
 __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t *full, uint64_t *empty, int rank,
                                          int own, int thread) {
+  constexpr bool CODES = sizeof(typename S::T) == 1;
   kava_bf16 *room = ring + S::STAGES * STAGE + own * S::ROOM;
   int stage = 0, round = 0, before = 0, k = 0, lane = thread % 32;
   int tiles = a.m_tiles * a.n_tiles, gap = (a.steps - PARTS) / 2;
@@ -150,7 +151,7 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
       kava_stmatrix(to + 2 * PANEL, u);
     }
     if (part % (PARTS / 2) == PARTS / 2 - 1) send(part / (PARTS / 2));
-    if (S::CODES && part == PARTS - 1) keep_most();
+    if (CODES && part == PARTS - 1) keep_most();
   };
 
   for (int t = blockIdx.x / S::CLUSTER; t < tiles; t += gridDim.x / S::CLUSTER) {
@@ -170,7 +171,7 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
     row = (m * S::CLUSTER + rank) * ROWS + own * 64, column = n * WIDTH;
     float of_rows[2];
     float2 of_columns[32]; /* read while the last products are under way: gate's and up's registers are free */
-    if (S::CODES) {
+    if (CODES) {
       const float *of_gate = a.of_gate + column + lane % 4 * 2, *of_up = a.of_up + column + lane % 4 * 2;
 #pragma unroll
       for (int c = 0; c < 16; c++) {
@@ -192,7 +193,7 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float x = acc[c][2 * i], y = acc[c][2 * i + 1];
-        if (S::CODES) x *= of_rows[i] * of_columns[c].x, y *= of_rows[i] * of_columns[c].y;
+        if (CODES) x *= of_rows[i] * of_columns[c].x, y *= of_rows[i] * of_columns[c].y;
         (c < 16 ? gate : up)[c % 16][i] = kava_pair<kava_bf16>(x, y);
       }
     begun = true;
