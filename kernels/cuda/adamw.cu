@@ -177,8 +177,9 @@ template <class T> struct plain_states {
  * three bits after the point is that of f32's own, and what f32 does below it is what codes below 8 do. So a product
  * with a power of two is all that lies between them, and 20 bits of a fraction of a code are there for rounding. */
 #define CODE_DOWN 0x1p-129f
-#define CODE_UP 0x1p+126f                                                             /* and 8 more: 2^129 is none */
-__device__ __forceinline__ uint32_t coded(float y, uint32_t noise20, uint32_t most) { /* y: times CODE_DOWN */
+#define CODE_UP 0x1p+126f /* and 8 more: 2^129 is none */
+/* y: times CODE_DOWN */
+__device__ __forceinline__ uint32_t coded(float y, uint32_t noise20, uint32_t most) {
   uint32_t c = (__float_as_uint(y) + noise20) >> 20;
   return c < most ? c : most;
 }

@@ -192,9 +192,10 @@ function Checkpoints:behind(step, tensors, meta, best)
     fetched = copy_here(self, tensors)
     if not fetched then return self:save(step, tensors, meta, best) end
   end
-  self.writing = { step = step, tensors = copies, fetched = fetched, places = { { path = path, best = best, meta = meta } } }
-  if copies then ok, message = start(self.writing, unnamed(self, path)) end
+  writing = { step = step, tensors = copies, fetched = fetched, places = { { path = path, best = best, meta = meta } } }
+  if copies then ok, message = start(writing, unnamed(self, path)) end
   if not ok then return nil, message end
+  self.writing = writing
   return path
 end
 

@@ -12,8 +12,8 @@ typedef struct kava_writer {
   uint32_t crc;  /* CRC-32C of what was put since it was last set to 0; patches do not count */
   char *buffer;  /* gathers small pieces */
   size_t filled;
-  void
-      *beside; /* pinned memory of KAVA_DEVICE_PIECE bytes: tensors on a GPU are read beside its work; NULL: as usual */
+  /* Pinned memory of KAVA_DEVICE_PIECE bytes: tensors on a GPU are read beside its work. NULL: as usual. */
+  void *beside;
 } kava_writer;
 kava_status kava_writer_open(kava_writer *w, const char *path);
 kava_status kava_writer_put(kava_writer *w, const void *data, size_t size);
