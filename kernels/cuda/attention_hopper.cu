@@ -20,9 +20,10 @@
  * Predicted for an H100 at 500 of its 990 TFLOP/s in these kernels, B=8, T=512, a layer: 12/2 heads of 128 forward 6.4
  * GFLOP, 13 us and 20 with what starts and ends it; 14/2 of 64 forward 3.8 GFLOP, 16 us, as exp2 takes as long as the
  * products; back 13.2 GFLOP (7 products), 27 us, and 50 with starts, ends and partial sums. Measured on an H200: 14/2
- * of 64 forward 21, back 66 (by cp.async, with a barrier of the block at each tile: 22 and 75), of B=32 67 and 196 (66
- * and 228); 12/2 of 128 forward, B=32, 92 (100). What leaves a multiprocessor fewer blocks is slower: a third stage,
- * or the scores of a tile made ahead, at dimension 64. */
+ * of 64 forward 20, back 63 (by cp.async, with a barrier of the block at each tile: 22 and 75), of B=32 63 and 181 (66
+ * and 228); 12/2 of 128 forward, B=32, 92 (100). At dimension 64 blocks to a multiprocessor are what counts: a fifth
+ * one forward takes 7 % at B=32, a fourth one for dq 14 %; a third stage, which leaves it fewer, is slower, and the
+ * scores of a tile made ahead, for whose registers four are the most, gain nothing. */
 #include "kernels/cuda/attention_tensor.cuh"
 #include <bulk.cuh>
 
@@ -527,8 +528,8 @@ template <class T, int D, int GROUPS, int BLOCKS, int STAGES> void backward_keys
 /* Groups of warps to a block, blocks to a multiprocessor, stages: what was fastest on an H200. */
 template <class T, int D> void run(const boxed_job &job, bool back) {
   constexpr bool SMALL = D == 64;
-  if (!back) return forward < T, D, SMALL ? 1 : 3, SMALL ? 4 : 1, SMALL ? 2 : 4 > (job);
-  backward_queries<T, D, SMALL ? 1 : 3, SMALL ? 3 : 1, SMALL ? 2 : 3>(job);
+  if (!back) return forward < T, D, SMALL ? 1 : 3, SMALL ? 5 : 1, SMALL ? 2 : 4 > (job);
+  backward_queries<T, D, SMALL ? 1 : 3, SMALL ? 4 : 1, SMALL ? 2 : 3>(job);
   if (job.a.dk || job.a.dv) backward_keys<T, D, SMALL ? 3 : 2, 1, 2>(job);
 }
 template <class T> void run(const boxed_job &job, bool back) {
