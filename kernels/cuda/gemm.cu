@@ -2,8 +2,8 @@
  * bytes, so B is the library's first operand and bias runs along its rows.
  *
  * A plan is a product's descriptors and one of the library's algorithms. It is made once a shape; the heuristic's first
- * choice need not be the best, so the first TRIED are timed where they may be. A workspace belongs to one stream and
- * outlives every graph.
+ * choice need not be the best, so the first TRIED are timed where they may be. A workspace belongs to one stream, or is
+ * one product's counter in a recording, and outlives every graph.
  *
  * Predicted: bf16 at 600-720 TFLOP/s on an H100 for a teacher's products (m 4096, n and k 1536 to 8960). */
 #include "kernels/cuda/gemm.cuh"
@@ -35,6 +35,7 @@ struct plan {
   cublasLtMatmulDesc_t product;
   cublasLtMatrixLayout_t a, b, c;
   cublasLtMatmulAlgo_t algorithm;
+  size_t workspace;   /* bytes that the algorithm needs */
   float microseconds; /* as measured; 0: it was not */
   bool none;          /* the library has nothing for it */
 };
@@ -152,13 +153,16 @@ void point(const kava_product *p, const plan &with) {
   cublasLtMatmulDescSetAttribute(with.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->scale_a, sizeof p->scale_a);
 }
 
-cublasStatus_t multiply(const kava_product *p, const plan &with, const cublasLtMatmulAlgo_t *algorithm, void *c) {
+cublasStatus_t multiply(const kava_product *p, const plan &with, const cublasLtMatmulAlgo_t *algorithm, size_t needs,
+                        void *c) {
+  void *room = kava_cuda_counter(&needs);
+  if (!room) room = workspace[kava_cuda_lane()], needs = WORKSPACE;
   float alpha = (float)p->alpha, beta = (float)p->beta;
   const void *scales[2] = {&alpha, &beta};
   if (p->in == KAVA_F64) scales[0] = &p->alpha, scales[1] = &p->beta;
   point(p, with);
   return cublasLtMatmul(handle, with.product, scales[0], p->b, with.b, p->a, with.a, scales[1], p->added ? p->added : c,
-                        with.c, c, with.c, algorithm, workspace[kava_cuda_lane()], WORKSPACE, kava_cuda_stream());
+                        with.c, c, with.c, algorithm, room, needs, kava_cuda_stream());
 }
 
 bool recording() {
@@ -166,18 +170,19 @@ bool recording() {
   return cudaStreamIsCapturing(kava_cuda_stream(), &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
 }
 
-/* Microseconds a launch, of `launches` behind one another in a recording, as steps run them: some algorithms set
- * counters to zero before their kernel, which costs a gap there. 0: it does not work. */
-float timed(const kava_product *p, const plan &with, const cublasLtMatmulAlgo_t *algorithm, void *c, int launches,
-            cudaEvent_t from, cudaEvent_t to) {
+/* Microseconds a launch, of `launches` behind one another in a recording, as steps run them. 0: it does not work. */
+float timed(const kava_product *p, const plan &with, const cublasLtMatmulHeuristicResult_t &tried, void *c,
+            int launches, cudaEvent_t from, cudaEvent_t to) {
   cudaStream_t stream = kava_cuda_stream();
   cudaGraph_t graph = NULL;
   cudaGraphExec_t all = NULL;
   float ms = 0;
   if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) != cudaSuccess) return cudaGetLastError(), 0;
-  bool works = true;
-  for (int i = 0; i < launches && works; i++) works = multiply(p, with, algorithm, c) == CUBLAS_STATUS_SUCCESS;
+  bool works = kava_cuda_counters_begin(stream) == cudaSuccess;
+  for (int i = 0; i < launches && works; i++)
+    works = multiply(p, with, &tried.algo, tried.workspaceSize, c) == CUBLAS_STATUS_SUCCESS;
   works = cudaStreamEndCapture(stream, &graph) == cudaSuccess && works;
+  works = kava_cuda_counters_end(works ? graph : NULL) == cudaSuccess && works;
   works = works && cudaGraphInstantiate(&all, graph, 0) == cudaSuccess;
   works = works && cudaEventRecord(from, stream) == cudaSuccess && cudaGraphLaunch(all, stream) == cudaSuccess &&
           cudaEventRecord(to, stream) == cudaSuccess && cudaEventSynchronize(to) == cudaSuccess &&
@@ -211,21 +216,22 @@ int fastest(const kava_product *p, const plan &with, const cublasLtMatmulHeurist
   cudaEventCreate(&to);
   auto launches = [](float us, float window) { return us > 0 && us < window / 2 ? (int)(window / us) : 2; };
   for (int i = 0; i < count; i++) {
-    if (multiply(p, with, &tried[i].algo, c) != CUBLAS_STATUS_SUCCESS) continue; /* loads its kernel */
-    float once = timed(p, with, &tried[i].algo, c, 2, from, to);
-    if (once > 0) took[i] = timed(p, with, &tried[i].algo, c, launches(once, SHORT), from, to);
+    if (multiply(p, with, &tried[i].algo, tried[i].workspaceSize, c) != CUBLAS_STATUS_SUCCESS)
+      continue; /* loads its kernel */
+    float once = timed(p, with, tried[i], c, 2, from, to);
+    if (once > 0) took[i] = timed(p, with, tried[i], c, launches(once, SHORT), from, to);
     if (took[i] > 0 && (*best == 0 || took[i] < *best)) {
       *best = took[i];
       chosen = i;
     }
   }
   if (*best > 0 && 2.0 * (double)p->m * (double)p->n * (double)p->k * (double)p->batch >= HEAVY) {
-    timed(p, with, &tried[chosen].algo, c, launches(*best, 2 * LONG), from, to);
+    timed(p, with, tried[chosen], c, launches(*best, 2 * LONG), from, to);
     for (int i = 0; i < 2 * count; i++) {
       int at = i % count;
       if (took[at] == 0 || took[at] > NEAR * *best) continue;
-      timed(p, with, &tried[at].algo, c, launches(*best, LONG / 4), from, to);
-      again[at] += timed(p, with, &tried[at].algo, c, launches(*best, LONG), from, to) / 2;
+      timed(p, with, tried[at], c, launches(*best, LONG / 4), from, to);
+      again[at] += timed(p, with, tried[at], c, launches(*best, LONG), from, to) / 2;
     }
     for (int i = 0; i < count; i++)
       if (again[i] > 0 && again[i] < again[chosen]) chosen = i;
@@ -268,6 +274,7 @@ bool choose(const kava_product *p, const key &k, plan *out) {
     changed = true;
   }
   out->algorithm = found[chosen].algo;
+  out->workspace = found[chosen].workspaceSize;
   return true;
 }
 
@@ -286,6 +293,7 @@ plan *plan_for(const kava_product *p) {
           CUBLAS_STATUS_SUCCESS &&
       result.workspaceSize <= WORKSPACE) {
     made.algorithm = read->second.algorithm;
+    made.workspace = result.workspaceSize;
     made.microseconds = read->second.microseconds;
   } else {
     made.none = !choose(p, k, &made);
@@ -325,7 +333,7 @@ kava_status kava_cuda_product(const kava_product *p) {
   if (with->none) return fp8 ? KAVA_UNSUPPORTED : kava_cuda_unsupported("a product", p->in);
   kava_timed timed("a product");
   kava_cuda_launching("a product");
-  cublasStatus_t status = multiply(p, *with, &with->algorithm, p->c);
+  cublasStatus_t status = multiply(p, *with, &with->algorithm, with->workspace, p->c);
   if (fp8 && (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)) {
     with->none = true;
     return KAVA_UNSUPPORTED;
@@ -349,7 +357,7 @@ static std::string heading() {
   cudaDeviceProp prop;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess || cudaGetDeviceProperties(&prop, device) != cudaSuccess) return "";
-  return std::string("kava plans 4, cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ", " + prop.name + "\n";
+  return std::string("kava plans 5, cuBLASLt ") + std::to_string(cublasLtGetVersion()) + ", " + prop.name + "\n";
 }
 static int32_t *small_of(key *k) { return &k->in; }
 static int64_t *large_of(key *k) { return &k->m; }

@@ -25,6 +25,13 @@ typedef struct kava_product {
  * Failures of the launch are kept (kava_cuda_failed). */
 kava_status kava_cuda_product(const kava_product *product);
 
+/* Counters of a recording's products (counters.cu): begin behind the capture's own, end before the graph is
+ * instantiated. Between them: a workspace for a product that needs `bytes` of it, which become what it has; NULL: it
+ * needs more than a counter, none is left, or nothing is recorded. */
+cudaError_t kava_cuda_counters_begin(cudaStream_t stream);
+void *kava_cuda_counter(size_t *bytes);
+cudaError_t kava_cuda_counters_end(cudaGraph_t graph);
+
 /* Which of cuBLASLt's kernels does a product best is measured when it first runs (never while a step is recorded: then
  * the library's own first choice is taken), and kept in a file: what is written for another GPU or library is not read.
  * The same file means the same kernels, and so the same bits. KAVA_IO, KAVA_FORMAT with a message; a file that is not

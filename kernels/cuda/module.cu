@@ -117,6 +117,7 @@ static kava_status record_begin(void) {
   if (!recorded) return KAVA_MEMORY;
   /* relaxed: memory is reserved on the way */
   kava_status st = done("recording", cudaStreamBeginCapture(kava_cuda_stream(), cudaStreamCaptureModeRelaxed));
+  if (st == KAVA_OK) kava_cuda_counters_begin(kava_cuda_stream()); /* a failure of the capture is told at its end */
   if (st != KAVA_OK) {
     free(recorded);
     recorded = NULL;
@@ -129,6 +130,8 @@ static kava_status record_end(bool keep, kava_graph **out) {
   kava_graph *made = recorded;
   recorded = NULL;
   kava_status st = done("recording", cudaStreamEndCapture(kava_cuda_stream(), &graph));
+  cudaError_t counters = kava_cuda_counters_end(st == KAVA_OK && keep ? graph : NULL);
+  if (st == KAVA_OK && keep) st = done("a recording", counters);
   if (st == KAVA_OK && keep) st = done("a recording", cudaGraphInstantiate(&made->exec, graph, 0));
   if (graph) cudaGraphDestroy(graph);
   if (st == KAVA_OK && keep && made->constants)

@@ -156,7 +156,9 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
   preference->align[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES] = read<uint32_t>(value);
   return CUBLAS_STATUS_SUCCESS;
 }
-/* Two algorithms, which differ in name, and carry the alignments that they were asked for. */
+/* Two algorithms, which carry the alignments that they were asked for: the first needs a counter, the second as much
+ * workspace as one that shares out its sums, with a counter before them. */
+const size_t NEEDS[] = {4, 65536};
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
                                               cublasLtMatrixLayout_t, cublasLtMatmulPreference_t preference, int asked,
@@ -166,6 +168,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   for (; *count < 2 && *count < asked; ++*count) {
     found[*count] = {};
     found[*count].algo.data[0] = (uint64_t)*count + 1;
+    found[*count].workspaceSize = NEEDS[*count];
     for (int i = 0; i < 4; i++) found[*count].algo.data[1 + i] = preference->align[i];
   }
   return CUBLAS_STATUS_SUCCESS;
@@ -175,14 +178,15 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t pr
                                        const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulHeuristicResult_t *result) {
   *result = {};
   result->algo = *algorithm;
-  return sound(product, a, b, c) && algorithm->data[0] >= 1 && algorithm->data[0] <= 2 ? CUBLAS_STATUS_SUCCESS
-                                                                                       : CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!sound(product, a, b, c) || algorithm->data[0] < 1 || algorithm->data[0] > 2) return CUBLAS_STATUS_NOT_SUPPORTED;
+  result->workspaceSize = NEEDS[algorithm->data[0] - 1];
+  return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
                               const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm, void *, size_t,
-                              cudaStream_t stream) {
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm, void *room,
+                              size_t bytes, cudaStream_t stream) {
   const void *pointers[] = {a, b, c, d};
   if (!sound(product, a_layout, b_layout, c_layout) || c_layout != d_layout) return CUBLAS_STATUS_INVALID_VALUE;
   const char *gpu = getenv("KAVA_EMULATED_FP8");
@@ -202,14 +206,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
   if ((product->scale_a && !kava_emulated::on_device(product->scale_a, (size_t)c_layout->rows * 4)) ||
       (product->scale_b && !kava_emulated::on_device(product->scale_b, (size_t)c_layout->cols * 4)))
     kava_emulated::die("a product is given scales in the host's memory");
+  if (bytes < NEEDS[algorithm->data[0] - 1] || reinterpret_cast<uintptr_t>(room) % 16 ||
+      !kava_emulated::on_device(room, bytes))
+    return CUBLAS_STATUS_INVALID_VALUE;
   kava_emulated_product p = *product; /* what is set afterwards is the next product's */
   kava_emulated_layout la = *a_layout, lb = *b_layout, lc = *c_layout;
   bool doubles = p.compute == CUBLAS_COMPUTE_64F;
   double by = doubles ? read<double>(alpha) : (double)read<float>(alpha);
   double keep = doubles ? read<double>(beta) : (double)read<float>(beta);
   int64_t depth = p.a == CUBLAS_OP_T ? la.rows : la.cols;
+  uint32_t *counter = static_cast<uint32_t *>(room);
+  cudaMemsetAsync(counter, 0, sizeof *counter, stream);
   kava_emulated::on_stream(stream, [=] {
     return kava_emulated::watched("a product", [=] {
+      if ((*counter)++ != 0) kava_emulated::die("a product's counter does not begin at zero");
       for (int64_t batch = 0; batch < lc.batch; batch++) {
         std::vector<double> left = rows_of(la, p.a == CUBLAS_OP_T, a, batch, lc.rows, depth),
                             right = rows_of(lb, p.b != CUBLAS_OP_T, b, batch, lc.cols, depth);

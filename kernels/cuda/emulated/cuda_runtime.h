@@ -136,6 +136,13 @@ typedef struct kava_emulated_stream *cudaStream_t;
 typedef struct kava_emulated_event *cudaEvent_t;
 typedef struct kava_emulated_graph *cudaGraph_t;
 typedef struct kava_emulated_graph *cudaGraphExec_t;
+typedef struct kava_emulated_node *cudaGraphNode_t; /* each runs behind the one before it */
+enum cudaGraphNodeType { cudaGraphNodeTypeKernel, cudaGraphNodeTypeMemcpy, cudaGraphNodeTypeMemset };
+struct cudaMemsetParams {
+  void *dst;
+  size_t pitch, width, height;
+  unsigned elementSize, value;
+};
 typedef void (*cudaHostFn_t)(void *);
 #define cudaStreamDefault 0
 #define cudaStreamNonBlocking 1
@@ -181,6 +188,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count);
+cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType *type);
+cudaError_t cudaGraphMemsetNodeGetParams(cudaGraphNode_t node, cudaMemsetParams *params);
+cudaError_t cudaGraphDestroyNode(cudaGraphNode_t node);
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data);
 cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);

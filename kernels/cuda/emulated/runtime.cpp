@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <list>
 #include <map>
 #include <mutex>
 #include <signal.h>
@@ -22,8 +23,13 @@
 #include <unistd.h>
 #include <vector>
 
+struct kava_emulated_node {
+  std::function<cudaError_t()> work;
+  kava_emulated_graph *graph;
+  cudaMemsetParams memset = {}; /* dst NULL: it is another kind of work */
+};
 struct kava_emulated_graph {
-  std::vector<std::function<cudaError_t()>> work;
+  std::list<kava_emulated_node> work;
   std::vector<kava_emulated_stream *> joined; /* streams that wait for an event of the recorded one */
 };
 enum { STREAMS = 8 };
@@ -272,7 +278,7 @@ cudaError_t on_stream(cudaStream_t stream, std::function<cudaError_t()> work) {
   s->seen.of[s->number] = ++s->given;
   lock.unlock();
   if (!s->recording) return run(s, work);
-  s->recording->work.push_back(std::move(work));
+  s->recording->work.push_back({std::move(work), s->recording});
   return cudaSuccess;
 }
 
@@ -470,12 +476,15 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream) {
   if (!bytes) return cudaSuccess;
   check_pointer("a memset's target", p, bytes, true);
-  return note(on_stream(stream, [=] {
+  cudaError_t error = on_stream(stream, [=] {
     return watched("memset", [=] {
       memset(p, value, bytes);
       return cudaSuccess;
     });
-  }));
+  });
+  if (kava_emulated_graph *graph = stream_of(stream)->recording)
+    graph->work.back().memset = {p, 0, bytes, 1, 1, (unsigned)value};
+  return note(error);
 }
 cudaError_t cudaMemset(void *p, int value, size_t bytes) { return cudaMemsetAsync(p, value, bytes, nullptr); }
 
@@ -544,8 +553,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
   return *exec = new kava_emulated_graph(*graph), cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  for (const auto &work : exec->work) {
-    cudaError_t error = on_stream(stream, work);
+  for (const auto &node : exec->work) {
+    cudaError_t error = on_stream(stream, node.work);
     if (error != cudaSuccess) return note(error);
   }
   return cudaSuccess;
@@ -553,14 +562,29 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return delete exec, cudaSuccess; }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count) {
+  if (nodes)
+    for (auto &node : graph->work) *nodes++ = &node;
+  return *count = graph->work.size(), cudaSuccess;
+}
+cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType *type) {
+  return *type = node->memset.dst ? cudaGraphNodeTypeMemset : cudaGraphNodeTypeKernel, cudaSuccess;
+}
+cudaError_t cudaGraphMemsetNodeGetParams(cudaGraphNode_t node, cudaMemsetParams *params) {
+  return *params = node->memset, cudaSuccess;
+}
+cudaError_t cudaGraphDestroyNode(cudaGraphNode_t node) {
+  return node->graph->work.remove_if([=](const kava_emulated_node &other) { return &other == node; }), cudaSuccess;
+}
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
   kava_emulated_stream *s = stream_of(stream);
   if (!s->recording) return function(data), cudaSuccess; /* on the host: device memory stays closed */
-  s->recording->work.push_back([=] {
-    device_runs = false;
-    function(data);
-    return cudaSuccess;
-  });
+  s->recording->work.push_back({[=] {
+                                  device_runs = false;
+                                  function(data);
+                                  return cudaSuccess;
+                                },
+                                s->recording});
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) { return *event = new kava_emulated_event, cudaSuccess; }
