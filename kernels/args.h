@@ -314,9 +314,9 @@ typedef struct kava_join_args {
  * stats[3r..] = ce, kl, agree. Gradients where ds, dt are given:
  *   ds (+)= ce_scale (p - onehot(target)) + kl_scale T (p' - q')
  *   dt (+)= kl_scale T q' (log q' - log p' - kl/T^2)
- * where both scales are multiplied by *grad (NULL: 1) and divided by *counted (NULL: 1). ds may be s and dt may be t
- * (not added then). Rows with keep[r] == 0: stats 0, gradients 0. A target of `width` or more: on the CPU the caller
- * has looked; a GPU gives NaN. */
+ * where ce_scale is multiplied by *ce_by and kl_scale by *kl_by (NULL: 1), and both are divided by *counted (NULL: 1).
+ * ds may be s and dt may be t (not added then). Rows with keep[r] == 0: stats 0, gradients 0. A target of `width` or
+ * more: on the CPU the caller has looked; a GPU gives NaN. */
 typedef struct kava_logits_args {
   kava_dtype dtype;
   int64_t rows, width;
@@ -324,7 +324,7 @@ typedef struct kava_logits_args {
   const int64_t *targets; /* may be NULL */
   const uint8_t *keep;    /* NULL: every row */
   double temperature, ce_scale, kl_scale;
-  const void *grad; /* wide */
+  const void *ce_by, *kl_by; /* wide */
   const double *counted;
   double *stats;
   void *ds, *dt;
@@ -332,12 +332,14 @@ typedef struct kava_logits_args {
 } kava_logits_args;
 
 /* With n = *counted: metrics[c] = sum over r of stats[r columns + c], / n; metrics[columns] = n; and where loss is
- * given (wide beside `dtype`): loss = sum of weight[c] metrics[c]. In the order of rows, or one that is as fixed. */
+ * given (wide beside `dtype`, as is what `by` points to): loss = sum of weight[c] *by[c] metrics[c] (by[c] NULL: 1),
+ * without those that weigh 0. In the order of rows, or one that is as fixed. */
 #define KAVA_MEANS_COLUMNS 4
 typedef struct kava_means_args {
   int64_t rows, columns;
   const double *stats, *counted;
   double weight[KAVA_MEANS_COLUMNS];
+  const void *by[KAVA_MEANS_COLUMNS];
   kava_dtype dtype;
   void *loss;
   double *metrics;

@@ -1,7 +1,8 @@
 -- An optimizer step on a GPU: gradients of all its parts, clipping, AdamW, in one body that never waits and reads nothing: what changes
--- from step to step lies in tensors at fixed places (ids, masks, targets, each part's share and the KV term's weight), in the optimizer's
+-- from step to step lies in tensors at fixed places (ids, masks, targets, each part's share and its terms' weights), in the optimizer's
 -- rates and in the random numbers' position. So the body is recorded when its shapes come for the second time, and replayed from then on:
--- the same kernels with the same bits as called. A part's length is filled up to a multiple of LENGTHS, which makes shapes few; padding
+-- the same kernels with the same bits as called. A term whose weight is 0 is not computed, so a schedule that reaches or leaves 0 has a
+-- recording for each set of terms. A part's length is filled up to a multiple of LENGTHS, which makes shapes few; padding
 -- counts for nothing.
 --
 -- A step's figures are fetched behind it (kava.fetch) and read when somebody asks: the next step's batches are drawn, and their copies and
@@ -37,6 +38,7 @@ end
 
 local FILL = { input_ids = 0, positions = 0, mask = 0, targets = -100 } -- of padding; it sees only itself
 local TENSORS = { "input_ids", "start", "positions", "mask", "targets" }
+local SHARES = { "kv", "text", "weight", "ce", "kl" } -- what part of the step, and what its terms are multiplied by
 
 -- A part whose length is a multiple of `lengths`.
 local function filled(part, lengths)
@@ -81,12 +83,12 @@ end
 
 -- What a recording depends on beside the contents of tensors.
 local function signature(self, parts, step)
-  local names, weight = {}, self.objective.weight
+  local names, factors = {}, self.objective:factors(step)
   for i, part in ipairs(parts) do
     names[i] = ("%dx%d%s%s%s"):format(part.input_ids.shape[1], part.input_ids.shape[2], part.predicts and "" or " predicts nothing",
       part.taught and " taught" or part.keeps and " keeps" or "", part.longest and " up to " .. part.longest or "")
   end
-  return ("%s; %s %.17g %.17g"):format(table.concat(names, ", "), weight.weight(step) > 0, weight.ce(step), weight.kl(step))
+  return ("%s; %s %s %s"):format(table.concat(names, ", "), factors.weight > 0, factors.ce > 0, factors.kl > 0)
 end
 
 -- Fixed places for parts like these.
@@ -102,16 +104,17 @@ local function places(self, parts)
     for _, name in ipairs(TENSORS) do
       place[name] = kava.zeros(part[name].shape, { dtype = part[name].dtype, device = self.device })
     end
-    for _, name in ipairs { "kv", "text", "weight" } do place.share[name] = kava.zeros({}, { device = self.device }) end
+    place.shares = kava.zeros({ #SHARES }, { device = self.device }) -- one copy a step
+    for at, name in ipairs(SHARES) do place.share[name] = place.shares:narrow(1, at, 1):reshape {} end
     list[i] = place
   end
   return list
 end
 
 local function put(self, entry, parts, shares, step)
-  local weight = self.objective.weight.weight(step)
   for i, place in ipairs(entry.places) do
-    local share = { kv = shares[i].kv, text = shares[i].text, weight = shares[i].kv * weight }
+    local by, list = self.objective:factors(step, shares[i]), {}
+    for at, name in ipairs(SHARES) do list[at] = shares[i][name] or by[name] end
     if place.taught then
       if place.copied then place.copied:read() end -- the copy before has left
       self.objective.cache:fill(parts[i], place.staged)
@@ -119,7 +122,7 @@ local function put(self, entry, parts, shares, step)
       place.copied = kava.fetch(place.share.kv)
     end
     for _, name in ipairs(TENSORS) do place[name]:copy_(parts[i][name]) end
-    for name, t in pairs(place.share) do t:copy_(kava.tensor(share[name], { dtype = "f32" })) end
+    place.shares:copy_(kava.tensor(list, { dtype = "f32" }))
   end
 end
 
@@ -150,7 +153,8 @@ local function body(self, list, step)
     local share = place.share
     if self.scale then
       local scale = self.scale:reshape {}
-      share = { kv = share.kv * scale, text = share.text * scale, weight = share.weight * scale, plain = share }
+      share = { plain = share }
+      for name, t in pairs(share.plain) do share[name] = t * scale end
     end
     local loss, metrics = self.objective:step(place, step, share)
     if loss:requires_grad() then
@@ -286,11 +290,12 @@ function Step:run(batches, rows, step, each)
   end
   check_ids(self, parts)
   local shares = kava.loss.shares(parts)
-  local cache = self.objective.cache
+  local cache, asks = self.objective.cache, self.objective:asks(step)
   for i, part in ipairs(parts) do
+    local cached = cache and asks and part.pieces
     part.predicts, part.longest = shares[i].text > 0, longest(self, part)
-    part.taught = cache and part.pieces and cache:knows(part)
-    part.keeps = cache and part.pieces and not part.taught
+    part.taught = cached and cache:knows(part)
+    part.keeps = cached and not part.taught
   end
   if each then each() end
   local entry = entry_of(self, signature(self, parts, step), parts)

@@ -16,13 +16,13 @@ static inline void element_put(kava_dtype dtype, void *data, int64_t i, double v
     *at = add ? *at + (float)value : (float)value;
   }
 }
-/* The args with what multiplies both scales in them. */
+/* The args with what multiplies their scales in them. */
 static inline kava_logits_args logits_scaled(const kava_logits_args *a) {
   kava_logits_args b = *a;
-  double factor = (a->grad ? element_get(a->dtype, a->grad, 0) : 1) / (a->counted ? *a->counted : 1);
-  b.ce_scale *= factor;
-  b.kl_scale *= factor;
-  b.grad = NULL;
+  double counted = a->counted ? *a->counted : 1;
+  b.ce_scale = a->ce_scale * (a->ce_by ? element_get(a->dtype, a->ce_by, 0) : 1) / counted;
+  b.kl_scale = a->kl_scale * (a->kl_by ? element_get(a->dtype, a->kl_by, 0) : 1) / counted;
+  b.ce_by = b.kl_by = NULL;
   b.counted = NULL;
   return b;
 }

@@ -29,7 +29,8 @@ void kava_ref_means(const kava_means_args *a) {
     double sum = 0;
     for (int64_t r = 0; r < a->rows; r++) sum += a->stats[r * a->columns + c];
     a->metrics[c] = sum / *a->counted;
-    if (a->weight[c] != 0) loss += a->weight[c] * a->metrics[c];
+    double weight = a->weight[c] * (a->by[c] ? element_get(a->dtype, a->by[c], 0) : 1);
+    if (weight != 0) loss += weight * a->metrics[c];
   }
   a->metrics[a->columns] = *a->counted;
   if (a->loss) element_put(a->dtype, a->loss, 0, loss, false);

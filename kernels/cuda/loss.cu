@@ -182,7 +182,8 @@ __global__ void __launch_bounds__(1024) means_kernel(kava_means_args a) {
     double sum = 0;
     for (int64_t r = threadIdx.x; r < a.rows; r += 1024) sum += a.stats[r * a.columns + c];
     sum = kava_block_sum<32>(sum, room) / n;
-    if (a.weight[c] != 0) loss += a.weight[c] * sum;
+    double weight = a.weight[c] * (a.by[c] ? wide_at(a.dtype, a.by[c]) : 1);
+    if (weight != 0) loss += weight * sum;
     if (threadIdx.x == 0) a.metrics[c] = sum;
   }
   if (threadIdx.x) return;
@@ -274,8 +275,9 @@ template <class T, bool WITH> __global__ void __launch_bounds__(WIDE, 2) logits_
   }
   if (!ds && !dt) return;
   __syncthreads(); /* stats are read before s is overwritten */
-  double factor = (a.grad ? wide_at(a.dtype, a.grad) : 1) / (a.counted ? *a.counted : 1);
-  F ce = (F)(a.ce_scale * factor), soften = (F)(a.kl_scale * factor * a.temperature), mean = (F)kl;
+  double counted = a.counted ? *a.counted : 1;
+  F ce = (F)(a.ce_scale * (a.ce_by ? wide_at(a.dtype, a.ce_by) : 1) / counted), mean = (F)kl;
+  F soften = (F)(a.kl_scale * (a.kl_by ? wide_at(a.dtype, a.kl_by) : 1) / counted * a.temperature);
   along<N>(a.width, packs, [&](auto m, int64_t i) {
     constexpr int M = decltype(m)::count;
     F v[M], w[M] = {}, gs[M], gt[M];

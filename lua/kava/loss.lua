@@ -433,7 +433,7 @@ function loss.mask(batch) return batch.mask or batch.attention_mask end
 function loss.kv_mask(batch) return batch.kv_mask or loss.mask(batch) end
 
 -- Cross-entropy and KL from hidden states: the logits are never whole in memory.
-local function head(self, batch, teacher_out, student_out, ce, kl, scale)
+local function head(self, batch, teacher_out, student_out, ce, kl)
   local with_teacher = teacher_out and teacher_out.hidden
   return loss.head {
     hidden = student_out.hidden,
@@ -442,7 +442,7 @@ local function head(self, batch, teacher_out, student_out, ce, kl, scale)
     teacher_hidden = with_teacher and teacher_out.hidden or nil,
     teacher_weight = with_teacher and self.teacher:head() or nil,
     softcap = self.student.spec.logit_softcap, teacher_softcap = with_teacher and self.teacher.spec.logit_softcap or nil,
-    ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature, scale = scale,
+    ce_weight = ce, kl_weight = kl, temperature = self.settings.temperature,
   }
 end
 loss.apply_head = head
@@ -452,26 +452,41 @@ local WHOLE = { kv = 1, text = 1 }
 -- A share is a number; where a step is recorded it is a tensor of no dimensions on the device, since it is another one at every run.
 local function on_device(share) return type(share.kv) ~= "number" end
 
---- The total at optimizer step `step` (from 1; default 1), and its parts: numbers or tensors not yet read (see loss.numbers).
+--- What each term is multiplied by at optimizer step `step` (from 1; default 1): its weight, times the batch's share of a larger one
+--- (numbers; see compute). {weight =, ce =, kl =}, numbers; only terms above 0 are computed.
+function Loss:factors(step, share)
+  local weight = self.weight
+  step, share = step or 1, share or WHOLE
+  return { weight = weight.weight(step) * share.kv, ce = weight.ce(step) * share.text, kl = weight.kl(step) * share.text }
+end
+
+--- Whether a term that there is at a step reads what the teacher gives.
+function Loss:asks(step)
+  local factors = self:factors(step)
+  return factors.weight > 0 or factors.kl > 0
+end
+
+--- The total at optimizer step `step`, and its parts: numbers or tensors not yet read (see loss.numbers).
 --- A total that has no record (requires_grad() is false) teaches nothing. share (loss.shares): the batch's part of a larger one; the
---- totals of all parts then add up to the whole one's. Its entries are numbers, or f32 tensors of no dimensions; then share.weight, where
---- there is one, is the KV term's weight times share.kv: a schedule's weight, too, is another one at every run.
+--- totals of all parts then add up to the whole one's. Its entries are numbers, or f32 tensors of no dimensions; then share.weight,
+--- share.ce and share.kl are what each term is multiplied by (Loss:factors): a schedule's weight, too, is another one at every run.
 function Loss:compute(batch, teacher_out, student_out, step, share)
   share = share or WHOLE
-  local apart = on_device(share)
-  local weight, ce, kl = self.weight.weight(step or 1), self.weight.ce(step or 1), self.weight.kl(step or 1)
-  if not apart then weight, ce, kl = weight * share.kv, ce * share.text, kl * share.text end
-  local total, metrics = nil, {}
-  if self.term and weight > 0 and batch.kv_count ~= 0 then
+  local device = on_device(share)
+  local factors = self:factors(step, not device and share or WHOLE)
+  local by, total, metrics = device and share or factors, nil, {}
+  for name in pairs(factors) do
+    if not by[name] then error(("share.%s: a tensor expected, as share.kv is one"):format(name), 2) end
+  end
+  if self.term and factors.weight > 0 and batch.kv_count ~= 0 then
     local value, more = self.term.loss(self.term.pairs(teacher_out, student_out), loss.kv_mask(batch), teacher_out, student_out, batch)
     for name, metric in pairs(more or {}) do metrics[name] = metric end
     metrics.kv = value:detach()
-    if apart then weight = share.weight or share.kv * weight end
-    total = weight == 1 and value or value * weight
+    total = by.weight == 1 and value or value * by.weight
   end
-  if (ce > 0 or kl > 0) and loss.predicts(batch) then
-    local value, more = head(self, batch, kl > 0 and teacher_out or nil, student_out, ce, kl,
-      apart and share.text or nil)
+  local ce, kl = factors.ce > 0, factors.kl > 0
+  if (ce or kl) and loss.predicts(batch) then
+    local value, more = head(self, batch, kl and teacher_out or nil, student_out, ce and by.ce or 0, kl and by.kl or 0)
     metrics.ce, metrics.kl, metrics.agreement = more.ce, more.kl, more.agreement
     total = total and total + value or value
   end
@@ -524,7 +539,7 @@ end
 --- and computes the total; share: see compute.
 function Loss:step(batch, step, share)
   local needs = self:needs()
-  local teacher_out = needs.teacher and named("teacher", kava.no_grad, function()
+  local teacher_out = needs.teacher and self:asks(step) and named("teacher", kava.no_grad, function()
     return self.cache and self.cache:teach(batch) or self:teach(batch, needs.teacher)
   end)
   local student_out = named("student", self.student.forward, self.student, loss.request(batch, needs.student))

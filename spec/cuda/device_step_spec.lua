@@ -36,6 +36,8 @@ local LOSSES = {
     stretched = { rope_type = "dynamic", factor = 2.0 } },
   hybrid = { loss = { name = "hybrid", ce = 0.5, weight = { from = 1, to = 0.5, steps = 9 } },
     kv = { project = "student", dropout = 0.3 } },
+  ["CE and KL by schedules"] = { loss = { name = "layer_matched", weight = { from = 1, to = 0.5, steps = 9 },
+    ce = { from = 1, to = 0.25, steps = 7 }, kl = { from = 2, to = 0.5, steps = 5, schedule = "cosine" } } },
 }
 
 local function job(settings, options)
@@ -52,14 +54,14 @@ local function job(settings, options)
   self.step = device_step.new { objective = objective, optimizer = self.optimizer, parameters = { student:parameters(), extra }, clip = 0.5,
     device = "cuda", lengths = 8, record = options.record, scaling = options.scaling,
     say = function(line) self.lines[#self.lines + 1] = line end }
+  function self.batches(step) return { batch(step, 2, 5), batch(step + 50, step == 4 and 1 or 2, 5) } end
   -- Steps first … last; each is read when the next one is under way.
   function self.run(first, last, rows)
     kava.train(true)
     local before
     for step = first, last do
       self.optimizer:set_lr(1, 1e-2 / step)
-      local list = { batch(step, 2, 5), batch(step + 50, step == 4 and 1 or 2, 5) }
-      local figures = self.step:run(list, rows or 2, step)
+      local figures = self.step:run(self.batches(step), rows or 2, step)
       if before then self.figures[#self.figures + 1] = before:read() end
       before = figures
     end
@@ -97,6 +99,68 @@ describe("an optimizer step on a GPU", function()
       assert.same(called.figures, recorded.figures)
       assert.is_true(called.figures[1].loss ~= called.figures[2].loss)
       same_weights(called, recorded)
+    end)
+  end
+
+  -- Steps first … last as a loop of ops with weights that are numbers, for objective and optimizer of a job that runs nothing else.
+  local function plainly(one, first, last)
+    local parameters = { one.student:parameters(), one.objective:parameters() }
+    kava.train(true)
+    for step = first, last do
+      one.optimizer:set_lr(1, 1e-2 / step)
+      local list, sums, taught = one.batches(step), {}, false
+      for i, share in ipairs(kava.loss.shares(list)) do
+        local total, metrics = one.objective:step(list[i], step, share)
+        if total:requires_grad() then
+          total:backward()
+          taught = true
+        end
+        kava.loss.gather(sums, metrics, share)
+      end
+      sums.grad_norm = taught and kava.optim.clip_gradients(parameters, 0.5):narrow(1, 1, 1):item() or 0
+      if taught then assert(one.optimizer:step()) end
+      one.optimizer:zero_grad()
+      one.figures[#one.figures + 1] = sums
+    end
+    kava.train(false)
+  end
+
+  -- From 0 to more in steps 3 and 4, less in 5 and 6, 0 from 7 on.
+  local function rises(step) return math.max(0, 1 - math.abs(step - 4.5) / 2) end
+  local RISING = { from = 0.7, to = 0, steps = 20, schedule = rises }
+  local SETS = {
+    ["CE beside the KV term"] = { loss = { name = "layer_matched", ce = RISING }, recordings = 2, asked = 14 },
+    ["KL beside CE"] = { loss = { name = "none", ce = { from = 1, to = 0.5, steps = 8 }, kl = RISING }, recordings = 2, asked = 8 },
+    ["the KV term beside CE"] = { loss = { name = "layer_matched", weight = RISING, ce = 1 }, recordings = 2, asked = 8 },
+    ["KL and nothing beside it"] = { loss = { name = "none", ce = 0, kl = RISING }, recordings = 2, asked = 8, idle = true },
+  }
+  for name, settings in pairs(SETS) do
+    it("is recorded once for each set of terms, where a weight leaves 0 and comes back: " .. name, function()
+      local called, recorded, plain = job(settings, {}), job(settings, { record = true }), job(settings, {})
+      local asked, teach = 0, called.objective.teach
+      function called.objective:teach(...)
+        asked = asked + 1
+        return teach(self, ...)
+      end
+      called.run(1, 7)
+      recorded.run(1, 7)
+      plainly(plain, 1, 7)
+      assert.equal(settings.asked, asked) -- two parts a step: not where no term reads it
+      assert.equal(settings.recordings, recordings(recorded))
+      assert.same({}, recorded.lines)
+      assert.same(called.figures, recorded.figures)
+      same_weights(called, recorded)
+      for step = 1, 7 do
+        local there, want = recorded.figures[step], plain.figures[step]
+        want.loss = want.loss or there.loss
+        for key, value in pairs(want) do
+          assert.near(value, there[key], 1e-5 * math.max(1, math.abs(value)), ("%s of step %d"):format(key, step))
+        end
+        if settings.idle then assert.equal(rises(step) > 0, there.grad_norm > 0) end
+      end
+      for key, t in pairs(plain.student:parameters()) do
+        assert.is_true(kava.allclose(recorded.student:parameters()[key], t, { rtol = 1e-4, atol = 1e-4 }), key)
+      end
     end)
   end
 

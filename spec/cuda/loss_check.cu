@@ -52,9 +52,9 @@ static void check_logits(kava_dtype dtype, int64_t rows, int64_t width, bool wit
   std::string name = "logits_rows " + std::to_string(rows) + " x " + std::to_string(width) + (with_t ? " kl" : "") +
                      (in_place ? " in place" : "");
   kava_dtype wide = dtype == KAVA_F64 ? KAVA_F64 : KAVA_F32;
-  array s(dtype, rows * width), t(dtype, rows * width), ds(dtype, rows * width), dt(dtype, rows * width), grad(wide, 1),
-      stats(KAVA_F64, 3 * rows), counted(KAVA_F64, 1);
-  s.random(4), t.random(4), ds.random(), dt.random(), grad.fill(3), counted.fill((double)rows / 4);
+  array s(dtype, rows * width), t(dtype, rows * width), ds(dtype, rows * width), dt(dtype, rows * width),
+      ce_by(wide, 1), kl_by(wide, 1), stats(KAVA_F64, 3 * rows), counted(KAVA_F64, 1);
+  s.random(4), t.random(4), ds.random(), dt.random(), ce_by.fill(3), kl_by.fill(-5), counted.fill((double)rows / 4);
   if (width > 9) s.values[4] = -INFINITY, t.values[5] = -INFINITY, t.values[width - 1] = s.values[width - 1] = 5;
   s.upload(), t.upload();
   std::vector<int64_t> ids((size_t)rows);
@@ -71,11 +71,11 @@ static void check_logits(kava_dtype dtype, int64_t rows, int64_t width, bool wit
   r.dtype = KAVA_F64;
   r.s = in_place ? want_ds.data() : s.f64(), r.t = with_t ? t.f64() : nullptr, r.targets = ids.data(),
   r.keep = flags.data();
-  r.grad = grad.f64(), r.counted = counted.f64(), r.stats = want_stats.data(), r.ds = want_ds.data(),
-  r.dt = with_t ? want_dt.data() : nullptr;
-  a.s = s.at(), a.t = with_t ? t.at() : nullptr, a.targets = targets.device, a.keep = keep.device, a.grad = grad.at(),
-  a.counted = (double *)counted.at(), a.stats = (double *)stats.at(), a.ds = in_place ? s.at() : ds.at(),
-  a.dt = with_t ? dt.at() : nullptr;
+  r.ce_by = ce_by.f64(), r.kl_by = kl_by.f64(), r.counted = counted.f64(), r.stats = want_stats.data(),
+  r.ds = want_ds.data(), r.dt = with_t ? want_dt.data() : nullptr;
+  a.s = s.at(), a.t = with_t ? t.at() : nullptr, a.targets = targets.device, a.keep = keep.device, a.ce_by = ce_by.at(),
+  a.kl_by = kl_by.at(), a.counted = (double *)counted.at(), a.stats = (double *)stats.at(),
+  a.ds = in_place ? s.at() : ds.at(), a.dt = with_t ? dt.at() : nullptr;
   gpu->logits_rows(&a);
   cpu->logits_rows(&r);
   double tolerance = dtype == KAVA_F64 ? 1e-12 : dtype == KAVA_F32 ? 1e-5 : unit(dtype);
@@ -85,10 +85,13 @@ static void check_logits(kava_dtype dtype, int64_t rows, int64_t width, bool wit
 
   array loss(wide, 1), metrics(KAVA_F64, 4);
   std::vector<double> want_loss(1), want_metrics(4);
-  kava_means_args m = {rows,  3,         (double *)stats.at(),  (double *)counted.at(), {0.5, 0, 2},
-                       dtype, loss.at(), (double *)metrics.at()};
+  kava_means_args m = {};
+  m.rows = rows, m.columns = 3, m.stats = (double *)stats.at(), m.counted = (double *)counted.at();
+  m.weight[0] = 0.5, m.weight[1] = 0.25, m.by[0] = ce_by.at(), m.by[1] = kl_by.at();
+  m.dtype = dtype, m.loss = loss.at(), m.metrics = (double *)metrics.at();
   gpu->means(&m);
-  m = {rows, 3, want_stats.data(), counted.f64(), {0.5, 0, 2}, KAVA_F64, want_loss.data(), want_metrics.data()};
+  m.stats = want_stats.data(), m.counted = counted.f64(), m.by[0] = ce_by.f64(), m.by[1] = kl_by.f64();
+  m.dtype = KAVA_F64, m.loss = want_loss.data(), m.metrics = want_metrics.data();
   cpu->means(&m);
   compare("means", loss, want_loss, 1e-5);
   compare("means, metrics,", metrics, want_metrics, 1e-5);

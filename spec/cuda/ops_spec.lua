@@ -93,6 +93,11 @@ local cases = {
     return (kava.loss.head { hidden = hidden, weight = weight, teacher_hidden = hidden:detach() * 2, teacher_weight = weight:detach() + 1,
       targets = ids { { 1, -1, 12 }, { 0, 3, -1 } }, temperature = 1.5, softcap = 5 }) * 3
   end },
+  { "head, weights on the device", { { 2, 3, 8 }, { 13, 8 } }, function(hidden, weight)
+    local function one(x) return kava.tensor(x, { dtype = hidden.dtype == "f64" and "f64" or "f32" }):to { device = hidden.device } end
+    return (kava.loss.head { hidden = hidden, weight = weight, teacher_hidden = hidden:detach() * 2, teacher_weight = weight:detach() + 1,
+      targets = ids { { 1, -1, 12 }, { 0, 3, -1 } }, ce_weight = one(0.5), kl_weight = one(3) })
+  end },
 }
 
 -- Value and gradients of a case on a device, as tensors on the CPU.

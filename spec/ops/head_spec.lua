@@ -91,22 +91,31 @@ describe("head_loss", function()
     end
   end)
 
-  it("multiplies loss and gradients by a scale of its own precision", function()
+  it("takes weights that are tensors of its own precision", function()
     for _, dtype in ipairs { "f32", "f64" } do
-      local function taught(scale)
+      local function taught(ce, kl)
         kava.seed(4)
         local h, w = kava.randn({ 2, 3, 5 }, { dtype = dtype }), kava.randn({ 9, 5 }, { dtype = dtype })
         h:requires_grad(true)
         w:requires_grad(true)
-        local loss = kava.loss.head { hidden = h, weight = w, targets = i64 { { 1, 2, 8 }, { 0, -1, 4 } }, scale = scale }
+        local loss, metrics = kava.loss.head { hidden = h, weight = w, teacher_hidden = h:detach() * 2, teacher_weight = w:detach() + 1,
+          targets = i64 { { 1, 2, 8 }, { 0, -1, 4 } }, temperature = 1.5, ce_weight = ce, kl_weight = kl }
         loss:backward()
-        return { loss:detach(), h.grad, w.grad }
+        return { loss:detach(), h.grad, w.grad, metrics }
       end
-      local plain, scaled = taught(nil), taught(kava.tensor(0.25, { dtype = dtype }))
-      for i = 1, 3 do assert.is_true((kava.allclose(scaled[i], plain[i] * 0.25, { rtol = 1e-6, atol = 1e-7 })), dtype) end
+      local function one(x) return kava.tensor(x, { dtype = dtype }) end
+      local ways = { { one(0.25), one(3) }, { 0.25, one(3) }, { one(0.25), 3 }, { one(0), one(3) }, { one(0.25), one(0) } }
+      for _, way in ipairs(ways) do
+        local function number(x) return type(x) == "number" and x or x:item() end
+        local plain, held = taught(number(way[1]), number(way[2])), taught(way[1], way[2])
+        for i = 1, 3 do assert.is_true((kava.allclose(held[i], plain[i], { rtol = 0, atol = 0 })), dtype) end
+        assert.same(plain[4], held[4])
+      end
       local other = dtype == "f32" and "f64" or "f32"
-      local refused = ("the scale is %s on cpu; one %s"):format(other, dtype)
-      assert.error_matches(function() taught(kava.tensor(0.25, { dtype = other })) end, refused)
+      assert.error_matches(function() taught(1, kava.tensor(0.25, { dtype = other })) end,
+        ("kl_weight has 1 elements, %s on cpu; a number, or one %s on cpu"):format(other, dtype))
+      assert.error_matches(function() taught(kava.zeros({ 2 }, { dtype = dtype })) end, "ce_weight has 2 elements")
+      assert.error_matches(function() taught(one(1):requires_grad(true)) end, "ce_weight wants a gradient, and gets none")
     end
   end)
 
@@ -167,6 +176,9 @@ describe("head_loss", function()
     assert.error_matches(call { hidden = hs, weight = ws, teacher_hidden = hs, teacher_weight = kava.randn { 7, 4 }, targets = ids },
       "vocabulary is 6, the teacher's 7")
     assert.error_matches(call { hidden = hs, weight = ws, targets = ids, kl_weight = 1 }, "no teacher_hidden")
+    local one = kava.tensor(1, { dtype = "f32" })
+    assert.error_matches(call { hidden = hs, weight = ws, targets = ids, kl_weight = one }, "no teacher_hidden")
+    assert.error_matches(call { hidden = hs, weight = ws, targets = ids, ce_weight = "a" }, "ce_weight")
     assert.error_matches(call { hidden = hs, weight = ws, targets = ids, temprature = 1 }, "did you mean 'temperature'")
   end)
 

@@ -114,22 +114,30 @@ static int l_kl(lua_State *L) { /* [-0, +1, e] kl(student_logits, teacher_logits
   return 1;
 }
 
+/* The field `key` of the table at 1: a number, or a tensor that multiplies 1. -> the tensor, borrowed. [-0, +0, e] */
+static kava_tensor *weight_of(lua_State *L, const char *key, double fallback, double *number) {
+  bool tensor = lua_getfield(L, 1, key) == LUA_TUSERDATA;
+  lua_pop(L, 1);
+  *number = tensor ? 1 : kava_l_field_number(L, 1, key, fallback);
+  return tensor ? kava_l_field_tensor(L, 1, key, true) : NULL;
+}
+
 static int l_head(
     lua_State *L) { /* [-0, +2, e] head{hidden, weight, teacher_hidden, teacher_weight, targets, …} -> loss, metrics */
-  static const char *const known[] = {"hidden",  "weight",          "teacher_hidden", "teacher_weight",
-                                      "targets", "ce_weight",       "kl_weight",      "temperature",
-                                      "softcap", "teacher_softcap", "scale",          NULL};
+  static const char *const known[] = {"hidden",    "weight",    "teacher_hidden", "teacher_weight", "targets",
+                                      "ce_weight", "kl_weight", "temperature",    "softcap",        "teacher_softcap",
+                                      NULL};
   kava_l_check_keys(L, 1, "kava.loss.head", known);
   kava_tensor *hs = kava_l_field_tensor(L, 1, "hidden", true), *ws = kava_l_field_tensor(L, 1, "weight", true);
   kava_tensor *ht = kava_l_field_tensor(L, 1, "teacher_hidden", false),
               *wt = kava_l_field_tensor(L, 1, "teacher_weight", false);
   kava_tensor *targets = kava_l_field_tensor(L, 1, "targets", true);
-  kava_head_options o = {.ce_weight = kava_l_field_number(L, 1, "ce_weight", 1),
-                         .kl_weight = kava_l_field_number(L, 1, "kl_weight", ht ? 1 : 0),
-                         .temperature = kava_l_field_number(L, 1, "temperature", 1),
-                         .scale = kava_l_field_tensor(L, 1, "scale", false),
+  kava_head_options o = {.temperature = kava_l_field_number(L, 1, "temperature", 1),
                          .softcap = kava_l_field_number(L, 1, "softcap", 0),
                          .teacher_softcap = kava_l_field_number(L, 1, "teacher_softcap", 0)};
+  o.ce_by = weight_of(L, "ce_weight", 1, &o.ce_weight);
+  o.kl_by = weight_of(L, "kl_weight", ht ? 1 : 0, &o.kl_weight);
+  if (!ht && o.kl_by) return luaL_error(L, "kava.loss.head: kl_weight is a tensor, but there is no teacher_hidden");
   if (!ht && o.kl_weight != 0)
     return luaL_error(L, "kava.loss.head: kl_weight is %f, but there is no teacher_hidden", o.kl_weight);
   kava_tensor **loss = kava_l_result(L), **metrics = kava_l_new_tensor_box(L);

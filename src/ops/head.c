@@ -233,7 +233,8 @@ static kava_status run(head *h, bool teacher, bool gradients, const kava_head_op
                           .temperature = o->temperature,
                           .ce_scale = o->ce_weight,
                           .kl_scale = o->kl_weight,
-                          .grad = o->scale ? kava_tensor_data(o->scale) : NULL,
+                          .ce_by = o->ce_by ? kava_tensor_data(o->ce_by) : NULL,
+                          .kl_by = o->kl_by ? kava_tensor_data(o->kl_by) : NULL,
                           .counted = kava_f64(h->how_many),
                           .stats = kava_f64(h->stats) + 3 * begin,
                           .ds = gradients ? s : NULL};
@@ -242,6 +243,19 @@ static kava_status run(head *h, bool teacher, bool gradients, const kava_head_op
   }
 out:
   return st;
+}
+
+/* What multiplies a weight: it is read on the device, when the losses are. */
+static kava_status check_factor(const char *name, kava_tensor *t, const head *h) {
+  if (!t) return KAVA_OK;
+  kava_dtype wide = kava_dtype_wide(h->dtype);
+  if (t->dtype != wide || t->device != h->device || kava_tensor_numel(t) != 1)
+    return kava_fail(KAVA_MISUSE, "head_loss: %s has %lld elements, %s on %s; a number, or one %s on %s expected", name,
+                     (long long)kava_tensor_numel(t), kava_dtype_name(t->dtype), kava_device_name(t->device),
+                     kava_dtype_name(wide), kava_device_name(h->device));
+  if (kava_tape_wanted(&t, 1))
+    return kava_fail(KAVA_MISUSE, "head_loss: %s wants a gradient, and gets none: detach() it", name);
+  return KAVA_OK;
 }
 
 kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht, kava_tensor *wt, kava_tensor *targets,
@@ -267,11 +281,8 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
                               (const char *const[]){"hidden", "weight", "teacher hidden", "teacher weight"}, &h.dtype));
   h.element = (size_t)kava_dtype_block_bytes(h.dtype);
   h.device = hs->device;
-  if (o->scale && (o->scale->dtype != kava_dtype_wide(h.dtype) || o->scale->device != hs->device ||
-                   kava_tensor_numel(o->scale) != 1))
-    KAVA_FAIL(KAVA_MISUSE, "head_loss: the scale is %s on %s; one %s on %s expected", kava_dtype_name(o->scale->dtype),
-              kava_device_name(o->scale->device), kava_dtype_name(kava_dtype_wide(h.dtype)),
-              kava_device_name(hs->device));
+  KAVA_TRY(check_factor("ce_weight", o->ce_by, &h));
+  KAVA_TRY(check_factor("kl_weight", o->kl_by, &h));
   KAVA_TRY(kava_operand_device(op, "the weight", ws, h.device));
   KAVA_TRY(kava_operand_device(op, "the teacher's weight", wt, h.device));
   KAVA_TRY(side_open("the student's", &h, hs, ws, targets, &h.student));
@@ -292,18 +303,17 @@ kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht,
   KAVA_TRY(run(&h, ht != NULL, gradients, o));
   KAVA_TRY(kava_tensor_new_on(h.device, kava_dtype_wide(h.dtype), 0, NULL, &y));
   KAVA_TRY(kava_tensor_new_on(h.device, KAVA_F64, 1, (int64_t[]){4}, &parts));
-  kava_means_args means = {.rows = h.count,
-                           .columns = 3,
-                           .stats = kava_f64(h.stats),
-                           .counted = kava_f64(h.how_many),
-                           .weight = {o->ce_weight, o->kl_weight},
-                           .dtype = h.dtype,
-                           .loss = kava_tensor_data(y),
-                           .metrics = kava_f64(parts)};
+  kava_means_args means = {
+      .rows = h.count,
+      .columns = 3,
+      .stats = kava_f64(h.stats),
+      .counted = kava_f64(h.how_many),
+      .weight = {o->ce_weight, o->kl_weight},
+      .by = {o->ce_by ? kava_tensor_data(o->ce_by) : NULL, o->kl_by ? kava_tensor_data(o->kl_by) : NULL},
+      .dtype = h.dtype,
+      .loss = kava_tensor_data(y),
+      .metrics = kava_f64(parts)};
   KAVA_RUN(h.device, means, &means);
-  if (o->scale)
-    KAVA_RUN(h.device, rescale, &(kava_array){y->dtype, 1, kava_tensor_data(y)}, 1, o->scale->dtype,
-             kava_tensor_data(o->scale));
   if (gradients) {
     KAVA_TRY(kava_tape_record(op, head_backward, 2, inputs, y, &node));
     KAVA_TRY(kava_tape_save(node, 0, h.d_hidden));

@@ -11,12 +11,12 @@
  * and ws; the teacher's side is taken as constant. They are computed in the same pass as the loss (the logits of a
  * piece are there only then) and kept, [.., D] and [V,D], until backward() scales and hands them on. *metrics (may be
  * NULL): detached f64 [4]: ce, kl, top-1 agreement with the teacher, counted rows; kl and agreement are 0 without a
- * teacher. Metrics alone (nothing recorded) cost the forward products only. scale (f32 on the same device, one element)
- * or NULL: loss and gradients, not the metrics, are so many times as large, rounded no more often. */
+ * teacher. Metrics alone (nothing recorded) cost the forward products only. ce_by, kl_by: NULL, or one element (f32, of
+ * f64 f64) on the same device that multiplies the weight, so that a recording can run with other weights. */
 typedef struct kava_head_options {
   double ce_weight, kl_weight, temperature;
   double softcap, teacher_softcap;
-  const kava_tensor *scale;
+  kava_tensor *ce_by, *kl_by;
 } kava_head_options;
 kava_status kava_op_head_loss(kava_tensor *hs, kava_tensor *ws, kava_tensor *ht, kava_tensor *wt, kava_tensor *targets,
                               const kava_head_options *options, kava_tensor **loss, kava_tensor **metrics);

@@ -271,7 +271,8 @@ static kava_status logits_backward(kava_node *node, const kava_tensor *grad) {
                         .temperature = node->numbers[0],
                         .ce_scale = 1,
                         .kl_scale = 1,
-                        .grad = kava_tensor_data(grad),
+                        .ce_by = kava_tensor_data(grad),
+                        .kl_by = kava_tensor_data(grad),
                         .counted = kava_f64(node->saved[4])};
   a.rows = kava_tensor_numel(s) / a.width;
   KAVA_TRY(kava_tensor_new_on(s->device, KAVA_F64, 2, (int64_t[]){a.rows, 3}, &stats));

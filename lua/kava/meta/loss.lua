@@ -58,9 +58,11 @@ function loss.kl(student_logits, teacher_logits, options) end
 
 --- The head and its losses in one, in pieces of rows, so that logits never exist as a whole: ce_weight * CE + kl_weight * KL,
 --- means over the rows whose target is not negative (kava.loss.targets). Gradients go to hidden and weight; the teacher's
---- side is constant. Under kava.no_grad it costs the forward products only. metrics: ce and kl in nats a token, agreement =
---- share of rows with the same top-1 token, count = rows; kl and agreement are nil without a teacher.
----@param options { hidden: kava.Tensor, weight: kava.Tensor, targets: kava.Tensor, teacher_hidden: kava.Tensor?, teacher_weight: kava.Tensor?, ce_weight: number?, kl_weight: number?, temperature: number?, softcap: number?, teacher_softcap: number?, scale: kava.Tensor? } hidden [.., D], weight [V, D] of any float or quantised dtype, targets integers [..]; ce_weight 1, kl_weight 1 with a teacher, temperature 1; scale: one f32 (beside f64: f64), what loss and gradients are multiplied by
+--- side is constant. A weight may be a tensor of one element, f32 (beside f64: f64) on hidden's device, which gets no gradient:
+--- it is read when the losses are computed, so that a recording runs with what it holds then. Under kava.no_grad it costs the
+--- forward products only. metrics: ce and kl in nats a token, agreement = share of rows with the same top-1 token, count = rows;
+--- kl and agreement are nil without a teacher.
+---@param options { hidden: kava.Tensor, weight: kava.Tensor, targets: kava.Tensor, teacher_hidden: kava.Tensor?, teacher_weight: kava.Tensor?, ce_weight: number|kava.Tensor?, kl_weight: number|kava.Tensor?, temperature: number?, softcap: number?, teacher_softcap: number? } hidden [.., D], weight [V, D] of any float or quantised dtype, targets integers [..]; ce_weight 1, kl_weight 1 with a teacher, temperature 1
 ---@return kava.Tensor loss
 ---@return { ce: number, kl: number?, agreement: number?, count: integer } metrics
 function loss.head(options) end

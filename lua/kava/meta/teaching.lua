@@ -157,10 +157,22 @@ function Loss:needs() end
 ---@param teacher_out table?
 ---@param student_out table
 ---@param step integer? of weights that change, from 1; 1
----@param share { kv: number, text: number }? what the batch is of a larger one (kava.loss.shares): its part of the whole total; all
+---@param share { kv: number, text: number }? what the batch is of a larger one (kava.loss.shares): its part of the whole total; all.
+--- Or f32 tensors of no dimensions, which a recording reads at every run; then weight, ce and kl beside them hold Loss:factors
 ---@return kava.Tensor total
 ---@return table<string, number|kava.Tensor> metrics loss, kv, ce, kl, agreement, cos_sim … as far as computed; see kava.loss.numbers
 function Loss:compute(batch, teacher_out, student_out, step, share) end
+
+--- What each term is multiplied by at a step: its weight times the batch's share. Terms that are not above 0 are not computed.
+---@param step integer? 1
+---@param share { kv: number, text: number }? all
+---@return { weight: number, ce: number, kl: number }
+function Loss:factors(step, share) end
+
+--- Whether a term that there is at a step reads what the teacher gives.
+---@param step integer? 1
+---@return boolean
+function Loss:asks(step) end
 
 --- The teacher's pass over a batch, through its kava.Aligner where it has one: kv then has a row for each of the batch's tokens, and
 --- batch.kv_mask says which of them are targets.
@@ -169,7 +181,7 @@ function Loss:compute(batch, teacher_out, student_out, step, share) end
 ---@return table
 function Loss:teach(batch, needs) end
 
---- Runs the teacher, nothing recorded, and the student, and computes the total.
+--- Runs the teacher (nothing recorded; where a term asks for it at this step) and the student, and computes the total.
 ---@param batch table
 ---@param step integer? 1
 ---@param share { kv: number, text: number }? see compute
