@@ -257,10 +257,10 @@ static kava_status download(void *to, const void *from, size_t bytes) {
 }
 
 /* Tickets are numbers of events, which are used again and again: an older one's event tells of a later copy, and what
- * came later is done later. */
+ * came later is done later, in the same lane: each has events of its own. */
 #define TICKETS 64
-static cudaEvent_t landed[TICKETS];
-static uint64_t tickets;
+static cudaEvent_t landed[KAVA_CUDA_LANES * TICKETS];
+static uint64_t tickets[KAVA_CUDA_LANES]; /* given to a lane: `lane`, `lane` + KAVA_CUDA_LANES, ... */
 
 static kava_status host_reserve(size_t bytes, void **out) {
   cudaError_t error = cudaMallocHost(out, bytes);
@@ -275,16 +275,17 @@ static void host_give_back(void *memory, size_t) { done("freeing pinned memory",
 
 static kava_status fetch(void *to, const void *from, size_t bytes, uint64_t *ticket) {
   if (recorded) return KAVA_MISUSE;
-  cudaEvent_t *event = &landed[tickets % TICKETS];
+  uint64_t lane = (uint64_t)kava_cuda_lane(), number = tickets[lane] * KAVA_CUDA_LANES + lane;
+  cudaEvent_t *event = &landed[number % (KAVA_CUDA_LANES * TICKETS)];
   kava_status st = *event ? KAVA_OK : done("download", cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   if (st == KAVA_OK) st = done("download", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, kava_cuda_stream()));
   if (st == KAVA_OK) st = done("download", cudaEventRecord(*event, kava_cuda_stream()));
-  if (st == KAVA_OK) *ticket = tickets++;
+  if (st == KAVA_OK) *ticket = number, tickets[lane]++;
   return st;
 }
 
 static kava_status fetched(uint64_t ticket, bool wait, bool *out) {
-  cudaEvent_t event = landed[ticket % TICKETS];
+  cudaEvent_t event = landed[ticket % (KAVA_CUDA_LANES * TICKETS)];
   cudaError_t error = wait ? cudaEventSynchronize(event) : cudaEventQuery(event);
   *out = error == cudaSuccess;
   return error == cudaErrorNotReady ? KAVA_OK : done("download", error);

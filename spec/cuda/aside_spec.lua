@@ -1,5 +1,6 @@
 -- Work beside other work on the GPU: the same figures as one after the other, called and recorded.
 local missing = require "spec.cuda.gpu" ()
+local helper = require "spec.helper"
 local kava = require "kava"
 
 local config = { model_type = "llama", vocab_size = 20, hidden_size = 16, intermediate_size = 24, num_hidden_layers = 2,
@@ -114,5 +115,19 @@ describe("aside", function()
     local replay <close> = kava.record(function() kava.aside(function() y:copy_(x + x) end) end)
     replay:run()
     assert.equal(8, y:sum():item())
+  end)
+
+  it("fetches a value that whoever reads it has waited for, however many were fetched since", function()
+    if os.getenv "KAVA_CUDA" ~= "emulated" then return end -- which dies of work that nobody waited for
+    local text = helper.run(("exec 2>&1; ulimit -c 0; %s -e '%s'"):format(helper.program(), [[
+      local kava = require "kava"
+      local x, y, fetch = kava.ones({ 100 }, { device = "cuda" }), kava.zeros({ 1 }, { device = "cuda" }), nil
+      local later = kava.aside(function() fetch = kava.fetch(x) end)
+      for _ = 1, 200 do kava.fetch(y):release() end
+      local t = fetch:read()
+      x:fill_(2)
+      print(t:sum():item())
+      later()]]))
+    assert.equal("100.0\n", text)
   end)
 end)

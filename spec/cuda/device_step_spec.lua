@@ -131,7 +131,7 @@ describe("an optimizer step on a GPU", function()
   local SETS = {
     ["CE beside the KV term"] = { loss = { name = "layer_matched", ce = RISING }, recordings = 2, asked = 14 },
     ["KL beside CE"] = { loss = { name = "none", ce = { from = 1, to = 0.5, steps = 8 }, kl = RISING }, recordings = 2, asked = 8 },
-    ["the KV term beside CE"] = { loss = { name = "layer_matched", weight = RISING, ce = 1 }, recordings = 2, asked = 8 },
+    ["the KV term beside CE"] = { loss = { name = "layer_matched", weight = RISING, ce = 1 }, kv_heads = 2, recordings = 2, asked = 8 },
     ["KL and nothing beside it"] = { loss = { name = "none", ce = 0, kl = RISING }, recordings = 2, asked = 8, idle = true },
   }
   for name, settings in pairs(SETS) do
