@@ -12,7 +12,10 @@
  * Predicted, H100, 4096 tokens of Qwen2.5-1.5B: gate and up, 4096 x 8960 x 1536, 88 us each at 1280 TFLOP/s (bf16:
  * 160), down 95 us (175); quantising rows of 1536 moves 19 MB, 6 us, rows of 8960 110 MB, 33 us;
  * f(gate) up quantised at once 184 MB, 55 us, where writing and then quantising it moves 330 MB. On Hopper gate and up
- * are one product that gives f(gate) up and its rows' maxima (product_hopper.cu), and codes of it 110 MB, 32 us. */
+ * are one product that gives codes of f(gate) up (product_hopper.cu), with a scale for each row of a tile: bringing
+ * them to one scale a row moves 73 MB if all are touched, 19 us; a quarter is of what is spread as a product of normal
+ * numbers, more where single ones stand out. A power of 16 as a scale costs nothing there (2.6 % in the mean of squares
+ * either way); but a row's largest number is no longer a code exactly, as it is with a scale of its own. */
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/gemm.cuh"
@@ -62,7 +65,7 @@ __device__ __forceinline__ void parameters(const void *from, bool wide, int i, f
  * warp has a row of up to 2048, so are 4096 rows. */
 template <class T, int PACKS, int WARPS, bool NORM>
 __global__ void __launch_bounds__(128, PACKS > 6 ? 6 : 8)
-    held_rows_kernel(kava_norm_args a, uint8_t *codes, float *scales, float *cleared) {
+    held_rows_kernel(kava_norm_args a, uint8_t *codes, float *scales) {
   constexpr int EACH = 32 * WARPS, ROWS = 4 / WARPS;
   KAVA_SHARED(float, room, 4);
   int thread = threadIdx.x % EACH, width = (int)a.width;
@@ -134,33 +137,31 @@ __global__ void __launch_bounds__(128, PACKS > 6 ? 6 : 8)
     store_codes(codes + row * width + i, factor, v);
   }
   if (thread == 0) scales[row] = most / MOST;
-  if (thread == 0 && cleared) cleared[row] = 0;
 }
 template <class T, int PACKS, int WARPS>
-void held_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales, float *cleared) {
+void held_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales) {
   constexpr int ROWS = 4 / WARPS;
   unsigned blocks = (unsigned)((a.rows + ROWS - 1) / ROWS);
   if (norm)
-    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, true>, blocks, 128, 0, a, codes, scales, cleared);
+    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, true>, blocks, 128, 0, a, codes, scales);
   else
-    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, false>, blocks, 128, 0, a, codes, scales, cleared);
+    kava_launch(name, held_rows_kernel<T, PACKS, WARPS, false>, blocks, 128, 0, a, codes, scales);
 }
 /* False: rows are too long to be held. */
-template <class T>
-bool hold_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales, float *cleared) {
+template <class T> bool hold_rows(const char *name, const kava_norm_args &a, bool norm, uint8_t *codes, float *scales) {
   int64_t packs = (a.width / 8 + 31) / 32; /* of a lane, where a warp has a row */
   if (packs <= 2)
-    held_rows<T, 2, 1>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 2, 1>(name, a, norm, codes, scales);
   else if (packs <= 4)
-    held_rows<T, 4, 1>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 4, 1>(name, a, norm, codes, scales);
   else if (packs <= 6)
-    held_rows<T, 6, 1>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 6, 1>(name, a, norm, codes, scales);
   else if (packs <= 8)
-    held_rows<T, 8, 1>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 8, 1>(name, a, norm, codes, scales);
   else if (packs <= 16)
-    held_rows<T, 4, 4>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 4, 4>(name, a, norm, codes, scales);
   else if (packs <= 32)
-    held_rows<T, 8, 4>(name, a, norm, codes, scales, cleared);
+    held_rows<T, 8, 4>(name, a, norm, codes, scales);
   else
     return false;
   return true;
@@ -216,34 +217,38 @@ __global__ void __launch_bounds__(THREADS)
   if (threadIdx.x == 0) scales[blockIdx.x] = most / MOST;
 }
 
-/* Rows whose largest magnitudes are known: they stand where the scales come to. A block has a row, of up to PACKS packs
- * of eight a thread whose loads are all under way together. The last row comes first: it was written last, and of what
- * is read next, from its beginning on, more is in the L2 cache then. */
-enum { PACKS = 5 };
+/* A warp has a row, whose 32 tiles at a time it looks through, eight lanes a tile: what has the row's scale stays, and
+ * is not even read. */
 __global__ void __launch_bounds__(THREADS)
-    known_rows_kernel(const kava_bf16 *x, int width, uint8_t *codes, float *scales) {
-  int64_t row = gridDim.x - 1 - blockIdx.x;
-  x += row * width;
-  codes += row * width;
-  float most = scales[row], factor = factor_of(most), v[8];
-  for (int from = 8 * threadIdx.x; from < width; from += 8 * THREADS * PACKS) {
-    kava_pack<kava_bf16, 8> held[PACKS];
+    shift_rows_kernel(uint8_t *codes, const int8_t *powers, int64_t rows, int n, int tiles, float *scales) {
+  int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+  int lane = threadIdx.x % 32, most = -128;
+  if (row >= rows) return;
+  codes += row * n, powers += row;
+  for (int t = lane; t < tiles; t += 32) most = max(most, (int)powers[t * rows]);
 #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-      int i = from + 8 * THREADS * p;
-      if (i < width) held[p] = *reinterpret_cast<const kava_pack<kava_bf16, 8> *>(x + i);
+  for (int other = 16; other > 0; other /= 2) most = max(most, __shfl_xor_sync(0xffffffffu, most, other));
+  if (lane == 0) scales[row] = kava_fp8_scale(most);
+  for (int from = 0; from < tiles; from += 32) {
+    int own = from + lane < tiles ? powers[(from + lane) * rows] : most;
+    uint4 held[8];
+    int shift[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      int column = (from + 4 * i + lane / 8) * KAVA_FP8_TILE + lane % 8 * 16;
+      shift[i] = 4 * (most - __shfl_sync(0xffffffffu, own, 4 * i + lane / 8));
+      if (column >= n) shift[i] = 0;
+      if (shift[i]) held[i] = *reinterpret_cast<const uint4 *>(codes + column);
     }
 #pragma unroll
-    for (int p = 0; p < PACKS; p++) {
-      int i = from + 8 * THREADS * p;
-      if (i >= width) continue;
-#pragma unroll
-      for (int j = 0; j < 8; j++) v[j] = kava_widen(held[p].at[j]);
-      store_codes(codes + i, factor, v);
+    for (int i = 0; i < 8; i++) {
+      if (!shift[i]) continue;
+      uint32_t by = kava_fp8_shift(shift[i]);
+      held[i].x = kava_fp8_shifted(held[i].x, by), held[i].y = kava_fp8_shifted(held[i].y, by);
+      held[i].z = kava_fp8_shifted(held[i].z, by), held[i].w = kava_fp8_shifted(held[i].w, by);
+      *reinterpret_cast<uint4 *>(codes + (from + 4 * i + lane / 8) * KAVA_FP8_TILE + lane % 8 * 16) = held[i];
     }
   }
-  __syncthreads(); /* all have read it */
-  if (threadIdx.x == 0) scales[row] = most / MOST;
 }
 
 /* y[i,j] = y[i,j] rows[i] columns[j] + bias[j] + residual[i,j] */
@@ -316,7 +321,7 @@ void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t w
     typedef decltype(t) T;
     kava_norm_args a = {};
     a.rows = rows, a.width = width, a.x = x;
-    if (hold_rows<T>("linear_forward: fp8 rows", a, false, codes, scales, NULL)) return;
+    if (hold_rows<T>("linear_forward: fp8 rows", a, false, codes, scales)) return;
     kava_launch("linear_forward: fp8 rows", rows_kernel<T>, (unsigned)rows, THREADS, 0, (const T *)x, width, codes,
                 scales);
   };
@@ -326,9 +331,11 @@ void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t w
     run(kava_f16());
 }
 
-void kava_cuda_fp8_known_rows(const void *x, int64_t rows, int64_t width, uint8_t *codes, float *most) {
-  kava_launch("gated_mlp: fp8 rows", known_rows_kernel, (unsigned)rows, THREADS, 0, (const kava_bf16 *)x, (int)width,
-              codes, most);
+void kava_cuda_fp8_one_scale(uint8_t *codes, const int8_t *powers, int64_t rows, int64_t n, float *scales) {
+  constexpr int EACH = THREADS / 32;
+  int tiles = (int)((n + KAVA_FP8_TILE - 1) / KAVA_FP8_TILE);
+  kava_launch("gated_mlp: fp8 rows", shift_rows_kernel, (unsigned)((rows + EACH - 1) / EACH), THREADS, 0, codes, powers,
+              rows, (int)n, tiles, scales);
 }
 
 /* Room for the codes of x and their scales. */
@@ -347,14 +354,14 @@ kava_status kava_cuda_linear_fp8(const kava_linear_args *a, const void *x, const
   return multiply(a, codes, scales, bias, y);
 }
 
-kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *a, uint8_t *codes, float *scales, float *cleared) {
+kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *a, uint8_t *codes, float *scales) {
   bool held = false, apart = a->dtype != KAVA_BF16 && a->dtype != KAVA_F16;
   if (apart || a->width % 8 || !kava_aligned(a->x) || !kava_aligned(a->w) || !kava_aligned(a->b))
     return KAVA_UNSUPPORTED;
   if (a->dtype == KAVA_BF16)
-    held = hold_rows<kava_bf16>("linear_normed: fp8 rows", *a, true, codes, scales, cleared);
+    held = hold_rows<kava_bf16>("linear_normed: fp8 rows", *a, true, codes, scales);
   else
-    held = hold_rows<kava_f16>("linear_normed: fp8 rows", *a, true, codes, scales, cleared);
+    held = hold_rows<kava_f16>("linear_normed: fp8 rows", *a, true, codes, scales);
   return held ? KAVA_OK : KAVA_UNSUPPORTED;
 }
 
@@ -368,7 +375,7 @@ extern "C" kava_status kava_cuda_linear_normed(const kava_norm_args *norm, int c
       return KAVA_UNSUPPORTED;
   uint8_t *codes = room_for(&a[0], &scales);
   if (!codes) return KAVA_MEMORY;
-  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales, NULL);
+  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales);
   for (int i = 0; i < count && st == KAVA_OK; i++) st = multiply(&a[i], codes, scales, bias[i], y[i]);
   return st;
 }
@@ -393,8 +400,7 @@ kava_status kava_cuda_linear_gated_fp8(const kava_linear_args *a, kava_activatio
   return multiply(a, codes, scales, bias, y);
 }
 
-/* Scratch: the norm's codes and scales first; the rows' maxima, later their scales, behind the codes of what is
- * multiplied last, which come where the norm's were. */
+/* In act: the codes of f(gate) up, and behind them their powers. The norm's scales become theirs in the end. */
 extern "C" kava_status kava_cuda_gated_mlp(const kava_norm_args *norm, kava_activation kind,
                                            const kava_linear_args *layers, const void *bias, void *act, void *y) {
   const kava_linear_args *gate = &layers[0], *up = &layers[1], *down = &layers[2];
@@ -407,13 +413,13 @@ extern "C" kava_status kava_cuda_gated_mlp(const kava_norm_args *norm, kava_acti
     if (layers[i].rows != rows || layers[i].dtype != KAVA_BF16 ||
         !is_such(&layers[i], i == 2 ? act : norm->x, i == 2 ? y : act))
       return KAVA_UNSUPPORTED;
-  int64_t behind = rows * (down->in < norm->width + 16 ? norm->width + 16 : down->in);
-  uint8_t *codes = (uint8_t *)kava_cuda_scratch((size_t)(behind + 4 * rows));
+  float *scales;
+  uint8_t *codes = room_for(gate, &scales), *of_act = (uint8_t *)act;
+  int8_t *powers = (int8_t *)of_act + rows * down->in;
   if (!codes) return KAVA_MEMORY;
-  float *scales = (float *)(codes + rows * norm->width), *most = (float *)(codes + behind);
-  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales, most);
-  if (st == KAVA_OK) st = kava_cuda_gate_up_fp8(codes, scales, gate, up, act, most);
+  kava_status st = kava_cuda_fp8_norm_rows(norm, codes, scales);
+  if (st == KAVA_OK) st = kava_cuda_gate_up_fp8(codes, scales, gate, up, of_act, powers);
   if (st != KAVA_OK) return st;
-  kava_cuda_fp8_known_rows(act, rows, down->in, codes, most);
-  return multiply(down, codes, most, bias, y);
+  kava_cuda_fp8_one_scale(of_act, powers, rows, down->in, scales);
+  return multiply(down, of_act, scales, bias, y);
 }

@@ -11,17 +11,30 @@ kava_status kava_cuda_linear_gated_fp8(const kava_linear_args *a, kava_activatio
                                        const void *up, const void *bias, void *y);
 /* `rows` rows of x (bf16 or f16, at a multiple of 16 bytes; `width` a multiple of 8) as codes, value = code scale. */
 void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t width, uint8_t *codes, float *scales);
-/* Likewise of bf16 rows whose largest magnitudes are known, in place of which their scales come. */
-void kava_cuda_fp8_known_rows(const void *x, int64_t rows, int64_t width, uint8_t *codes, float *most);
-/* The rows of norm's y likewise, which is neither written nor rounded; cleared (or NULL) becomes a zero a row.
- * KAVA_UNSUPPORTED: another type, not aligned, or rows of more than 8192. */
-kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *norm, uint8_t *codes, float *scales, float *cleared);
+/* The rows of norm's y likewise, which is neither written nor rounded. KAVA_UNSUPPORTED: another type, not aligned, or
+ * rows of more than 8192. */
+kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *norm, uint8_t *codes, float *scales);
 
-/* act = silu(gate) up, bf16, for x as codes, gate and up layers of such codes without a bias: each rounded to bf16
- * first. most [rows], not negative, is raised to the largest magnitude in act's rows, but for NaNs. KAVA_UNSUPPORTED:
- * addresses of another kind. product_hopper.cu. */
+/* silu(gate) up [rows, n], rounded to bf16, as codes, for x as codes, gate and up layers of such codes without a bias:
+ * each rounded to bf16 first. powers [ceil(n / KAVA_FP8_TILE), rows]: value = code 16^power in so many columns of a row
+ * each. KAVA_UNSUPPORTED: addresses of another kind. product_hopper.cu. */
+#define KAVA_FP8_TILE 128
 kava_status kava_cuda_gate_up_fp8(const uint8_t *x, const float *scales, const kava_linear_args *gate,
-                                  const kava_linear_args *up, void *act, float *most);
+                                  const kava_linear_args *up, uint8_t *codes, int8_t *powers);
+/* Such codes with their row's largest power all over, which becomes its scale. n: a multiple of 16. */
+void kava_cuda_fp8_one_scale(uint8_t *codes, const int8_t *powers, int64_t rows, int64_t n, float *scales);
+
+/* The least power of 16 by which codes (448 at most) reach `most`, from -30, where next to nothing is left, to 30. With
+ * it as a scale at least 10 octaves below `most` keep all of a code's bits, and 3 more some. */
+static __device__ __forceinline__ int kava_fp8_power(float most) {
+  int bits = (int)__float_as_uint(most), octave = (bits >> 23) - 127 - ((bits & 0x7fffff) <= 0x600000 ? 8 : 7);
+  int power = (octave + 3) >> 2;
+  return power < -30 ? -30 : power;
+}
+static __device__ __forceinline__ float kava_fp8_scale(int power) {
+  return __uint_as_float((uint32_t)(127 + 4 * power) << 23);
+}
+
 /* Whether that is there, and faster than products by themselves, for W of [n, k]. */
 bool kava_cuda_gate_up_fp8_pays(int64_t rows, int64_t n, int64_t k);
 #endif

@@ -1,7 +1,9 @@
 /* kernels/cuda/product_hopper.cu: the first half of a gated MLP in one kernel, for Hopper: with x [M,K] and the weights
  * of a gate and an up [N,K] each, act = f(x gate^T) * (x up^T), [M,N]; where the tape wants them, the products [M,2N]
  * are written as well. act is made of gate and up as rounded to bf16, as by two kernels. x and the weights are bf16, or
- * e4m3 codes whose rows have scales; then what act's rows hold at most is found on the way, for codes to be made of it.
+ * e4m3 codes whose rows have scales; then act is written as such codes, too. A row's scale would be known when all its
+ * tiles are there, so each row of a tile has a scale of its own first, a power of 16: those that are not the row's
+ * largest are brought to it afterwards (shift_rows_kernel), for which codes lose but what falls off at the low end.
  *
  * A block makes tiles of act [128,128] one after another. One thread of a warpgroup of its own has the copy engine
  * fetch 128 bytes of the rows of x and of both weights at a time into a ring of stages; two warpgroups multiply 64 rows
@@ -13,7 +15,7 @@
  * of x and the same weights, of which each fetches one for both.
  *
  * On an H200, us (in brackets: joined behind the products, not woven; cuBLASLt's products alone): 16384 rows, 1536 to
- * 8960: bf16 1260 (1379; 1330), codes 719 (774; 724); 896 to 4864 and all kept: 469 (499; 441), 4096 rows 125 (142;
+ * 8960: bf16 1260 (1379; 1330), codes 712 (774; 724); 896 to 4864 and all kept: 469 (499; 441), 4096 rows 125 (142;
  * 113).
  */
 #include "kernels/cuda/activation.cuh"
@@ -30,9 +32,9 @@ enum { PARTS = 8 }; /* of a tile, 16 columns each; half of them make a panel */
 struct job : tiling {
   kava_box x, gate, up, act, both; /* both: gate and up, where they are kept; of codes: pairs of them */
   int steps;
-  /* of codes: what their rows stand multiplied with, and the bits of the largest magnitude in each row of act */
+  /* of codes: what their rows stand multiplied with, and act's scales, powers of 16: for each tile's columns, rows */
   const float *of_x, *of_gate, *of_up;
-  unsigned *most;
+  int8_t *powers;
   int rows, columns;
 };
 
@@ -74,9 +76,9 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
   constexpr bool CODES = sizeof(typename S::T) == 1;
   kava_bf16 *room = ring + S::STAGES * STAGE + own * S::ROOM;
   int stage = 0, round = 0, before = 0, k = 0, lane = thread % 32;
-  int tiles = a.m_tiles * a.n_tiles, gap = (a.steps - PARTS) / 2;
+  int tiles = a.m_tiles * a.n_tiles, gap = (a.steps - PARTS - (CODES ? 2 : 0)) / 2;
   int lane_row = (thread / 32 * 16 + lane % 16) * 64, lane_chunk = (lane % 16 & 7) ^ lane / 16;
-  float acc[32][4], most[2];
+  float acc[32][4], most[2], factor[2];
   uint32_t gate[16][2], up[16][2]; /* a thread's part of [64,128] as the products leave it: pairs of 8 columns each */
   bool begun = false;
   int row = 0, column = 0; /* where those are from */
@@ -108,50 +110,66 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
     if (++stage == S::STAGES) stage = 0, round++;
   };
 
-  auto send = [&](int half) {
+  auto room_free = [&] { /* what was sent has been read, long ago */
+                         if (thread == 0) kava_box_wait<0>();
+                         kava_named_barrier(1 + own, 128);
+  };
+  auto send = [&](int at) {
     kava_shared_fence();
     kava_named_barrier(1 + own, 128);
     if (thread != 0) return;
-    kava_box_store(a.act, column + half * 64, row, 0, room);
-    for (int i = 0; i < 2 && S::KEEPS; i++) kava_box_store(a.both, column + half * 64, row, i, room + (1 + i) * PANEL);
+    kava_box_store(a.act, at, row, 0, room);
+    for (int i = 0; i < 2 && S::KEEPS; i++) kava_box_store(a.both, at, row, i, room + (1 + i) * PANEL);
     kava_box_commit();
-  };
-  /* The largest magnitudes of the thread's two rows go to their rows': never negative, they are ordered as their bits
-   * are, and whoever comes first, what comes of it is the same. NaNs are passed over. */
-  auto keep_most = [&] {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 1));
-      most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 2));
-      int at = row + thread / 32 * 16 + lane / 4 + 8 * i;
-      float rounded = kava_widen(kava_narrow<kava_bf16>(most[i]));
-      if (lane % 4 == 0 && at < a.rows) atomicMax(a.most + at, __float_as_uint(rounded));
-    }
   };
   /* As gated_kernel (activation.cu). */
   auto join = [&](int part) {
     if (part == 0) most[0] = most[1] = 0;
-    if (part % (PARTS / 2) == 0) { /* what was sent has been read, long ago */
-      if (thread == 0) kava_box_wait<0>();
-      kava_named_barrier(1 + own, 128);
-    }
+    if (!CODES && part % (PARTS / 2) == 0) room_free();
     uint32_t g[4], u[4], y[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       g[i] = gate[2 * part + i / 2][i % 2], u[i] = up[2 * part + i / 2][i % 2];
       float y0 = kava_value_of(KAVA_SILU, low(g[i])) * low(u[i]);
       float y1 = kava_value_of(KAVA_SILU, high(g[i])) * high(u[i]);
-      most[i % 2] = fmaxf(most[i % 2], fmaxf(fabsf(y0), fabsf(y1)));
       y[i] = kava_pair<kava_bf16>(y0, y1);
+      if (CODES) {
+        most[i % 2] = fmaxf(most[i % 2], fmaxf(fabsf(y0), fabsf(y1))); /* NaNs are passed over */
+        gate[2 * part + i / 2][i % 2] = y[i];
+      }
     }
+    if (CODES) return;
     kava_bf16 *to = room + lane_row + ((2 * part & 7) ^ lane_chunk) * 8;
     kava_stmatrix(to, y);
     if (S::KEEPS) {
       kava_stmatrix(to + PANEL, g);
       kava_stmatrix(to + 2 * PANEL, u);
     }
-    if (part % (PARTS / 2) == PARTS / 2 - 1) send(part / (PARTS / 2));
-    if (CODES && part == PARTS - 1) keep_most();
+    if (part % (PARTS / 2) == PARTS / 2 - 1) send(column + part / (PARTS / 2) * 64);
+  };
+  /* Half of the joined tile as codes: 64 rows of 128 are a panel. */
+  auto code = [&](int half) {
+    int in_row = thread / 32 * 16 + lane / 4;
+    if (half == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 1));
+        most[i] = fmaxf(most[i], __shfl_xor_sync(0xffffffffu, most[i], 2));
+        int at = row + in_row + 8 * i, power = kava_fp8_power(kava_widen(kava_narrow<kava_bf16>(most[i])));
+        factor[i] = most[i] <= 3.0e38f ? kava_fp8_scale(-power) : 0; /* an infinity becomes NaN */
+        if (lane % 4 == 0 && at < a.rows) a.powers[(int64_t)(column / WIDTH) * a.rows + at] = (int8_t)power;
+      }
+      room_free();
+    }
+    uint16_t *to = (uint16_t *)room + in_row * 64 + lane % 4;
+#pragma unroll
+    for (int c = 8 * half; c < 8 * half + 8; c++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float x = low(gate[c][i]) * factor[i], y = high(gate[c][i]) * factor[i];
+        to[8 * 64 * i + (c / 2 ^ lane / 4) * 8 + c % 2 * 4] = (uint16_t)kava_fp8_pair(x, y);
+      }
+    if (half == 1) send(column / 2);
   };
 
   for (int t = blockIdx.x / S::CLUSTER; t < tiles; t += gridDim.x / S::CLUSTER) {
@@ -165,6 +183,11 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
         step(std::false_type());
       if (begun) join(part);
       for (int i = 0; i < gap && part == PARTS / 2 - 1; i++) step(std::false_type());
+    }
+#pragma unroll
+    for (int half = 0; half < 2 && CODES; half++) {
+      if (k < a.steps) step(std::false_type());
+      if (begun) code(half);
     }
     while (k < a.steps) step(std::false_type());
     place(a, t, &m, &n);
@@ -200,6 +223,8 @@ __device__ __forceinline__ void multiply(const job &a, kava_bf16 *ring, uint64_t
   }
 #pragma unroll
   for (int part = 0; part < PARTS; part++) join(part);
+#pragma unroll
+  for (int half = 0; half < 2 && CODES; half++) code(half);
   if (thread == 0) kava_box_wait<0>();
 }
 #endif
@@ -236,7 +261,8 @@ __global__ void KAVA_CLUSTER(S::CLUSTER) __launch_bounds__(THREADS, 1)
 #endif
 }
 
-/* K in elements of 2 bytes or pairs of codes. both NULL: not kept. False: addresses that the copy engine takes not. */
+/* K in elements of 2 bytes or pairs of codes, act likewise. both NULL: not kept. False: addresses that the copy engine
+ * takes not. */
 template <class S>
 bool gated_product(const char *name, job a, const void *x, const void *gate, const void *up, int64_t rows, int64_t n,
                    int64_t k, void *act, void *both) {
@@ -245,10 +271,11 @@ bool gated_product(const char *name, job a, const void *x, const void *gate, con
   a.n_tiles = (int)((n + WIDTH - 1) / WIDTH);
   a.m_block = 4096 / (ROWS * S::CLUSTER);
   a.rows = (int)rows, a.columns = (int)n;
+  int64_t across = sizeof(typename S::T) == 1 ? n / 2 : n;
   if (!kava_box_make(&a.x, x, k, rows, 1, k, rows * k, ROWS) ||
       !kava_box_make(&a.gate, gate, k, n, 1, k, n * k, WIDTH) || !kava_box_make(&a.up, up, k, n, 1, k, n * k, WIDTH) ||
-      !kava_box_make(&a.act, act, n, rows, 1, n, rows * n, 64) ||
-      !kava_box_make(&a.both, S::KEEPS ? both : act, n, rows, S::KEEPS ? 2 : 1, S::KEEPS ? 2 * n : n, n, 64))
+      !kava_box_make(&a.act, act, across, rows, 1, across, rows * across, 64) ||
+      (S::KEEPS && !kava_box_make(&a.both, both, n, rows, 2, 2 * n, n, 64)))
     return false;
   int most = kava_cuda_device()->multiprocessors / S::CLUSTER, tiles = a.m_tiles * a.n_tiles;
   kava_launch(name, gated_product_kernel<S>, (unsigned)((tiles < most ? tiles : most) * S::CLUSTER), THREADS, S::SHARED,
@@ -284,15 +311,18 @@ extern "C" kava_status kava_cuda_linear_gate_up(const kava_linear_args *a, kava_
   return took ? KAVA_OK : KAVA_UNSUPPORTED;
 }
 
-bool kava_cuda_gate_up_fp8_pays(int64_t rows, int64_t n, int64_t k) { return k % 2 == 0 && pays(rows, n, k / 2); }
+bool kava_cuda_gate_up_fp8_pays(int64_t rows, int64_t n, int64_t k) {
+  return n % 16 == 0 && k % 2 == 0 && pays(rows, n, k / 2);
+}
 
 kava_status kava_cuda_gate_up_fp8(const uint8_t *x, const float *scales, const kava_linear_args *gate,
-                                  const kava_linear_args *up, void *act, float *most) {
+                                  const kava_linear_args *up, uint8_t *codes, int8_t *powers) {
+  static_assert(WIDTH == KAVA_FP8_TILE, "a scale each");
   job a = {};
-  a.of_x = scales, a.most = (unsigned *)most;
+  a.of_x = scales, a.powers = powers;
   a.of_gate = (const float *)gate->scaling->scales + gate->first;
   a.of_up = (const float *)up->scaling->scales + up->first;
   bool took = gated_product<coded>("gated_mlp: gate and up", a, x, gate->w, up->w, gate->rows, gate->out, gate->in / 2,
-                                   act, NULL);
+                                   codes, NULL);
   return took ? KAVA_OK : KAVA_UNSUPPORTED;
 }

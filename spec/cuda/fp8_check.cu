@@ -112,7 +112,7 @@ static void normed(kava_dtype dtype, int64_t rows, int64_t width, bool centre, b
   cpu->norm(&f64);
   list<uint8_t> codes(std::vector<uint8_t>((size_t)(rows * width + 16), 0x7f));
   list<float> scales(std::vector<float>((size_t)rows, NAN));
-  kava_status st = kava_cuda_fp8_norm_rows(&a, codes.device, scales.device, NULL);
+  kava_status st = kava_cuda_fp8_norm_rows(&a, codes.device, scales.device);
   expect(name, st == (fits ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st != KAVA_OK) return;
   std::vector<uint8_t> got = codes.download();
@@ -164,7 +164,7 @@ static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64
   kava_status st = gpu->linear_normed(&norm, 2, a, biases, y);
   expect(name + (expected ? "" : " is not there"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st != KAVA_OK) return;
-  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device, NULL);
+  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device);
   std::vector<uint8_t> x_is = x_codes.download();
   std::vector<float> x_scale = x_scales.download();
   for (int i = 0; i < 2; i++) {
@@ -180,9 +180,8 @@ static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64
   }
 }
 
-/* The frozen MLP in one: f(gate) up beside f64's of the same codes, and its rows' maxima, where some rows hold nothing,
- * a NaN or an infinity; and what comes of it is to the bit what linear_gated makes of gate and up, where those are
- * given so that f(gate) up is this act. */
+/* The frozen MLP in one: f(gate) up as codes beside f64's of the same codes of x, their powers of 16 and what one scale
+ * a row makes of them, to the bit, where some rows hold nothing or a NaN; and their product with down. */
 struct codes_of { /* a layer's */
   std::vector<uint8_t> codes;
   std::vector<float> scales;
@@ -204,8 +203,10 @@ struct codes_of { /* a layer's */
 static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bool expected) {
   int64_t out = 48;
   std::string name = "gated_mlp " + std::to_string(rows) + " x " + std::to_string(in) + " to " + std::to_string(width);
-  array x(KAVA_BF16, rows * in), g(KAVA_BF16, in), act(KAVA_BF16, rows * width + 8), y(KAVA_BF16, rows * out),
-      bias(KAVA_BF16, out), residual(KAVA_BF16, rows * out);
+  int64_t tiles = (width + KAVA_FP8_TILE - 1) / KAVA_FP8_TILE;
+  array x(KAVA_BF16, rows * in), g(KAVA_BF16, in), y(KAVA_BF16, rows * out), bias(KAVA_BF16, out),
+      residual(KAVA_BF16, rows * out);
+  list<uint8_t> act(std::vector<uint8_t>((size_t)(2 * rows * width + 16), 7));
   x.random(3);
   /* Of x, whose norm then gives zeros or NaN. */
   auto row = [&](int64_t r, double value) {
@@ -216,7 +217,7 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
   g.random(0.2, 1);
   bias.random();
   residual.random(5);
-  act.fill(7), y.fill(NAN);
+  y.fill(NAN);
   codes_of gate(first + width, in), up(first + width, in), down(out, width);
   kava_norm_args norm = {};
   norm.dtype = KAVA_BF16, norm.rows = rows, norm.width = in, norm.eps = 1e-6, norm.x = x.at(), norm.w = g.at();
@@ -228,13 +229,13 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
     a.first = i == 2 ? 0 : first, a.scaling = &w.scaling, a.w = w.there->device + a.first * a.in;
   }
   layers[2].residual = residual.at();
-  kava_status st = gpu->gated_mlp(&norm, KAVA_SILU, layers, bias.at(), act.at(), y.at());
+  kava_status st = gpu->gated_mlp(&norm, KAVA_SILU, layers, bias.at(), act.device, y.at());
   expect(name + (expected ? "" : " is not there"), st == (expected ? KAVA_OK : KAVA_UNSUPPORTED));
   if (st != KAVA_OK) return;
 
   list<uint8_t> x_codes(std::vector<uint8_t>((size_t)(rows * in)));
-  list<float> x_scales(std::vector<float>((size_t)rows)), most(std::vector<float>((size_t)rows, NAN));
-  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device, most.device);
+  list<float> x_scales(std::vector<float>((size_t)rows)), scales(std::vector<float>((size_t)rows, NAN));
+  kava_cuda_fp8_norm_rows(&norm, x_codes.device, x_scales.device);
   std::vector<uint8_t> x_is = x_codes.download();
   std::vector<float> x_scale = x_scales.download();
   auto product = [&](const codes_of &w, int64_t r, int64_t j) {
@@ -243,34 +244,60 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
       sum += (double)kava_fp8_to_f32(x_is[(size_t)(r * in + k)]) * w.is[(size_t)((first + j) * in + k)];
     return (double)kava_bf16_to_f32(kava_f32_to_bf16((float)(sum * (double)x_scale[(size_t)r])));
   };
-  std::vector<double> got = act.download();
-  bool right = true;
+  list<uint8_t> made(std::vector<uint8_t>((size_t)(rows * width)));
+  list<int8_t> made_powers(std::vector<int8_t>((size_t)(rows * tiles), 99));
+  expect(name + " of codes", kava_cuda_gate_up_fp8(x_codes.device, x_scales.device, &layers[0], &layers[1], made.device,
+                                                   made_powers.device) == KAVA_OK);
+  std::vector<uint8_t> codes = made.download();
+  std::vector<int8_t> powers = made_powers.download();
+  auto power = [&](int64_t r, int64_t j) { return (int)powers[(size_t)(j / KAVA_FP8_TILE * rows + r)]; };
+  bool right = true, least = true;
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t j = 0; j < width; j++) {
-      double v = product(gate, r, j), u = product(up, r, j), want = v / (1 + exp(-v)) * u;
-      double is = got[(size_t)(r * width + j)];
-      right = right && (want != want ? is != is : fabs(is - want) <= 4 * unit(KAVA_BF16) * (1 + fabs(want)));
+    for (int64_t from = 0; from < width; from += KAVA_FP8_TILE) {
+      double most = 0, scale = ldexp(1, 4 * power(r, from));
+      for (int64_t j = from; j < width && j < from + KAVA_FP8_TILE; j++) {
+        double v = product(gate, r, j), u = product(up, r, j), want = v / (1 + exp(-v)) * u;
+        double is = (double)kava_fp8_to_f32(codes[(size_t)(r * width + j)]) * scale;
+        double off = 4 * unit(KAVA_BF16) * (1 + fabs(want)) + fmax(fabs(want) / 16, scale / 1024);
+        right = right && (want != want ? is != is : fabs(is - want) <= off);
+        most = fmax(most, fabs(is));
+      }
+      least = least && most <= 448 * scale && (most > 26 * scale || power(r, from) == -30);
     }
-  expect(name + ": f(gate) up", right);
-  for (int64_t i = 0; i < 8; i++) right = right && got[(size_t)(rows * width + i)] == 7;
-  expect(name + ": nothing behind it", right);
-  expect(name + " of codes", kava_cuda_gate_up_fp8(x_codes.device, x_scales.device, &layers[0], &layers[1], act.at(),
-                                                   most.device) == KAVA_OK);
-  std::vector<float> largest = most.download();
-  for (int64_t r = 0; r < rows; r++) {
-    float is = 0;
-    for (int64_t j = 0; j < width; j++) is = fmaxf(is, fabsf((float)got[(size_t)(r * width + j)]));
-    right = right && largest[(size_t)r] == is;
-  }
-  expect(name + ": its rows' largest magnitudes", right);
+  expect(name + ": f(gate) up as codes", right);
+  expect(name + ": with the least powers", least);
 
-  array two(KAVA_BF16, rows * out);
-  kava_cuda_linear_fp8(&layers[2], act.at(), bias.at(), two.at());
-  std::vector<double> one = y.download(), other = two.download();
-  bool same = true;
-  for (size_t i = 0; i < one.size(); i++)
-    same = same && (one[i] == other[i] || (one[i] != one[i] && other[i] != other[i]));
-  expect(name + ": to the bit what a layer makes of it", same);
+  kava_cuda_fp8_one_scale(made.device, made_powers.device, rows, width, scales.device);
+  std::vector<uint8_t> shifted = made.download(), act_is = act.download();
+  std::vector<float> scale = scales.download();
+  for (int64_t r = 0; r < rows; r++) {
+    int most = -128;
+    for (int64_t t = 0; t < tiles; t++) most = std::max(most, power(r, t * KAVA_FP8_TILE));
+    right = right && scale[(size_t)r] == ldexpf(1, 4 * most);
+    for (int64_t j = 0; j < width; j++) {
+      size_t at = (size_t)(r * width + j);
+      float value = ldexpf(kava_fp8_to_f32(codes[at]), 4 * (power(r, j) - most));
+      right = right && (shifted[at] & (value != value ? 0x7f : 0xff)) == kava_f32_to_fp8(value);
+    }
+  }
+  expect(name + ": brought to one scale a row", right);
+  expect(name + " works with them", memcmp(act_is.data(), shifted.data(), shifted.size()) == 0);
+  for (int64_t i = 2 * rows * width; i < 2 * rows * width + 16; i++) right = right && act_is[(size_t)i] == 7;
+  expect(name + ": nothing behind its room", right);
+
+  std::vector<double> one = y.download();
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t o = 0; o < out; o++) {
+      double sum = bias.values[(size_t)o] + residual.values[(size_t)(r * out + o)], size = fabs(sum);
+      for (int64_t j = 0; j < width; j++) {
+        double by = (double)kava_fp8_to_f32(shifted[(size_t)(r * width + j)]) * (double)scale[(size_t)r] *
+                    down.is[(size_t)(o * width + j)];
+        sum += by, size += fabs(by);
+      }
+      double is = one[(size_t)(r * out + o)];
+      right = right && (sum != sum ? is != is : fabs(is - sum) <= 2 * unit(KAVA_BF16) * fabs(sum) + size * 0x1p-12);
+    }
+  expect(name + ": their product with down", right);
 }
 static void gated_mlps() {
   bool hopper = kava_wgmma_built() && kava_cuda_device()->major == 9;

@@ -129,7 +129,7 @@ describe("a teacher quantised while it is loaded onto a GPU", function()
     assert.is_true(less.keys.rms < 0.9 * found.keys.rms and less.keys.rms > 0.4 * found.keys.rms)
   end)
 
-  it("runs the MLP as one where there are rows enough, to the same", function()
+  it("runs the MLP as one where there are rows enough, to the same but for codes", function()
     -- as many tiles as the emulated GPU, of few multiprocessors, takes for enough
     local wide, own = {}, helper.tmp()
     for key, value in pairs(config) do wide[key] = value end
@@ -137,7 +137,9 @@ describe("a teacher quantised while it is loaded onto a GPU", function()
     assert(kava.model.create(wide, { std = 0.05 }):save(own, { dtype = "bf16" }))
     local m = assert(kava.model.load(own, { device = "cuda", quantize = "fp8" }))
     local many = (kava.rand { 1, 129 } * 39):to({ dtype = "i64" }):to { device = "cuda" }
-    local function logits(tokens) return m:forward({ input_ids = tokens, logits = true }).logits:to { device = "cpu", dtype = "f32" } end
+    local function logits(tokens, of)
+      return (of or m):forward({ input_ids = tokens, logits = true }).logits:to { device = "cpu", dtype = "f32" }
+    end
     local all, calls = nil, 0
     local report = kava.profile.run(function() all = logits(many) end)
     for _, kernel in ipairs(report.kernels) do
@@ -145,7 +147,13 @@ describe("a teacher quantised while it is loaded onto a GPU", function()
     end
     if kava.device("cuda").name == "emulated" then assert.equal(1, calls) end
     local few = logits(many:narrow(2, 1, 20)) -- which see nothing of those behind them
-    assert.is_true(kava.allclose(all:narrow(2, 1, 20), few, { rtol = 0, atol = 0.02 * few:abs():max():item() }))
+    -- f(gate) up becomes codes either way, with scales of another choice: each is as far from the model as it was
+    local function rms(t) return (t * t):mean():item() ^ 0.5 end
+    local exact = logits(many, assert(kava.model.load(own, { device = "cuda" }))):narrow(2, 1, 20)
+    all = all:narrow(2, 1, 20)
+    local off, apart = rms(few - exact) / rms(exact), rms(all - few) / rms(exact)
+    assert.near(1, rms(all - exact) / rms(few - exact), 0.1)
+    assert.is_true(off < 0.064 and apart < 0.037, ("%g %g"):format(off, apart))
   end)
 
   it("takes all matrices where it is told to, and other codes for all of them", function()

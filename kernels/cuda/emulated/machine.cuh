@@ -50,6 +50,13 @@ static inline float kava_ratio(float x, float y) { return x / y; }
 static inline uint32_t kava_fp8_pair(float x, float y) {
   return kava_f32_to_fp8(x) | (uint32_t)kava_f32_to_fp8(y) << 8;
 }
+static inline uint32_t kava_fp8_shift(int by) { return (uint32_t)by; }
+static inline uint32_t kava_fp8_shifted(uint32_t codes, uint32_t by) {
+  uint32_t out = 0;
+  for (int i = 0; i < 32; i += 8)
+    out |= (uint32_t)kava_f32_to_fp8(ldexpf(kava_fp8_to_f32((uint8_t)(codes >> i)), -(int)by)) << i;
+  return out;
+}
 
 static inline void kava_copy_async16(void *shared, const void *global, bool valid) {
   kava_emulated::copy_async(shared, global, 16, valid);

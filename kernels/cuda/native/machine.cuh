@@ -78,6 +78,22 @@ static __device__ __forceinline__ uint32_t kava_fp8_pair(float x, float y) {
   return both;
 #endif
 }
+/* Four codes times 2^-by, rounded where bits fall off: by as kava_fp8_shift makes it. By way of halves, which hold all
+ * that does not become zero; what is shifted by more than 18 does. GPUs without fp8 have no such codes to shift. */
+static __device__ __forceinline__ uint32_t kava_fp8_shift(int by) {
+  uint32_t half = by < 15 ? (uint32_t)(15 - by) << 10 : by < 25 ? 1u << (24 - by) : 0;
+  return half | half << 16;
+}
+static __device__ __forceinline__ uint32_t kava_fp8_shifted(uint32_t codes, uint32_t by) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  asm("{.reg .b16 a, b; .reg .b32 x, y; mov.b32 {a, b}, %0; cvt.rn.f16x2.e4m3x2 x, a; cvt.rn.f16x2.e4m3x2 y, b;"
+      " mul.rn.f16x2 x, x, %1; mul.rn.f16x2 y, y, %1; cvt.rn.satfinite.e4m3x2.f16x2 a, x;"
+      " cvt.rn.satfinite.e4m3x2.f16x2 b, y; mov.b32 %0, {a, b};}"
+      : "+r"(codes)
+      : "r"(by));
+#endif
+  return codes;
+}
 
 /* 16 bytes of global to shared memory, behind the thread's back; zeros, and nothing read, when not valid. */
 static __device__ __forceinline__ void kava_copy_async16(void *shared, const void *global, bool valid) {
