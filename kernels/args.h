@@ -74,21 +74,39 @@ typedef struct kava_gated_args {
   int64_t width, row, grad_row;
 } kava_gated_args;
 
-/* y[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are 8 successive Philox blocks of
- * (seed, stream), word by word: element i takes word i/8 % 4 of block 8 (i/32) + i % 8, so that vectors of blocks are
- * vectors of elements. y may be x. */
+/* Which elements dropout drops: mask(x)[i] = bits[i] < limit ? 0 : x[i] / (1-p). The bits of a group of 32 elements are
+ * 8 successive Philox blocks of (seed, stream), word by word: element i takes word i/8 % 4 of block 8 (i/32) + i % 8,
+ * so that vectors of blocks are vectors of elements. */
 #define KAVA_DROPOUT_GROUP 32
 static inline uint32_t kava_dropout_limit(double p) { return (uint32_t)(p * 0x1p32); } /* p < 1 */
+typedef struct kava_dropout_mask {
+  uint64_t seed, stream;
+  const uint64_t *later; /* added to stream: a recorded step that runs again; NULL: 0 */
+  double p;              /* 0: nothing is dropped */
+} kava_dropout_mask;
+
+/* y (+)= mask(x). y may be x. */
 typedef struct kava_dropout_args {
   kava_dtype dtype;
   int64_t count;
-  uint64_t seed, stream;
-  const uint64_t *later; /* added to stream: a recorded step that runs again; NULL: 0 */
-  double p;
+  kava_dropout_mask mask;
   const void *x;
   void *y;
   bool add;
 } kava_dropout_args;
+
+/* activation: y = mask(f(x)). activation_grad: dx (+)= mask(grad) f'(x), and y once more where that is not NULL. dx may
+ * be x or grad, y may be x (activation) or grad (its gradient). f(x) and mask(grad) are rounded to dtype on the way:
+ * the bits are those of the two one after the other. */
+typedef struct kava_activation_args {
+  kava_activation kind;
+  kava_dtype dtype;
+  int64_t count;
+  const void *x, *grad;
+  void *y, *dx;
+  bool add;
+  kava_dropout_mask mask;
+} kava_activation_args;
 
 /* Where the values of a matrix of codes (nf4 ... fp8) come from: value(r, c) = (code - zero) scale, each step rounded
  * to f32, then to `round`. The number of element (r, c)'s scale is

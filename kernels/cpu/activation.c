@@ -35,14 +35,30 @@ static double slope_of(kava_activation kind, double x) {
   }
 }
 
-void kava_ref_activation(kava_activation kind, kava_dtype dtype, const void *x, void *y, int64_t count) {
-  for (int64_t i = 0; i < count; i++) element_put(dtype, y, i, value_of(kind, element_get(dtype, x, i)), false);
+static double rounded(kava_dtype dtype, double x) { return dtype == KAVA_F64 ? x : (double)(float)x; }
+
+static double masked(const kava_dropout_mask *mask, int64_t i, double x) {
+  uint32_t bits[4];
+  if (mask->p == 0) return x;
+  kava_philox(mask->seed, mask->stream + (mask->later ? *mask->later : 0),
+              (uint64_t)(8 * (i / KAVA_DROPOUT_GROUP) + i % 8), bits);
+  return bits[i / 8 % 4] < kava_dropout_limit(mask->p) ? 0 : x / (1 - mask->p);
 }
 
-void kava_ref_activation_grad(kava_activation kind, kava_dtype dtype, const void *x, const void *grad, void *dx,
-                              int64_t count, bool add) {
-  for (int64_t i = 0; i < count; i++)
-    element_put(dtype, dx, i, element_get(dtype, grad, i) * slope_of(kind, element_get(dtype, x, i)), add);
+void kava_ref_activation(const kava_activation_args *a) {
+  for (int64_t i = 0; i < a->count; i++) {
+    double f = rounded(a->dtype, value_of(a->kind, element_get(a->dtype, a->x, i)));
+    element_put(a->dtype, a->y, i, masked(&a->mask, i, f), false);
+  }
+}
+
+void kava_ref_activation_grad(const kava_activation_args *a) {
+  for (int64_t i = 0; i < a->count; i++) {
+    double x = element_get(a->dtype, a->x, i), f = rounded(a->dtype, value_of(a->kind, x)),
+           grad = rounded(a->dtype, masked(&a->mask, i, element_get(a->dtype, a->grad, i)));
+    if (a->y) element_put(a->dtype, a->y, i, masked(&a->mask, i, f), false);
+    element_put(a->dtype, a->dx, i, grad * slope_of(a->kind, x), a->add);
+  }
 }
 
 void kava_ref_gated(const kava_gated_args *a) {
@@ -74,14 +90,6 @@ void kava_ref_softcap_grad(kava_dtype dtype, double c, const void *y, const void
 }
 
 void kava_ref_dropout(const kava_dropout_args *a) {
-  uint32_t limit = kava_dropout_limit(a->p), bits[4];
-  for (int64_t group = 0; group < a->count; group += KAVA_DROPOUT_GROUP)
-    for (int64_t lane = 0; lane < 8; lane++) {
-      kava_philox(a->seed, a->stream + (a->later ? *a->later : 0), (uint64_t)(group / 4 + lane), bits);
-      for (int64_t word = 0; word < 4; word++) {
-        int64_t i = group + 8 * word + lane;
-        if (i >= a->count) break;
-        element_put(a->dtype, a->y, i, bits[word] < limit ? 0 : element_get(a->dtype, a->x, i) / (1 - a->p), a->add);
-      }
-    }
+  for (int64_t i = 0; i < a->count; i++)
+    element_put(a->dtype, a->y, i, masked(&a->mask, i, element_get(a->dtype, a->x, i)), a->add);
 }

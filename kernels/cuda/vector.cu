@@ -1,4 +1,4 @@
-/* kernels/cuda/vector.cu: y = a x, y += x, y = a number, and dropout (kernels/cpu/vector.c, activation.c). */
+/* kernels/cuda/vector.cu: y = a x, y += x, y = a number (kernels/cpu/vector.c). */
 #include "kernels/cuda/element.cuh"
 #include "kernels/cpu/half.h"
 
@@ -28,54 +28,6 @@ template <class T> __global__ void __launch_bounds__(THREADS) fill_kernel(T *y, 
 }
 template <class T> void fill(void *y, int64_t count, T value) {
   kava_launch("fill", fill_kernel<T>, kava_cuda_blocks(count, THREADS), THREADS, 0, (T *)y, count, value);
-}
-
-/* Philox 4x32-10 (base/rng.c) */
-__device__ __forceinline__ void philox(uint64_t seed, uint64_t stream, uint64_t index, uint32_t (&c)[4]) {
-  uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-  c[0] = (uint32_t)index, c[1] = (uint32_t)(index >> 32), c[2] = (uint32_t)stream, c[3] = (uint32_t)(stream >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; round++) {
-    uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
-    c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
-    c[1] = (uint32_t)p1;
-    c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
-    c[3] = (uint32_t)p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-}
-/* A thread makes a group's words first, whose comparisons fit into one, so that its elements come and go in whole
- * vectors: at 4 * 2 bytes a thread bf16 took twice its memory's time. N 1: whatever the count and the address. */
-template <class T, int N>
-__global__ void __launch_bounds__(THREADS) dropout_kernel(kava_dropout_args a, uint32_t limit) {
-  typedef kava_wide<T> F;
-  uint64_t stream = a.stream + (a.later ? *a.later : 0);
-  F keep = F(1 / (1 - a.p));
-  each((a.count + KAVA_DROPOUT_GROUP - 1) / KAVA_DROPOUT_GROUP, [&](int64_t group) {
-    uint32_t dropped = 0;
-#pragma unroll 2
-    for (int lane = 0; lane < 8; lane++) {
-      uint32_t bits[4];
-      philox(a.seed, stream, (uint64_t)(group * 8 + lane), bits);
-#pragma unroll
-      for (int word = 0; word < 4; word++) dropped |= (uint32_t)(bits[word] < limit) << (8 * word + lane);
-    }
-#pragma unroll
-    for (int v = 0; v < KAVA_DROPOUT_GROUP / N; v++) {
-      int64_t i = group * KAVA_DROPOUT_GROUP + v * N;
-      F x[N], y[N];
-      if (i >= a.count) break;
-      kava_load<T, N>((const T *)a.x + i, x);
-      if (a.add) kava_load<T, N>((const T *)a.y + i, y);
-#pragma unroll
-      for (int j = 0; j < N; j++) {
-        F kept = dropped >> (v * N + j) & 1 ? F(0) : x[j] * keep;
-        y[j] = a.add ? y[j] + kept : kept;
-      }
-      kava_store<T, N>((T *)a.y + i, y);
-    }
-  });
 }
 } // namespace
 
@@ -112,15 +64,4 @@ extern "C" void kava_cuda_fill(kava_dtype type, void *y, int64_t count, double n
   case KAVA_U8: fill<uint8_t>(y, count, (uint8_t)integer); break;
   default: kava_cuda_unsupported("fill", type);
   }
-}
-
-extern "C" void kava_cuda_dropout(const kava_dropout_args *a) {
-  int64_t groups = (a->count + KAVA_DROPOUT_GROUP - 1) / KAVA_DROPOUT_GROUP;
-  bool whole = a->count % KAVA_DROPOUT_GROUP == 0 && kava_aligned(a->x) && kava_aligned(a->y);
-  if (a->count && !kava_for_float(a->dtype, [&](auto t) {
-        typedef decltype(t) T;
-        kava_launch("dropout", whole ? dropout_kernel<T, kava_vector<T>()> : dropout_kernel<T, 1>,
-                    kava_cuda_blocks(groups, THREADS), THREADS, 0, *a, kava_dropout_limit(a->p));
-      }))
-    kava_cuda_unsupported("dropout", a->dtype);
 }

@@ -82,8 +82,7 @@ function Projector:__call(x)
   local w = self.weights
   -- closed at once: what the backward pass needs, the tape holds or makes again
   local z <close> = kava.norm_linear(x, w["0.weight"], w["0.bias"], w["1.weight"], w["1.bias"], 1e-5)
-  local a <close> = kava[activations[self.activation]](z)
-  local h <close> = kava.dropout(a, self.dropout, true)
+  local h <close> = kava[activations[self.activation]](z, { dropout = self.dropout })
   return kava.linear(h, w["4.weight"], w["4.bias"])
 end
 

@@ -48,6 +48,59 @@ static void check_columns(kava_dtype dtype, int64_t rows, int64_t width, int64_t
   compare("gated_grad, its y in place, " + name, grad, want, tolerance);
 }
 
+/* Dropout, alone and behind a nonlinearity: against the reference, and bit for bit against one after the other. */
+static void check_dropped(kava_dtype dtype, int64_t n, bool odd, kava_activation kind, bool add) {
+  std::string name = "kind " + std::to_string((int)kind) + ", " + std::to_string(n) + (odd ? ", odd" : "");
+  double tolerance = 4 * unit(dtype) + (dtype == KAVA_F64 ? 0 : 1e-6);
+  list<uint64_t> later({3});
+  array x(dtype, n, odd), grad(dtype, n), y(dtype, n, odd), dx(dtype, n), two(dtype, n);
+  x.random(4), grad.random(), y.random();
+  std::vector<double> want = y.values, want_y((size_t)n);
+  kava_dropout_mask mask = {99, ((uint64_t)7 << 32) - 2, later.device, 0.3}, host = mask;
+  host.later = later.values.data();
+
+  kava_dropout_args d = {dtype, n, mask, x.at(), y.at(), add}, e = {KAVA_F64, n, host, x.f64(), want.data(), add};
+  gpu->dropout(&d);
+  cpu->dropout(&e);
+  compare("dropout " + name, y, want, unit(dtype) / 2);
+
+  kava_activation_args a = {}, r = {};
+  a.kind = r.kind = kind, a.count = r.count = n, a.dtype = dtype, r.dtype = KAVA_F64;
+  a.x = x.at(), a.y = y.at(), a.mask = mask;
+  r.x = x.f64(), r.y = want.data(), r.mask = host;
+  gpu->activation(&a);
+  cpu->activation(&r);
+  compare("activation, dropped, " + name, y, want, tolerance);
+  a.mask.p = 0, a.y = two.at();
+  gpu->activation(&a);
+  d.x = d.y = two.at(), d.add = false;
+  gpu->dropout(&d);
+  compare("activation, then dropped, " + name, two, y.download(), 0);
+
+  dx.random();
+  want = dx.values;
+  a.mask = mask, a.grad = grad.at(), a.dx = dx.at(), a.y = NULL, a.add = add;
+  r.grad = grad.f64(), r.dx = want.data(), r.y = NULL, r.add = add;
+  gpu->activation_grad(&a);
+  cpu->activation_grad(&r);
+  compare("activation_grad, dropped, " + name, dx, want, tolerance);
+  a.add = r.add = false, r.y = want_y.data();
+  gpu->activation_grad(&a);
+  cpu->activation_grad(&r);
+  d.x = grad.at();
+  gpu->dropout(&d);
+  a.mask.p = 0, a.grad = a.dx = two.at();
+  gpu->activation_grad(&a);
+  compare("activation_grad of what was dropped, " + name, two, dx.download(), 0);
+
+  /* in place: dx over x, y over grad */
+  a.mask = mask, a.grad = a.y = grad.at(), a.dx = x.at();
+  gpu->activation_grad(&a);
+  compare("activation_grad, dropped, in place, " + name, x, want, tolerance);
+  compare("activation_grad, dropped, its y in place, " + name, grad, y.download(), 0);
+  compare("activation_grad, dropped, its y, " + name, grad, want_y, tolerance);
+}
+
 void check_activation() {
   static const kava_dtype types[] = {KAVA_F32, KAVA_BF16, KAVA_F16, KAVA_F64};
   static const int64_t counts[] = {1, 7, 64, 1003, 20011};
@@ -56,6 +109,9 @@ void check_activation() {
     check_columns(dtype, 5, 8, 40, 16);
     check_columns(dtype, 7, 5, 13, 2);
   }
+  for (kava_dtype dtype : types)
+    for (int64_t n : {1, 31, 1024, 1027, 5000})
+      for (int k = 0; k < KAVA_ACTIVATIONS; k++) check_dropped(dtype, n, (k + n / 1000) % 2, (kava_activation)k, k / 2);
   for (kava_dtype dtype : types)
     for (int64_t n : counts)
       for (int odd = 0; odd < 2; odd++)
@@ -70,15 +126,23 @@ void check_activation() {
           up.random();
           grad.random();
           std::vector<double> want((size_t)n), want_up((size_t)n);
-          gpu->activation(kind, dtype, x.at(), y.at(), n);
-          cpu->activation(kind, KAVA_F64, x.f64(), want.data(), n);
+          kava_activation_args f = {}, g = {};
+          f.kind = g.kind = kind, f.count = g.count = n, f.dtype = dtype, g.dtype = KAVA_F64;
+          f.x = x.at(), f.y = y.at();
+          g.x = x.f64(), g.y = want.data();
+          gpu->activation(&f);
+          cpu->activation(&g);
           compare("activation " + name, y, want, tolerance);
 
           dx.random();
-          want = dx.values;
-          gpu->activation_grad(kind, dtype, x.at(), grad.at(), dx.at(), n, add);
-          cpu->activation_grad(kind, KAVA_F64, x.f64(), grad.f64(), want.data(), n, add);
-          compare("activation_grad " + name, dx, want, tolerance);
+          std::vector<double> slopes = dx.values;
+          y.fill(0);
+          f.grad = grad.at(), f.dx = dx.at(), f.add = g.add = add;
+          g.grad = grad.f64(), g.dx = slopes.data();
+          gpu->activation_grad(&f);
+          cpu->activation_grad(&g);
+          compare("activation_grad " + name, dx, slopes, tolerance);
+          compare("activation_grad, y, " + name, y, want, tolerance);
 
           kava_gated_args a = {}, r = {};
           a.kind = r.kind = kind, a.count = r.count = n, a.dtype = dtype, r.dtype = KAVA_F64;

@@ -177,6 +177,26 @@ describe("an op on cuda", function()
     assert.is_true(kava.allclose(kava.dropout(x:to { device = "cuda" }, 0.3), here, { rtol = 1e-6 }))
   end)
 
+  it("drops of an activation what a dropout behind it would, bit for bit", function()
+    local z = (kava.randn { 40, 72 } * 3):to { device = "cuda", dtype = "bf16" }
+    local w = kava.randn({ 8, 72 }):to { device = "cuda", dtype = "bf16" }
+    for _, name in ipairs { "silu", "gelu" } do
+      local function step(f)
+        kava.rng_state(6, 2)
+        local x, weight = z:clone():requires_grad(true), w:clone():requires_grad(true)
+        local y = f(x * 1)
+        local values = y:totable()
+        local loss = kava.linear(y, weight):sum()
+        y = nil -- luacheck: ignore 311
+        collectgarbage()
+        loss:backward()
+        return { values, x.grad:totable(), weight.grad:totable() }
+      end
+      assert.same(step(function(x) return kava.dropout(kava[name](x), 0.3) end),
+        step(function(x) return kava[name](x, { dropout = 0.3 }) end))
+    end
+  end)
+
   it("works beyond 65535, the most that a grid has in y and z", function()
     if kava.device("cuda").name == "emulated" then return pending "skipped: 200000 blocks take the emulator half a minute" end
     local x = kava.ones({ 70000, 3 }, { device = "cuda", requires_grad = true })

@@ -59,6 +59,17 @@ describe("a backward pass on a GPU", function()
     assert.truthy(most(1) < 2.2, "gradient of the output, and the input's")
     assert.truthy(most(4) < 2.2)
   end)
+
+  it("goes back over an activation, its dropout and a product's reading of them in place", function()
+    local x = kava.randn({ 64, 256 }, { device = "cuda" }):requires_grad(true)
+    local w = kava.randn({ 8, 256 }, { device = "cuda" }):requires_grad(true)
+    local loss = kava.linear(kava.silu(x * 1, { dropout = 0.5 }), w):sum()
+    collectgarbage()
+    local kept = kava.memory().cuda.current
+    kava.memory_reset_peak()
+    loss:backward()
+    assert.truthy((kava.memory().cuda.peak - kept) / (64 * 256 * 4) < 1.3, "the gradient of what the product read, and small ones")
+  end)
 end)
 
 describe("an emulated GPU that does not compute", function()

@@ -275,6 +275,38 @@ void time_kernels(bool tiny) {
     });
     report("accumulate", 6.0 * (double)n, 0, [&](int i) { gpu->accumulate(KAVA_BF16, gate.at(i), y.at(i), n); });
   }
+  { /* the projector's, of 32 rows of 512 */
+    int64_t n = quick ? 5000 : 4 * tokens * 7168;
+    buffers x(KAVA_BF16, n), y(KAVA_BF16, n), g(KAVA_BF16, n);
+    kava_dropout_mask mask = {1, 2, NULL, 0.1};
+    auto args = [&](int i, bool gradient, bool again) {
+      kava_activation_args a = {};
+      a.kind = KAVA_SILU, a.dtype = KAVA_BF16, a.count = n, a.x = x.at(i), a.mask = mask;
+      a.y = gradient ? again ? g.at(i) : NULL : y.at(i);
+      if (gradient) a.grad = g.at(i), a.dx = again ? x.at(i) : g.at(i);
+      return a;
+    };
+    report("dropout", 4.0 * (double)n, 0, [&](int i) {
+      kava_dropout_args a = {KAVA_BF16, n, mask, x.at(i), y.at(i), false};
+      gpu->dropout(&a);
+    });
+    report("activation silu, projector", 4.0 * (double)n, 0, [&](int i) {
+      kava_activation_args a = args(i, false, false);
+      a.mask.p = 0, gpu->activation(&a);
+    });
+    report("activation silu, dropped", 4.0 * (double)n, 0, [&](int i) {
+      kava_activation_args a = args(i, false, false);
+      gpu->activation(&a);
+    });
+    report("activation_grad silu, dropped, in place", 6.0 * (double)n, 0, [&](int i) {
+      kava_activation_args a = args(i, true, false);
+      gpu->activation_grad(&a);
+    });
+    report("activation_grad silu, dropped, with its y", 8.0 * (double)n, 0, [&](int i) {
+      kava_activation_args a = args(i, true, true);
+      gpu->activation_grad(&a);
+    });
+  }
   {
     int64_t n = tokens * width;
     buffers x(KAVA_BF16, n), y(KAVA_BF16, n), g(KAVA_BF16, n), w(KAVA_BF16, width), dw(KAVA_F32, width);

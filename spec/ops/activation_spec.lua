@@ -1,4 +1,4 @@
--- silu, gelu, gelu_tanh, relu; swiglu, geglu, geglu_tanh.
+-- silu, gelu, gelu_tanh, relu, alone and with a dropout; swiglu, geglu, geglu_tanh.
 local kava = require "kava"
 local agree = require "spec.agree"
 local gradcheck = require "spec.gradcheck"
@@ -6,7 +6,11 @@ local gradcheck = require "spec.gradcheck"
 local function f64(...) return kava.randn({ ... }, { dtype = "f64" }) end
 
 describe("activation", function()
-  before_each(function() kava.seed(13) end)
+  before_each(function()
+    kava.seed(13)
+    kava.train(true)
+  end)
+  after_each(function() kava.train(true) end)
 
   it("computes the functions as written", function()
     -- gelu(1) = Phi(1), gelu_tanh(1): tabulated values
@@ -56,6 +60,52 @@ describe("activation", function()
     end)
   end
 
+  for _, name in ipairs { "silu", "gelu", "gelu_tanh", "relu" } do
+    local function dropped(x)
+      kava.rng_state(9, 4)
+      return kava[name](x, { dropout = 0.3 })
+    end
+    it(name .. " with a dropout is one after the other, bit for bit", function()
+      for _, dtype in ipairs { "f32", "f64" } do
+        for _, count in ipairs { 1, 33, 5000 } do
+          local from = kava.randn({ 2, count }, { dtype = dtype }) * 3
+          local weight = kava.randn({ 3, count }, { dtype = dtype })
+          -- made again for a product, its gradient in the place of z or elsewhere; or gone back over alone
+          for _, how in ipairs { "in place", "z is held", "no product" } do
+            local function run(f)
+              kava.rng_state(9, 4)
+              local x, w = from:clone():requires_grad(true), weight:clone():requires_grad(true)
+              local z = how == "in place" and x * 1 or x
+              local y = f(z)
+              local values, position = y:totable(), select(2, kava.rng_state())
+              if how == "in place" then z:release() end
+              local loss = how == "no product" and y or kava.linear(y, w)
+              y = nil -- luacheck: ignore 311
+              loss:sum():backward()
+              return { values, x.grad:totable(), w.grad and w.grad:totable() or "none", position }
+            end
+            assert.same(run(function(z) return kava.dropout(kava[name](z), 0.3) end),
+              run(function(z) return kava[name](z, { dropout = 0.3 }) end))
+          end
+        end
+      end
+    end)
+    it(name .. " with a dropout has the gradients that finite differences have, and is the same in f32", function()
+      gradcheck(dropped, { f64(5, 7) + 0.01 })
+      gradcheck(function(x, w) return kava.linear(dropped(x), w) end, { f64(5, 7) + 0.01, f64(2, 7) })
+      for _, count in ipairs { 31, 1025, 40000 } do agree(dropped, { f64(count) * 3 }) end
+    end)
+  end
+
+  it("drops nothing outside training, and for p = 0: no number is drawn", function()
+    local x = kava.randn { 100 }
+    local _, before = kava.rng_state()
+    assert.same(kava.silu(x):totable(), kava.silu(x, { dropout = 0 }):totable())
+    kava.train(false)
+    assert.same(kava.silu(x):totable(), kava.silu(x, { dropout = 0.5 }):totable())
+    assert.equal(before, select(2, kava.rng_state()))
+  end)
+
   it("softcap is c tanh(x/c), with the gradients that finite differences have, and the same in f32", function()
     local x = kava.tensor({ -100, -2, -1e-3, 0, 1e-3, 0.1, 0.4, 3, 100 }, { dtype = "f64" })
     local y, f32 = kava.softcap(x, 5):totable(), kava.softcap(x:to { dtype = "f32" }, 5):totable()
@@ -92,5 +142,14 @@ describe("activation", function()
     assert.has_error(function() kava.swiglu(kava.randn { 2, 3 }, kava.randn { 3, 2 }) end, "swiglu: up is [3, 2]; [2, 3] expected")
     assert.has_error(function() kava.silu(kava.arange(3)) end)
     assert.has_error(function() kava.silu(3) end)
+    local x = kava.randn { 3 }
+    for _, p in ipairs { -0.1, 1, 2 } do
+      assert.error_matches(function() kava.gelu(x, { dropout = p }) end, ("gelu: dropout is %g; 0 <= dropout < 1 expected"):format(p), 1,
+        true)
+    end
+    assert.has_error(function() kava.silu(x, { dropout = 0 / 0 }) end)
+    assert.error_matches(function() kava.silu(x, { dropuot = 0.1 }) end, "silu: unknown key 'dropuot' (did you mean 'dropout'?)", 1, true)
+    assert.error_matches(function() kava.silu(x, { dropout = "0.1" }) end, "dropout: number expected")
+    assert.error_matches(function() kava.silu(x, 0.1) end, "table expected")
   end)
 end)

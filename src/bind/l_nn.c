@@ -29,9 +29,15 @@ static int l_rope(lua_State *L) { /* [-0, +1, e] rope(x, inv_freq, positions|nil
   return 1;
 }
 
-static int unary(lua_State *L, kava_status (*op)(kava_tensor *, kava_tensor **)) { /* [-0, +1, e] */
+static int activation(lua_State *L, const char *name, kava_activation kind) { /* [-0, +1, e] name(x [, options]) */
+  static const char *const known[] = {"dropout", NULL};
   kava_tensor *x = kava_l_check_tensor(L, 1);
-  kava_l_check(L, op(x, kava_l_result(L)));
+  double dropout = 0;
+  if (!lua_isnoneornil(L, 2)) {
+    kava_l_check_keys(L, 2, name, known);
+    dropout = kava_l_field_number(L, 2, "dropout", 0);
+  }
+  kava_l_check(L, kava_activation_dropped(kind, x, dropout, kava_l_result(L)));
   return 1;
 }
 
@@ -41,10 +47,10 @@ static int binary(lua_State *L, kava_status (*op)(kava_tensor *, kava_tensor *, 
   return 1;
 }
 
-static int l_silu(lua_State *L) { return unary(L, kava_op_silu); }
-static int l_gelu(lua_State *L) { return unary(L, kava_op_gelu); }
-static int l_gelu_tanh(lua_State *L) { return unary(L, kava_op_gelu_tanh); }
-static int l_relu(lua_State *L) { return unary(L, kava_op_relu); }
+static int l_silu(lua_State *L) { return activation(L, "silu", KAVA_SILU); }
+static int l_gelu(lua_State *L) { return activation(L, "gelu", KAVA_GELU); }
+static int l_gelu_tanh(lua_State *L) { return activation(L, "gelu_tanh", KAVA_GELU_TANH); }
+static int l_relu(lua_State *L) { return activation(L, "relu", KAVA_RELU); }
 static int l_swiglu(lua_State *L) { return binary(L, kava_op_swiglu); }
 static int l_geglu(lua_State *L) { return binary(L, kava_op_geglu); }
 static int l_geglu_tanh(lua_State *L) { return binary(L, kava_op_geglu_tanh); }

@@ -1,17 +1,29 @@
 #include "ops/activation.h"
 #include "kernels/kernels.h"
+#include "ops/dropout.h"
 #include "ops/operand.h"
 #include "tape/tape.h"
 
-/* node: input x; saved[0] x, contiguous; integers[0] kind */
+static const char *const names[KAVA_ACTIVATIONS] = {"silu", "gelu", "gelu_tanh", "relu"};
+
+/* node: input x; saved[0] x, contiguous; integers[0] kind; the mask of what is dropped of f(x) */
+static kava_activation_args activation_args(const kava_node *node) {
+  const kava_tensor *x = node->saved[0];
+  return (kava_activation_args){.kind = (kava_activation)node->integers[0],
+                                .dtype = x->dtype,
+                                .count = kava_tensor_numel(x),
+                                .x = kava_tensor_data(x),
+                                .mask = kava_dropout_kept(node, x->device)};
+}
+
 static kava_status activation_backward(kava_node *node, const kava_tensor *grad) {
   kava_tensor *dx;
-  bool add;
-  kava_status st = kava_grad_into_same(node, 0, &dx, &add);
+  kava_activation_args a = activation_args(node);
+  kava_status st = kava_grad_into_same(node, 0, &dx, &a.add);
   if (st != KAVA_OK || !dx) return st;
-  KAVA_RUN(grad->device, activation_grad, (kava_activation)node->integers[0], grad->dtype,
-           kava_tensor_data(node->saved[0]), kava_tensor_data(grad), kava_tensor_data(dx), kava_tensor_numel(grad),
-           add);
+  a.grad = kava_tensor_data(grad);
+  a.dx = kava_tensor_data(dx);
+  KAVA_RUN(grad->device, activation_grad, &a);
 out:
   return st;
 }
@@ -20,9 +32,10 @@ static kava_status activation_again(kava_node *node, kava_tensor **out) {
   const kava_tensor *x = node->saved[0];
   kava_status st = KAVA_OK;
   kava_tensor *y = NULL;
+  kava_activation_args a = activation_args(node);
   KAVA_TRY(kava_tensor_empty_like(x, x->dtype, &y));
-  KAVA_RUN(x->device, activation, (kava_activation)node->integers[0], x->dtype, kava_tensor_data(x),
-           kava_tensor_data(y), kava_tensor_numel(x));
+  a.y = kava_tensor_data(y);
+  KAVA_RUN(x->device, activation, &a);
   *out = y;
   y = NULL;
 out:
@@ -30,20 +43,48 @@ out:
   return st;
 }
 
-static kava_status activation(const char *op, kava_activation kind, kava_tensor *x, kava_tensor **out) {
+/* One pass, in place: x's gradient over x, the output over its gradient. */
+static kava_status activation_back_again(kava_node *node, const kava_tensor *grad, kava_tensor **out) {
+  kava_status st = KAVA_OK;
+  kava_tensor *y = NULL, *dx;
+  kava_activation_args a = activation_args(node);
+  KAVA_TRY(kava_grad_in_place(node, 1, &dx));
+  if (!dx) {
+    KAVA_TRY(activation_again(node, out));
+    return activation_backward(node, grad);
+  }
+  KAVA_TRY(kava_grad_place(grad, &y));
+  a.grad = kava_tensor_data(grad);
+  a.dx = kava_tensor_data(dx);
+  a.y = kava_tensor_data(y);
+  KAVA_RUN(grad->device, activation_grad, &a);
+  *out = y;
+  y = NULL;
+out:
+  kava_tensor_release(&y);
+  return st;
+}
+
+kava_status kava_activation_dropped(kava_activation kind, kava_tensor *x, double p, kava_tensor **out) {
   kava_status st = KAVA_OK;
   kava_tensor *cx = NULL, *y = NULL;
-  kava_dtype dtype;
+  kava_activation_args a = {.kind = kind};
   kava_node *node;
-  KAVA_TRY(kava_operand_dtype(op, 1, &x, (const char *const[]){"x"}, &dtype));
-  KAVA_TRY(kava_operand(op, "x", x, dtype, &cx));
-  KAVA_TRY(kava_tensor_empty_like(x, dtype, &y));
-  KAVA_RUN(x->device, activation, kind, dtype, kava_tensor_data(cx), kava_tensor_data(y), kava_tensor_numel(y));
+  KAVA_TRY(kava_operand_dtype(names[kind], 1, &x, (const char *const[]){"x"}, &a.dtype));
+  KAVA_TRY(kava_dropout_draw(names[kind], "dropout", x->device, p, &a.mask));
+  KAVA_TRY(kava_operand(names[kind], "x", x, a.dtype, &cx));
+  KAVA_TRY(kava_tensor_empty_like(x, a.dtype, &y));
+  a.count = kava_tensor_numel(y);
+  a.x = kava_tensor_data(cx);
+  a.y = kava_tensor_data(y);
+  KAVA_RUN(x->device, activation, &a);
   if (kava_tape_wanted(&x, 1)) {
-    KAVA_TRY(kava_tape_record(op, activation_backward, 1, &x, y, &node));
+    KAVA_TRY(kava_tape_record(names[kind], activation_backward, 1, &x, y, &node));
     node->integers[0] = kind;
+    kava_dropout_keep(node, &a.mask);
     KAVA_TRY(kava_tape_save(node, 0, cx));
     node->again = activation_again;
+    node->back_again = activation_back_again;
   }
   *out = y;
   y = NULL;
@@ -249,12 +290,12 @@ out:
   return st;
 }
 
-kava_status kava_op_silu(kava_tensor *x, kava_tensor **out) { return activation("silu", KAVA_SILU, x, out); }
-kava_status kava_op_gelu(kava_tensor *x, kava_tensor **out) { return activation("gelu", KAVA_GELU, x, out); }
+kava_status kava_op_silu(kava_tensor *x, kava_tensor **out) { return kava_activation_dropped(KAVA_SILU, x, 0, out); }
+kava_status kava_op_gelu(kava_tensor *x, kava_tensor **out) { return kava_activation_dropped(KAVA_GELU, x, 0, out); }
 kava_status kava_op_gelu_tanh(kava_tensor *x, kava_tensor **out) {
-  return activation("gelu_tanh", KAVA_GELU_TANH, x, out);
+  return kava_activation_dropped(KAVA_GELU_TANH, x, 0, out);
 }
-kava_status kava_op_relu(kava_tensor *x, kava_tensor **out) { return activation("relu", KAVA_RELU, x, out); }
+kava_status kava_op_relu(kava_tensor *x, kava_tensor **out) { return kava_activation_dropped(KAVA_RELU, x, 0, out); }
 kava_status kava_op_swiglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out) {
   return gated("swiglu", KAVA_SILU, gate, up, out);
 }

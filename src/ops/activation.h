@@ -1,4 +1,5 @@
-/* ops/activation: elementwise nonlinearities, alone and as the gate of an MLP. f32 (f64 for f64); shapes kept. */
+/* ops/activation: elementwise nonlinearities, alone, before a dropout and as the gate of an MLP. f32 (f64 for f64);
+ * shapes kept. */
 #ifndef KAVA_OPS_ACTIVATION_H
 #define KAVA_OPS_ACTIVATION_H
 #include "kernels/kernels.h"
@@ -9,6 +10,8 @@ kava_status kava_op_silu(kava_tensor *x, kava_tensor **out);      /* x * sigmoid
 kava_status kava_op_gelu(kava_tensor *x, kava_tensor **out);      /* x * Phi(x), Phi the normal distribution function */
 kava_status kava_op_gelu_tanh(kava_tensor *x, kava_tensor **out); /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
 kava_status kava_op_relu(kava_tensor *x, kava_tensor **out);      /* max(x, 0) */
+/* kava_op_dropout of that with probability p, in one pass: the same numbers, and the same random numbers drawn. */
+kava_status kava_activation_dropped(kava_activation kind, kava_tensor *x, double p, kava_tensor **out);
 kava_status kava_op_softcap(kava_tensor *x, double c, kava_tensor **out);              /* c tanh(x/c), c > 0 */
 kava_status kava_op_swiglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out);     /* silu(gate) * up */
 kava_status kava_op_geglu(kava_tensor *gate, kava_tensor *up, kava_tensor **out);      /* gelu(gate) * up */

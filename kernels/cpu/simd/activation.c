@@ -117,25 +117,6 @@ LOOPS(gelu, KAVA_GELU)
 LOOPS(gelu_tanh, KAVA_GELU_TANH)
 LOOPS(relu, KAVA_RELU)
 
-static void activation(kava_activation kind, kava_dtype dtype, const void *x, void *y, int64_t count) {
-  static const kava_range_fn loops[] = {silu_values, gelu_values, gelu_tanh_values, relu_values};
-  job j = {.x = x, .y = y};
-  if (dtype == KAVA_F64)
-    kava_ref_activation(kind, dtype, x, y, count);
-  else
-    kava_parallel(count, GRAIN, loops[kind], &j);
-}
-
-static void activation_grad(kava_activation kind, kava_dtype dtype, const void *x, const void *grad, void *dx,
-                            int64_t count, bool add) {
-  static const kava_range_fn loops[] = {silu_slopes, gelu_slopes, gelu_tanh_slopes, relu_slopes};
-  job j = {.x = x, .grad = grad, .y = dx, .add = add};
-  if (dtype == KAVA_F64)
-    kava_ref_activation_grad(kind, dtype, x, grad, dx, count, add);
-  else
-    kava_parallel(count, GRAIN, loops[kind], &j);
-}
-
 static void gated(const kava_gated_args *a) {
   static const kava_range_fn loops[] = {silu_gates, gelu_gates, gelu_tanh_gates, relu_gates};
   job j = {.x = a->gate, .up = a->up, .y = a->y};
@@ -247,23 +228,30 @@ INLINE void philox_lanes(uint64_t seed, uint64_t stream, uint64_t index, uint32_
   }
 }
 
+/* The bits of elements [at, at + n), n <= TILE. */
+INLINE void draw(const kava_dropout_mask *mask, int64_t at, int64_t n, uint32_t *bits) {
+  for (int64_t i = 0; i < n; i += KAVA_DROPOUT_GROUP)
+    for (int lane = 0; lane < BLOCKS; lane += LANES)
+      philox_lanes(mask->seed, mask->stream + (mask->later ? *mask->later : 0),
+                   (uint64_t)((at + i) / KAVA_DROPOUT_GROUP * BLOCKS + lane), bits + i + lane);
+}
+/* y (+)= mask(x) of n elements that have these bits */
+INLINE void drop(const kava_dropout_mask *mask, const uint32_t *bits, const float *x, float *y, int64_t n, bool add) {
+  float scale = (float)(1.0 / (1.0 - mask->p));
+  uint32_t limit = kava_dropout_limit(mask->p);
+  if (add)
+    for (int64_t i = 0; i < n; i++) y[i] += bits[i] < limit ? 0.0f : x[i] * scale;
+  else
+    for (int64_t i = 0; i < n; i++) y[i] = bits[i] < limit ? 0.0f : x[i] * scale;
+}
+
 static void dropout_tiles(void *ctx, int64_t begin, int64_t end) {
   const kava_dropout_args *a = ctx;
-  float scale = (float)(1.0 / (1.0 - a->p));
-  uint32_t limit = kava_dropout_limit(a->p);
   for (int64_t at = begin * TILE; at < end * TILE && at < a->count; at += TILE) {
     uint32_t bits[TILE];
     int64_t n = a->count - at < TILE ? a->count - at : TILE;
-    for (int64_t i = 0; i < n; i += KAVA_DROPOUT_GROUP)
-      for (int lane = 0; lane < BLOCKS; lane += LANES)
-        philox_lanes(a->seed, a->stream + (a->later ? *a->later : 0),
-                     (uint64_t)((at + i) / KAVA_DROPOUT_GROUP * BLOCKS + lane), bits + i + lane);
-    const float *x = (const float *)a->x + at;
-    float *y = (float *)a->y + at;
-    if (a->add)
-      for (int64_t i = 0; i < n; i++) y[i] += bits[i] < limit ? 0.0f : x[i] * scale;
-    else
-      for (int64_t i = 0; i < n; i++) y[i] = bits[i] < limit ? 0.0f : x[i] * scale;
+    draw(&a->mask, at, n, bits);
+    drop(&a->mask, bits, (const float *)a->x + at, (float *)a->y + at, n, a->add);
   }
 }
 
@@ -272,6 +260,64 @@ static void dropout(const kava_dropout_args *a) {
     kava_ref_dropout(a);
   else
     kava_parallel((a->count + TILE - 1) / TILE, 4, dropout_tiles, (void *)a);
+}
+
+static const kava_range_fn values[] = {silu_values, gelu_values, gelu_tanh_values, relu_values};
+static const kava_range_fn slopes[] = {silu_slopes, gelu_slopes, gelu_tanh_slopes, relu_slopes};
+
+/* A tile stays in the cache between its activation and its dropout. */
+static void dropped_values(void *ctx, int64_t begin, int64_t end) {
+  const kava_activation_args *a = ctx;
+  for (int64_t at = begin * TILE; at < end * TILE && at < a->count; at += TILE) {
+    uint32_t bits[TILE];
+    int64_t n = a->count - at < TILE ? a->count - at : TILE;
+    float *y = (float *)a->y + at;
+    job j = {.x = (const float *)a->x + at, .y = y};
+    values[a->kind](&j, 0, n);
+    draw(&a->mask, at, n, bits);
+    drop(&a->mask, bits, y, y, n, false);
+  }
+}
+
+/* What was read is held back until all of the tile is: dx may be x, y may be grad. */
+static void dropped_slopes(void *ctx, int64_t begin, int64_t end) {
+  const kava_activation_args *a = ctx;
+  for (int64_t at = begin * TILE; at < end * TILE && at < a->count; at += TILE) {
+    uint32_t bits[TILE];
+    float value[TILE], grad[TILE];
+    int64_t n = a->count - at < TILE ? a->count - at : TILE;
+    job j = {.x = (const float *)a->x + at, .grad = (const float *)a->grad + at, .y = value, .add = a->add};
+    if (a->y) values[a->kind](&j, 0, n);
+    if (a->mask.p > 0) {
+      draw(&a->mask, at, n, bits);
+      if (a->y) drop(&a->mask, bits, value, value, n, false);
+      drop(&a->mask, bits, j.grad, grad, n, false);
+      j.grad = grad;
+    }
+    j.y = (float *)a->dx + at;
+    slopes[a->kind](&j, 0, n);
+    if (a->y) memcpy((float *)a->y + at, value, (size_t)n * sizeof *value);
+  }
+}
+
+static void activation(const kava_activation_args *a) {
+  job j = {.x = a->x, .y = a->y};
+  if (a->dtype == KAVA_F64)
+    kava_ref_activation(a);
+  else if (a->mask.p > 0)
+    kava_parallel((a->count + TILE - 1) / TILE, 4, dropped_values, (void *)a);
+  else
+    kava_parallel(a->count, GRAIN, values[a->kind], &j);
+}
+
+static void activation_grad(const kava_activation_args *a) {
+  job j = {.x = a->x, .grad = a->grad, .y = a->dx, .add = a->add};
+  if (a->dtype == KAVA_F64)
+    kava_ref_activation_grad(a);
+  else if (a->mask.p > 0 || a->y)
+    kava_parallel((a->count + TILE - 1) / TILE, 4, dropped_slopes, (void *)a);
+  else
+    kava_parallel(a->count, GRAIN, slopes[a->kind], &j);
 }
 
 void KAVA_SIMD(activation)(kava_kernels *table);

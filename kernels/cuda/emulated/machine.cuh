@@ -88,6 +88,7 @@ static inline void kava_ldmatrix_transposed(uint32_t out[4], const void *row) {
   kava_emulated_ldmatrix(out, row, true);
 }
 
+static inline void kava_store_words(void *to, const uint32_t (&words)[4]) { std::memcpy(to, words, sizeof words); }
 template <class T> uint32_t kava_pair(float x, float y);
 template <> inline uint32_t kava_pair<__nv_bfloat16>(float x, float y) {
   return __float2bfloat16_rn(x).bits | (uint32_t)__float2bfloat16_rn(y).bits << 16;

@@ -138,6 +138,13 @@ template <> __device__ __forceinline__ uint32_t kava_pair<__half>(float x, float
   return *reinterpret_cast<uint32_t *>(&both);
 }
 
+/* 16 bytes in one instruction, whatever the compiler makes of a structure's store (at times one for each word). */
+static __device__ __forceinline__ void kava_store_words(void *to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
+
 /* d += A B, m16n8k16, products of T (bf16 or f16) summed in f32. */
 template <class T> __device__ void kava_mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
 template <>

@@ -29,25 +29,30 @@ function kava.layer_norm(x, weight, bias, eps) end
 ---@return kava.Tensor [B, T, H, D]
 function kava.rope(x, inv_freq, positions, scale) end
 
---- x * sigmoid(x).
+--- x * sigmoid(x). With {dropout = p} what kava.dropout makes of that, bit for bit and with the same draw, in one pass over
+--- memory forward and, where a product follows, one back.
 ---@param x kava.Tensor
+---@param options {dropout?: number}? 0 <= dropout < 1
 ---@return kava.Tensor
-function kava.silu(x) end
+function kava.silu(x, options) end
 
 --- x * Phi(x), Phi the normal distribution function, exact (Hendrycks & Gimpel 2016).
 ---@param x kava.Tensor
+---@param options {dropout?: number}? as silu's
 ---@return kava.Tensor
-function kava.gelu(x) end
+function kava.gelu(x, options) end
 
 --- 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 ---@param x kava.Tensor
+---@param options {dropout?: number}? as silu's
 ---@return kava.Tensor
-function kava.gelu_tanh(x) end
+function kava.gelu_tanh(x, options) end
 
 --- max(x, 0).
 ---@param x kava.Tensor
+---@param options {dropout?: number}? as silu's
 ---@return kava.Tensor
-function kava.relu(x) end
+function kava.relu(x, options) end
 
 --- c * tanh(x / c): x where it is small, never beyond c (Gemma 2's logits).
 ---@param x kava.Tensor
