@@ -14,7 +14,7 @@
  * f(gate) up quantised at once 184 MB, 55 us, where writing and then quantising it moves 330 MB. On Hopper gate and up
  * are one product that gives codes of f(gate) up (product_hopper.cu), with a scale for each row of a tile: bringing
  * them to one scale a row moves 73 MB if all are touched, 19 us; a quarter is of what is spread as a product of normal
- * numbers, more where single ones stand out. A power of 16 as a scale costs nothing there (2.6 % in the mean of squares
+ * numbers, more where single ones stand out. A power of 64 as a scale costs nothing there (2.6 % in the mean of squares
  * either way); but a row's largest number is no longer a code exactly, as it is with a scale of its own. */
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/activation.cuh"
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       int column = (from + 4 * i + lane / 8) * KAVA_FP8_TILE + lane % 8 * 16;
-      shift[i] = 4 * (most - __shfl_sync(0xffffffffu, own, 4 * i + lane / 8));
+      shift[i] = KAVA_FP8_OCTAVES * (most - __shfl_sync(0xffffffffu, own, 4 * i + lane / 8));
       if (column >= n) shift[i] = 0;
       if (shift[i]) held[i] = *reinterpret_cast<const uint4 *>(codes + column);
     }

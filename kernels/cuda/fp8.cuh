@@ -16,7 +16,7 @@ void kava_cuda_fp8_rows(kava_dtype dtype, const void *x, int64_t rows, int64_t w
 kava_status kava_cuda_fp8_norm_rows(const kava_norm_args *norm, uint8_t *codes, float *scales);
 
 /* silu(gate) up [rows, n], rounded to bf16, as codes, for x as codes, gate and up layers of such codes without a bias:
- * each rounded to bf16 first. powers [ceil(n / KAVA_FP8_TILE), rows]: value = code 16^power in so many columns of a row
+ * each rounded to bf16 first. powers [ceil(n / KAVA_FP8_TILE), rows]: value = code 64^power in so many columns of a row
  * each. KAVA_UNSUPPORTED: addresses of another kind. product_hopper.cu. */
 #define KAVA_FP8_TILE 128
 kava_status kava_cuda_gate_up_fp8(const uint8_t *x, const float *scales, const kava_linear_args *gate,
@@ -24,15 +24,16 @@ kava_status kava_cuda_gate_up_fp8(const uint8_t *x, const float *scales, const k
 /* Such codes with their row's largest power all over, which becomes its scale. n: a multiple of 16. */
 void kava_cuda_fp8_one_scale(uint8_t *codes, const int8_t *powers, int64_t rows, int64_t n, float *scales);
 
-/* The least power of 16 by which codes (448 at most) reach `most`, from -30, where next to nothing is left, to 30. With
- * it as a scale at least 10 octaves below `most` keep all of a code's bits, and 3 more some. */
+/* The least power of 64 by which codes (448 at most) reach `most`, from -20, where next to nothing is left, to 20. With
+ * it as a scale at least 8 octaves below `most` keep all of a code's bits, and 3 more some. */
+#define KAVA_FP8_OCTAVES 6
 static __device__ __forceinline__ int kava_fp8_power(float most) {
   int bits = (int)__float_as_uint(most), octave = (bits >> 23) - 127 - ((bits & 0x7fffff) <= 0x600000 ? 8 : 7);
-  int power = (octave + 3) >> 2;
-  return power < -30 ? -30 : power;
+  int power = (octave + 605) / KAVA_FP8_OCTAVES - 100; /* rounded up */
+  return power < -20 ? -20 : power;
 }
 static __device__ __forceinline__ float kava_fp8_scale(int power) {
-  return __uint_as_float((uint32_t)(127 + 4 * power) << 23);
+  return __uint_as_float((uint32_t)(127 + KAVA_FP8_OCTAVES * power) << 23);
 }
 
 /* Whether that is there, and faster than products by themselves, for W of [n, k]. */

@@ -2,7 +2,7 @@
  * of a gate and an up [N,K] each, act = f(x gate^T) * (x up^T), [M,N]; where the tape wants them, the products [M,2N]
  * are written as well. act is made of gate and up as rounded to bf16, as by two kernels. x and the weights are bf16, or
  * e4m3 codes whose rows have scales; then act is written as such codes, too. A row's scale would be known when all its
- * tiles are there, so each row of a tile has a scale of its own first, a power of 16: those that are not the row's
+ * tiles are there, so each row of a tile has a scale of its own first, a power of 64: those that are not the row's
  * largest are brought to it afterwards (shift_rows_kernel), for which codes lose but what falls off at the low end.
  *
  * A block makes tiles of act [128,128] one after another. One thread of a warpgroup of its own has the copy engine
@@ -32,7 +32,7 @@ enum { PARTS = 8 }; /* of a tile, 16 columns each; half of them make a panel */
 struct job : tiling {
   kava_box x, gate, up, act, both; /* both: gate and up, where they are kept; of codes: pairs of them */
   int steps;
-  /* of codes: what their rows stand multiplied with, and act's scales, powers of 16: for each tile's columns, rows */
+  /* of codes: what their rows stand multiplied with, and act's scales, powers of 64: for each tile's columns, rows */
   const float *of_x, *of_gate, *of_up;
   int8_t *powers;
   int rows, columns;

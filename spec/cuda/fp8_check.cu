@@ -180,7 +180,7 @@ static void linear_normed(const char *way, kava_dtype dtype, int64_t rows, int64
   }
 }
 
-/* The frozen MLP in one: f(gate) up as codes beside f64's of the same codes of x, their powers of 16 and what one scale
+/* The frozen MLP in one: f(gate) up as codes beside f64's of the same codes of x, their powers of 64 and what one scale
  * a row makes of them, to the bit, where some rows hold nothing or a NaN; and their product with down. */
 struct codes_of { /* a layer's */
   std::vector<uint8_t> codes;
@@ -189,9 +189,10 @@ struct codes_of { /* a layer's */
   list<uint8_t> *there;
   list<float> *scale;
   kava_scaling scaling = {};
-  codes_of(int64_t out, int64_t in) {
+  codes_of(int64_t out, int64_t in, int64_t large) { /* rows from there on are a thousandth */
     array w(KAVA_F32, out * in);
     w.random(0.1);
+    for (int64_t i = large * in; i < out * in; i++) w.values[(size_t)i] /= 1024;
     is = quantised(w.values, in, &codes, &scales);
     there = new list<uint8_t>(codes), scale = new list<float>(scales);
     scaling.columns = scaling.group = in, scaling.rows = 1, scaling.across = 1;
@@ -218,7 +219,7 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
   bias.random();
   residual.random(5);
   y.fill(NAN);
-  codes_of gate(first + width, in), up(first + width, in), down(out, width);
+  codes_of gate(first + width, in, first + width), up(first + width, in, first + KAVA_FP8_TILE), down(out, width, out);
   kava_norm_args norm = {};
   norm.dtype = KAVA_BF16, norm.rows = rows, norm.width = in, norm.eps = 1e-6, norm.x = x.at(), norm.w = g.at();
   kava_linear_args layers[3] = {};
@@ -254,7 +255,7 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
   bool right = true, least = true;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t from = 0; from < width; from += KAVA_FP8_TILE) {
-      double most = 0, scale = ldexp(1, 4 * power(r, from));
+      double most = 0, scale = ldexp(1, KAVA_FP8_OCTAVES * power(r, from));
       for (int64_t j = from; j < width && j < from + KAVA_FP8_TILE; j++) {
         double v = product(gate, r, j), u = product(up, r, j), want = v / (1 + exp(-v)) * u;
         double is = (double)kava_fp8_to_f32(codes[(size_t)(r * width + j)]) * scale;
@@ -262,7 +263,7 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
         right = right && (want != want ? is != is : fabs(is - want) <= off);
         most = fmax(most, fabs(is));
       }
-      least = least && most <= 448 * scale && (most > 26 * scale || power(r, from) == -30);
+      least = least && most <= 448 * scale && (most > 6.5 * scale || power(r, from) == -20);
     }
   expect(name + ": f(gate) up as codes", right);
   expect(name + ": with the least powers", least);
@@ -273,10 +274,10 @@ static void gated_mlp(int64_t rows, int64_t in, int64_t width, int64_t first, bo
   for (int64_t r = 0; r < rows; r++) {
     int most = -128;
     for (int64_t t = 0; t < tiles; t++) most = std::max(most, power(r, t * KAVA_FP8_TILE));
-    right = right && scale[(size_t)r] == ldexpf(1, 4 * most);
+    right = right && scale[(size_t)r] == ldexpf(1, KAVA_FP8_OCTAVES * most);
     for (int64_t j = 0; j < width; j++) {
       size_t at = (size_t)(r * width + j);
-      float value = ldexpf(kava_fp8_to_f32(codes[at]), 4 * (power(r, j) - most));
+      float value = ldexpf(kava_fp8_to_f32(codes[at]), KAVA_FP8_OCTAVES * (power(r, j) - most));
       right = right && (shifted[at] & (value != value ? 0x7f : 0xff)) == kava_f32_to_fp8(value);
     }
   }
