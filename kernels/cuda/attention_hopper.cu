@@ -2,9 +2,9 @@
  * warpgroup, which take both operands from shared memory: no ldmatrix, twice the rate of mma.sync.
  *
  * A warpgroup (GROUPS to a block) owns 64 rows; keys and queries come 64 at a time, by the copy engine into a ring of
- * STAGES: one thread asks for them, a barrier that counts bytes tells of them, and one on which every warp that read
- * a stage arrives lets it be filled again. The block has no barrier within the loops, so that while one warpgroup is
- * at its exponentials another has the tensor cores. Everything is made of two products:
+ * STAGES: a barrier that counts bytes tells of them, and once all warps that read a stage are done with it, it is
+ * filled again. The block has no barrier within the loops, so that while one warpgroup is at its exponentials another
+ * has the tensor cores. Everything is made of two products:
  *   scores  s [64,64] = A B^T, over the head's dimension, A and B tiles in shared memory
  *   weigh   acc [64,D] += P B, over 64 rows of B; P in registers, as `scores` left it, B the same kind of tile
  *   forward  a warpgroup has 64 queries of a head: scores(q, k), softmax with a running maximum, weigh(p, v)
@@ -20,10 +20,12 @@
  * Predicted for an H100 at 500 of its 990 TFLOP/s in these kernels, B=8, T=512, a layer: 12/2 heads of 128 forward 6.4
  * GFLOP, 13 us and 20 with what starts and ends it; 14/2 of 64 forward 3.8 GFLOP, 16 us, as exp2 takes as long as the
  * products; back 13.2 GFLOP (7 products), 27 us, and 50 with starts, ends and partial sums. Measured on an H200: 14/2
- * of 64 forward 20, back 63 (by cp.async, with a barrier of the block at each tile: 22 and 75), of B=32 63 and 181 (66
- * and 228); 12/2 of 128 forward, B=32, 92 (100). At dimension 64 blocks to a multiprocessor are what counts: a fifth
- * one forward takes 7 % at B=32, a fourth one for dq 14 %; a third stage, which leaves it fewer, is slower, and the
- * scores of a tile made ahead, for whose registers four are the most, gain nothing. */
+ * of 64 forward 20, back 63 (by cp.async, with a barrier of the block at each tile: 22 and 75), of B=32 58 and 180 (66
+ * and 228); 12/2 of 128 forward, B=32, 79 (100). What gained most after that: that no thread waits for a stage to be
+ * free (at 2 x 4096 of dimension 128 a quarter, where one waited for the slowest warpgroup), and as many warpgroups to
+ * a multiprocessor as registers allow. What gains nothing: the scores of a tile made ahead, more stages, two tiles of
+ * queries to a warpgroup; nor, at dimension 64, warpgroups that share their tiles of keys: what they fetch is not what
+ * they wait for. */
 #include "kernels/cuda/attention_tensor.cuh"
 #include <bulk.cuh>
 
@@ -145,27 +147,28 @@ template <int GROUPS> __device__ __forceinline__ queries queries_of(const attent
   if (!w.to) w.from = w.to = w.block_to;
   return w;
 }
-/* The tiles of keys and values that a block goes over, in a ring of STAGES: thread 0 has the copy engine fetch them, a
- * warpgroup takes each, and gives it back. Before a tile is fetched into a stage, all have given back what was there:
- * with several warpgroups those that are LAG tiles ahead need not wait for the last. */
+/* The tiles of keys and values that a block goes over, in a ring of STAGES: a warpgroup takes each, and gives it back;
+ * the last warp of the block that does has the copy engine fetch the next one into its place. So nobody waits for a
+ * stage to be free. */
 template <class T, int D, int GROUPS, int STAGES> struct key_ring {
-  static constexpr int LAG = GROUPS > 1, TILE = 64 * D;
+  static constexpr int TILE = 64 * D;
   const boxed_job &job;
   T *room;
-  uint64_t *full, *empty;
-  int b, hk, from, to, next; /* next: the first tile that is not on its way */
-  __device__ __forceinline__ key_ring(const boxed_job &of, const queries &w, T *at, uint64_t *barriers, int end)
-      : job(of), room(at), full(barriers), empty(barriers + STAGES), b(w.b), hk(w.h / of.a.group), from(w.block_from),
-        to(end), next(from) {}
-  __device__ __forceinline__ void fetch_until(int end) { /* by one thread */
-    for (; next < min(end, to); next++) {
-      int turn = next - from, stage = turn % STAGES, round = turn / STAGES;
-      T *tile = room + stage * 2 * TILE;
-      if (round) kava_mbarrier_wait(empty + stage, (round - 1) & 1);
-      kava_mbarrier_expect(full + stage, 2 * TILE * (int)sizeof(T));
-      fetch<D>(tile, job.k, hk, next * 64, b, full + stage);
-      fetch<D>(tile + TILE, job.v, hk, next * 64, b, full + stage);
-    }
+  uint64_t *full;
+  int *given; /* of a stage: how often a warp gave back what was there */
+  int b, hk, from, to;
+  __device__ __forceinline__ key_ring(const boxed_job &of, const queries &w, T *at, uint64_t *barriers, int *counts,
+                                      int end)
+      : job(of), room(at), full(barriers), given(counts), b(w.b), hk(w.h / of.a.group), from(w.block_from), to(end) {}
+  __device__ __forceinline__ void fetch_tile(int n) {
+    int stage = (n - from) % STAGES;
+    T *tile = room + stage * 2 * TILE;
+    kava_mbarrier_expect(full + stage, 2 * TILE * (int)sizeof(T));
+    fetch<D>(tile, job.k, hk, n * 64, b, full + stage);
+    fetch<D>(tile + TILE, job.v, hk, n * 64, b, full + stage);
+  }
+  __device__ __forceinline__ void begin() { /* by one thread */
+    for (int n = from; n < min(from + STAGES, to); n++) fetch_tile(n);
   }
   __device__ __forceinline__ const T *take(int n) { /* its keys; its values lie behind them */
     int turn = n - from;
@@ -174,8 +177,13 @@ template <class T, int D, int GROUPS, int STAGES> struct key_ring {
   }
   __device__ __forceinline__ void give(int n) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) kava_mbarrier_arrive(empty + (n - from) % STAGES);
-    if (threadIdx.x == 0) fetch_until(n + 1 - LAG + STAGES);
+    if (threadIdx.x % 32 == 0) {
+      __threadfence_block(); /* this warp has read; and behind the count: so have the others */
+      if (atomicAdd(given + (n - from) % STAGES, 1) % (4 * GROUPS) == 4 * GROUPS - 1 && n + STAGES < to) {
+        __threadfence_block();
+        fetch_tile(n + STAGES);
+      }
+    }
     __syncwarp();
   }
   /* Tiles that only other warpgroups of the block see. */
@@ -183,14 +191,11 @@ template <class T, int D, int GROUPS, int STAGES> struct key_ring {
     for (int n = first; n < end; n++) take(n), give(n);
   }
 };
-/* STAGES' full and empty, and one for each warpgroup's own tiles. */
-template <int GROUPS, int STAGES> __device__ __forceinline__ void make_barriers(uint64_t *barriers) {
+/* Of each stage, and of each warpgroup's own tiles. */
+template <int GROUPS, int STAGES> __device__ __forceinline__ void make_barriers(uint64_t *barriers, int *given) {
   if (threadIdx.x) return;
-  for (int i = 0; i < STAGES; i++) {
-    kava_mbarrier_init(barriers + i, 1);
-    kava_mbarrier_init(barriers + STAGES + i, 4 * GROUPS);
-  }
-  for (int i = 0; i < GROUPS; i++) kava_mbarrier_init(barriers + 2 * STAGES + i, 1);
+  for (int i = 0; i < STAGES; i++) given[i] = 0;
+  for (int i = 0; i < STAGES + GROUPS; i++) kava_mbarrier_init(barriers + i, 1);
   kava_mbarrier_made();
 }
 #endif
@@ -199,18 +204,19 @@ template <class T, int D, int GROUPS, int BLOCKS, int STAGES>
 __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) forward_kernel(const __grid_constant__ boxed_job job) {
 #ifdef KAVA_WGMMA
   const attention_job &a = job.a;
-  KAVA_SHARED(uint64_t, barriers, 2 * STAGES + GROUPS);
-  make_barriers<GROUPS, STAGES>(barriers);
+  KAVA_SHARED(uint64_t, barriers, STAGES + GROUPS);
+  KAVA_SHARED(int, given, STAGES);
+  make_barriers<GROUPS, STAGES>(barriers, given);
   queries w = queries_of<GROUPS>(a);
   T *room = tiles_begin<T>(), *q = room + (2 * STAGES + w.group) * 64 * D;
-  uint64_t *own = barriers + 2 * STAGES + w.group;
+  uint64_t *own = barriers + STAGES + w.group;
   int64_t token = (int64_t)w.b * a.length + w.t0;
-  key_ring<T, D, GROUPS, STAGES> ring(job, w, room, barriers, w.block_to);
+  key_ring<T, D, GROUPS, STAGES> ring(job, w, room, barriers, given, w.block_to);
   if (w.thread == 0) {
     kava_mbarrier_expect(own, 64 * D * (int)sizeof(T));
     fetch<D>(q, job.q, w.h, w.t0, w.b, own);
   }
-  if (threadIdx.x == 0) ring.fetch_until(w.block_from + STAGES);
+  if (threadIdx.x == 0) ring.begin();
   __syncwarp();
 
   float acc[D / 64][8][4];
@@ -248,20 +254,21 @@ __global__ void __launch_bounds__(128 * GROUPS, BLOCKS) queries_kernel(const __g
 #ifdef KAVA_WGMMA
   const attention_job &a = job.a;
   KAVA_SHARED(float, sums, 64 * GROUPS);
-  KAVA_SHARED(uint64_t, barriers, 2 * STAGES + GROUPS);
-  make_barriers<GROUPS, STAGES>(barriers);
+  KAVA_SHARED(uint64_t, barriers, STAGES + GROUPS);
+  KAVA_SHARED(int, given, STAGES);
+  make_barriers<GROUPS, STAGES>(barriers, given);
   queries w = queries_of<GROUPS>(a);
   T *room = tiles_begin<T>(), *q = room + (2 * STAGES + 2 * w.group) * 64 * D, *g = q + 64 * D;
-  uint64_t *own = barriers + 2 * STAGES + w.group;
+  uint64_t *own = barriers + STAGES + w.group;
   int64_t token = (int64_t)w.b * a.length + w.t0, line = ((int64_t)w.b * a.heads + w.h) * a.length;
   int tiles = (a.length + 63) / 64, first = w.thread / 32 * 16, lane = w.thread % 32;
-  key_ring<T, D, GROUPS, STAGES> ring(job, w, room, barriers, a.dq ? w.block_to : w.block_from);
+  key_ring<T, D, GROUPS, STAGES> ring(job, w, room, barriers, given, a.dq ? w.block_to : w.block_from);
   if (w.thread == 0 && a.dq) {
     kava_mbarrier_expect(own, 2 * 64 * D * (int)sizeof(T));
     fetch<D>(q, job.q, w.h, w.t0, w.b, own);
     fetch<D>(g, job.g, w.h, w.t0, w.b, own);
   }
-  if (threadIdx.x == 0) ring.fetch_until(w.block_from + STAGES);
+  if (threadIdx.x == 0) ring.begin();
   __syncwarp();
   if (w.t0 < a.length) { /* what the next kernel needs of a row */
     const T *rows_g = (const T *)a.g + token * a.row + w.h * D, *rows_o = (const T *)a.o + token * a.row + w.h * D;
@@ -528,7 +535,7 @@ template <class T, int D, int GROUPS, int BLOCKS, int STAGES> void backward_keys
 /* Groups of warps to a block, blocks to a multiprocessor, stages: what was fastest on an H200. */
 template <class T, int D> void run(const boxed_job &job, bool back) {
   constexpr bool SMALL = D == 64;
-  if (!back) return forward < T, D, SMALL ? 1 : 3, SMALL ? 5 : 1, SMALL ? 2 : 4 > (job);
+  if (!back) return forward < T, D, SMALL ? 1 : 2, SMALL ? 5 : 2, 2 > (job);
   backward_queries<T, D, SMALL ? 1 : 3, SMALL ? 4 : 1, SMALL ? 2 : 3>(job);
   if (job.a.dk || job.a.dv) backward_keys<T, D, SMALL ? 3 : 2, 1, 2>(job);
 }
