@@ -64,7 +64,7 @@ describe("train_adaptive with device=cuda", function()
     helper.write(dir .. "/rows.jsonl", table.concat(lines, "\n") .. "\n")
     local experiment = helper.write(dir .. "/toy.lua", ([[return {
       name = "toy", teacher = { path = "DIR/teacher", offload = true }, student = { layers = 1 },
-      precision = "f16", batch_size = 2, target_batch = 4,
+      precision = "f16", batch_size = 2, target_batch = 4, loss = { ce = { from = 1, to = 0.5, steps = 8 } },
       data = { train = "DIR/rows.jsonl", eval = "DIR/rows.jsonl", max_length = 12 }, training = { steps = 6 }, schedule = { warmup = 1 },
       eval = { every = 0, before = false, rows = 2 }, checkpoint = { every = 2, keep = 5 }, paths = { cache = "DIR/cache" } }]])
       :gsub("DIR", dir))
